@@ -1,0 +1,1 @@
+"""From files to tensors: sound, short-time Fourier transform, mixing, corpora and the training frames."""

@@ -1,0 +1,1 @@
+"""Corpora: each lists utterances by split and reads nothing until asked."""

@@ -1,0 +1,1 @@
+"""Measuring and showing: metrics, benchmarks and figures."""

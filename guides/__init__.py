@@ -1,0 +1,1 @@
+"""Amortised guides q(z, alpha | s, v): encoders that answer in one pass."""

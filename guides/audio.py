@@ -1,0 +1,40 @@
+"""The audio guide: q(z_n | s_n) = N(mu(|s_n|^2), diag sigma(|s_n|^2)), the encoder of the A-VAE.
+
+Bando et al., ICASSP 2018; Leglaive et al., MLSP 2018. The encoder reads the power spectrum, as it is or
+through any map of features (see `avse.models.networks`).
+"""
+
+import pyro.distributions as dist
+from torch import Tensor
+
+from avse.guides.guide import SpeechGuide
+from avse.models.networks import GaussianEncoder, LogPower, RawPower
+
+
+class AudioGuide(SpeechGuide):
+    """q(z | s).
+
+    Args:
+        features: power (*, N, F) -> features (*, N, F).
+        encoder: features -> mean and log variance of z, (*, N, L) each.
+    """
+
+    def __init__(self, features: RawPower | LogPower, encoder: GaussianEncoder) -> None:
+        super().__init__()
+        self.features = features
+        self.encoder = encoder
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Set the scales of the features from training frames |s|^2 (N, F)."""
+        self.features.fit(power)
+
+    def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z | s) from the power spectrum |s|^2 (*, N, F). `visual` is not used.
+
+        Raises:
+            ValueError: no power was given.
+        """
+        if power is None:
+            raise ValueError("the audio guide needs the power spectrum of the speech")
+        z = self.encoder(self.features(power))
+        return dist.Normal(z.mean, z.scale).to_event(1)

@@ -1,0 +1,26 @@
+"""What every guide of clean speech is: the same plates and arguments as its model, and a posterior to ask for."""
+
+import pyro
+import pyro.distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from avse.models.sites import Z, frames_plate
+
+
+class SpeechGuide(PyroModule):
+    """Base of the amortised guides. A subclass writes `posterior`."""
+
+    def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z | s, v) of every frame: batch shape (*, N), event shape (L,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define posterior(power, visual)")
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Set fixed scales and starting points from training frames |s|^2 (N, F), before training."""
+
+    def forward(
+        self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
+    ) -> Tensor:
+        """Sample z (*, N, L) from the posterior; same signature and plates as the model."""
+        with frames_plate(power, visual, frames):
+            return pyro.sample(Z, self.posterior(power, visual))

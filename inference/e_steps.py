@@ -1,0 +1,91 @@
+"""E-steps: ways to represent the posterior p(z | data) of every frame at fixed parameters.
+
+Each takes the log joint and a `Position` to start from, and answers with draws and the position to start
+from next time (warm start).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from avse.data.errors import InputError
+from avse.inference.joint import LogJoint
+from avse.inference.kernels import Kernel, adapted
+
+
+class Position(NamedTuple):
+    """Where the chains stand: z (*, N, L), and their step sizes (*, N) once there are any."""
+
+    z: Tensor
+    step_size: Tensor | None = None
+
+
+class Draws(NamedTuple):
+    """Draws of the posterior.
+
+    Attributes:
+        z: (R, *, N, L).
+        acceptance: mean acceptance of the moves behind them, (*, N).
+    """
+
+    z: Tensor
+    acceptance: Tensor
+
+
+class EStep(Protocol):
+    """p(z | data) at fixed parameters, by draws."""
+
+    def __call__(
+        self, log_joint: LogJoint, position: Position, generator: Generator
+    ) -> tuple[Draws, Position]:
+        """Draws started at `position`, and where to go on from."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One Markov chain a frame: `moves` transitions of which the first `burn_in` are thrown away.
+
+    All moves - burn_in remaining draws are kept. The papers take 40 and 30, and 100 and 75 for the final
+    estimate.
+
+    Args:
+        kernel: the transition.
+        moves: transitions in all.
+        burn_in: transitions thrown away, less than `moves`.
+        target_acceptance: adapt every frame's step size during burn-in towards this acceptance; None keeps
+            the kernel's.
+
+    Raises:
+        InputError: nothing would be kept.
+    """
+
+    kernel: Kernel
+    moves: int = 40
+    burn_in: int = 30
+    target_acceptance: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.burn_in < self.moves:
+            raise InputError(f"a chain of {self.moves} moves keeps none after a burn-in of {self.burn_in}")
+
+    def __call__(
+        self, log_joint: LogJoint, position: Position, generator: Generator
+    ) -> tuple[Draws, Position]:
+        """Run the chains of all frames."""
+        state = self.kernel.init(position.z, log_joint)
+        step_size = position.step_size
+        if step_size is None:
+            step_size = torch.full_like(state.log_joint, self.kernel.step_size)
+        acceptance = torch.zeros_like(state.log_joint)
+        kept = state.z.new_empty(self.moves - self.burn_in, *state.z.shape)
+        for move in range(self.moves):
+            state, info = self.kernel.step(state, log_joint, step_size, generator)
+            acceptance += info.accepted
+            if move >= self.burn_in:
+                kept[move - self.burn_in] = state.z
+            elif self.target_acceptance is not None:
+                step_size = adapted(step_size, info, self.target_acceptance)
+        return Draws(kept, acceptance / self.moves), Position(state.z, step_size)

@@ -1,0 +1,87 @@
+"""Expectation-maximisation, one loop for every model, E-step and M-step.
+
+    repeat:  draws of z ~ p(z | data; theta)                                            (E-step)
+             theta <- a lower mean over the draws of -log p(data, z; theta)             (M-step)
+
+With Markov chain draws this is the MCEM of Leglaive et al. (MLSP 2018) and Sadeghi et al. (TASLP 2020).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from torch import Generator, Tensor
+
+from avse.inference.e_steps import EStep, Position
+from avse.inference.joint import LogJoint, closure
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+class MStep(Protocol[M]):
+    """A model with better parameters, given draws of the latents."""
+
+    def __call__(self, model: M, z: Tensor, **data: Tensor | None) -> tuple[M, float]:
+        """Return the new model, and the cost of the old one at the draws z (R, *, N, L): lower is better."""
+        ...
+
+
+class EMStep(NamedTuple):
+    """One iteration, as a callback sees it. `cost` is that of the parameters the iteration began with."""
+
+    iteration: int
+    model: Any
+    position: Position
+    cost: float
+    acceptance: Tensor
+
+
+class EMResult(NamedTuple, Generic[M]):
+    """The fitted model, where the chains stand, the cost before every iteration, and whether it settled."""
+
+    model: M
+    position: Position
+    costs: list[float]
+    converged: bool
+
+
+@dataclass(frozen=True)
+class EM(Generic[M]):
+    """The loop and its parts.
+
+    Args:
+        e_step: draws of the posterior.
+        m_step: better parameters.
+        iterations: at most so many.
+        tolerance: stop when the relative change of the cost falls below it.
+        joint: makes the log joint from a model and its data; `inference.joint.traced` forces the trace.
+    """
+
+    e_step: EStep
+    m_step: MStep[M]
+    iterations: int = 100
+    tolerance: float = 1e-5
+    joint: Callable[..., LogJoint] = closure
+
+    def run(
+        self,
+        model: M,
+        position: Position,
+        generator: Generator,
+        callback: Callable[[EMStep], None] | None = None,
+        **data: Tensor | None,
+    ) -> EMResult[M]:
+        """Fit the parameters of `model` to `data`, starting the chains at `position`.
+
+        To resume, pass the model and position of an earlier result or callback.
+        """
+        costs: list[float] = []
+        for iteration in range(self.iterations):
+            draws, position = self.e_step(self.joint(model, **data), position, generator)
+            model, cost = self.m_step(model, draws.z, **data)
+            costs.append(cost)
+            if callback is not None:
+                callback(EMStep(iteration, model, position, cost, draws.acceptance))
+            if len(costs) > 1 and abs(costs[-2] - cost) <= self.tolerance * abs(costs[-2]):
+                return EMResult(model, position, costs, converged=True)
+        return EMResult(model, position, costs, converged=False)

@@ -1,0 +1,84 @@
+"""M-steps: better parameters, given draws of the latents."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from avse.models.linear_gaussian import LinearGaussian
+from avse.models.nmf import NMFNoise
+from avse.models.noisy import NoisySpeech, mixture_variance
+
+NoiseUpdate = Callable[[NMFNoise, Tensor, Tensor, Tensor], NMFNoise]
+"""(noise, power (*, N, F), speech variance (R, *, N, F), weights (R, *, N)) -> better noise."""
+
+
+@dataclass(frozen=True)
+class NoiseStep:
+    """Better noise parameters by majorise-minimise updates, one after the other.
+
+    Draws of z come with the exact posterior of alpha given each of them, so that a mixture model is summed
+    out and not sampled.
+
+    Args:
+        updates: of W, H and, where wanted, of the gain.
+        rounds: how often to go through them.
+    """
+
+    updates: Sequence[NoiseUpdate] = (NMFNoise.updated_spectra, NMFNoise.updated_activations)
+    rounds: int = 1
+
+    def __call__(
+        self, model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
+    ) -> tuple[NoisySpeech, float]:
+        """The model with its noise updated, and the cost of the old noise, a frame and bin.
+
+        Args:
+            model: speech and noise.
+            z: draws (R, *, N, L).
+            power: |x|^2 (*, N, F).
+            visual: lips, where the model has them.
+        """
+        with torch.no_grad():
+            speech_variance, weights = weighted_speech_variance(model, z, power, visual)
+            noise = model.noise
+            cost = noise.cost(power, speech_variance, weights).sum() / power.numel()
+            for _ in range(self.rounds):
+                for update in self.updates:
+                    noise = update(noise, power, speech_variance, weights)
+            return NoisySpeech(model.speech, noise), float(cost)
+
+
+def weighted_speech_variance(
+    model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Speech variance at every draw and value of alpha, and the posterior weight of each.
+
+    Args:
+        model: speech and noise.
+        z: draws (R, *, N, L).
+        power: |x|^2 (*, N, F).
+        visual: lips, where the model has them.
+
+    Returns:
+        S (A R, *, N, F), without the gain, and p(alpha | x, z_r) / R (A R, *, N), which sum to 1 over A R.
+    """
+    log_prior, log_variance = model.speech.evaluate(z, visual)
+    if log_prior.shape[0] == 1:
+        return log_variance[0].exp(), torch.full_like(log_prior[0], 1 / z.shape[0])
+    variance = mixture_variance(log_variance, model.noise)
+    log_joint = log_prior - (variance.log() + power / variance).sum(-1)
+    weights = log_joint.softmax(0) / z.shape[0]
+    return log_variance.exp().flatten(0, 1), weights.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class LinearGaussianStep:
+    """The closed-form maximum of E log p(s, z) for the linear Gaussian model."""
+
+    def __call__(self, model: LinearGaussian, z: Tensor, s: Tensor) -> tuple[LinearGaussian, float]:
+        """The maximising model at draws z (R, N, L), and minus the log evidence of the old one a frame."""
+        second_moment = torch.einsum("rnl,rnm->lm", z, z) / z.shape[0]
+        cost = -model.log_evidence(s).mean()
+        return model.maximised(s, z.mean(0), second_moment), float(cost)

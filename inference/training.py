@@ -1,0 +1,255 @@
+"""Training of a model and its guide: stochastic variational inference under Lightning.
+
+The loss is minus the evidence lower bound a frame, in nats:
+
+    -(1 / B) sum_n E_{q(z_n, alpha_n | s_n, v_n)} [ log p(s_n, z_n, alpha_n | v_n) - log q(z_n, alpha_n | s_n, v_n) ].
+
+Lightning brings early stopping, checkpoints, resuming, progress bars, logs and devices. The randomness of an
+epoch depends on the seed and the epoch alone, so that a resumed run repeats an uninterrupted one bit for bit
+on a CPU.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from pyro.infer import TraceEnum_ELBO
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from avse.data.datamodule import Batch, FrameDataModule
+from avse.data.errors import InputError
+from avse.inference.elbo import AnalyticKLTraceEnumELBO
+from avse.models.networks import POWER_FLOOR
+
+Augmentation = Callable[[Batch], Batch]
+
+
+@dataclass(frozen=True)
+class LevelAugmentation:
+    """Multiply every frame's power by a random gain, uniform in dB, so that loud and quiet are both modelled.
+
+    Args:
+        low: smallest gain, dB.
+        high: largest gain, dB.
+    """
+
+    low: float = -20.0
+    high: float = 5.0
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with "power" (B, F) scaled."""
+        power = batch["power"]
+        level = torch.empty(power.shape[0], 1, device=power.device, dtype=power.dtype)
+        return {**batch, "power": power * 10 ** (level.uniform_(self.low, self.high) / 10)}
+
+
+@dataclass(frozen=True)
+class EqualiserAugmentation:
+    """Filter every frame with a random smooth response: microphones, rooms and voices that were not recorded.
+
+    The response in dB is sum_j c_j cos(pi j f / (F - 1)), j = 1..order, with c_j ~ N(0, deviation^2).
+
+    Args:
+        deviation: of each coefficient, dB.
+        order: number of cosines.
+    """
+
+    deviation: float = 2.0
+    order: int = 4
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with "power" (B, F) filtered."""
+        power = batch["power"]
+        position = torch.linspace(0, torch.pi, power.shape[-1], device=power.device, dtype=power.dtype)
+        cosines = torch.cos(torch.arange(1, self.order + 1, device=power.device)[:, None] * position)
+        response = self.deviation * torch.randn(len(power), self.order, device=power.device) @ cosines
+        return {**batch, "power": power * 10 ** (response / 10)}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Args:
+        learning_rate: of Adam, at the start.
+        annealed: lower the rate to zero along a half cosine over all epochs; else keep it.
+        weight_decay: of AdamW; 0 is Adam.
+        max_epochs: at most so many.
+        patience: epochs without a better validation loss before stopping.
+        power_floor: added to every power. Without it digital silence would ask for a log variance of minus
+            infinity, and faint hiss would cost as many nats as speech.
+        gradient_norm: gradients are clipped to this norm, None for not.
+        seed: of all randomness.
+    """
+
+    learning_rate: float = 1e-3
+    annealed: bool = True
+    weight_decay: float = 0.0
+    max_epochs: int = 200
+    patience: int = 20
+    power_floor: float = POWER_FLOOR
+    gradient_norm: float | None = None
+    seed: int = 0
+
+
+class SVI(L.LightningModule):
+    """Model and guide under one evidence lower bound.
+
+    Args:
+        model: Pyro model, called with a batch as keyword arguments.
+        guide: its guide, same arguments.
+        settings: optimiser and seed.
+        elbo: the bound; any Pyro ELBO with `differentiable_loss`.
+        augmentations: applied to training batches in order.
+    """
+
+    def __init__(
+        self,
+        model: PyroModule,
+        guide: PyroModule,
+        settings: TrainingSettings,
+        elbo: TraceEnum_ELBO | None = None,
+        augmentations: Sequence[Augmentation] = (),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+        self.settings = settings
+        self.elbo = elbo or AnalyticKLTraceEnumELBO(max_plate_nesting=1)
+        self.augmentations = augmentations
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Minus the bound a frame, nats."""
+        batch = {**batch, "power": batch["power"] + self.settings.power_floor}
+        return self.elbo.differentiable_loss(self.model, self.guide, **batch) / batch["power"].shape[-2]
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch's draws."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One step of stochastic gradient."""
+        for augmentation in self.augmentations:
+            batch = augmentation(batch)
+        loss = self.loss(batch)
+        self.log(
+            "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["power"])
+        )
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """The bound on held-out frames, with the same draws every epoch."""
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(index)
+            loss = self.loss(batch).detach()
+        self.log("validation_loss", loss, prog_bar=True, batch_size=len(batch["power"]))
+
+    def configure_optimizers(self) -> Any:
+        """Adam, with decoupled weight decay if asked for, and its schedule."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        if not self.settings.annealed:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a run did.
+
+    Attributes:
+        validation_elbo: best validation bound a frame, nats.
+        epochs: epochs run.
+        seconds: wall time of the run.
+        train_frames: number of training frames.
+        history: one row an epoch of the CSV log: epoch, train_loss, validation_loss.
+    """
+
+    validation_elbo: float
+    epochs: int
+    seconds: float
+    train_frames: int
+    history: list[dict[str, float]]
+
+
+def train(
+    svi: SVI,
+    data: FrameDataModule,
+    out: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> TrainingReport:
+    """Fit model and guide; they end up with the weights of the best validation loss, in evaluation mode.
+
+    Writes into `out`: checkpoints/last.ckpt and best.ckpt, metrics.csv, report.json.
+
+    Args:
+        svi: what to train.
+        data: where from.
+        out: folder of the run, made when missing.
+        device: "cpu", "cuda", "mps" or any Lightning accelerator.
+        resume: go on from `out`/checkpoints/last.ckpt.
+        callbacks: further Lightning callbacks.
+
+    Raises:
+        InputError: `resume` without a checkpoint.
+    """
+    out = Path(out)
+    last = out / "checkpoints" / "last.ckpt"
+    if resume and not last.is_file():
+        raise InputError(f"{last}: no checkpoint to resume from; leave out --resume to start afresh")
+    best = ModelCheckpoint(
+        out / "checkpoints",
+        filename="best",
+        monitor="validation_loss",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = L.Trainer(
+        accelerator=device,
+        devices=1,
+        max_epochs=svi.settings.max_epochs,
+        callbacks=[best, EarlyStopping("validation_loss", patience=svi.settings.patience), *callbacks],
+        logger=CSVLogger(out, name="", version="log"),
+        gradient_clip_val=svi.settings.gradient_norm,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+    )
+    start = time.perf_counter()
+    trainer.fit(svi, data, ckpt_path=str(last) if resume else None)
+    weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    svi.load_state_dict(weights)
+    svi.eval()
+    report = TrainingReport(
+        validation_elbo=-float(best.best_model_score or float("nan")),
+        epochs=trainer.current_epoch,
+        seconds=time.perf_counter() - start,
+        train_frames=len(data.frames("train")),
+        history=read_history(out / "log" / "metrics.csv"),
+    )
+    (out / "report.json").write_text(json.dumps(asdict(report), indent=1))
+    return report
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Epoch, train_loss and validation_loss of every epoch of a CSV log, one row each."""
+    rows: dict[int, dict[str, Any]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            epoch = rows.setdefault(int(row["epoch"]), {"epoch": int(row["epoch"])})
+            epoch.update({k: float(v) for k, v in row.items() if v and k.endswith("_loss")})
+    return [rows[epoch] for epoch in sorted(rows)]

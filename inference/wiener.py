@@ -1,0 +1,57 @@
+"""The Wiener-like estimate: the filter of every draw, averaged over the posterior.
+
+    E[s | x] = E_{p(z | x)} [ G(z) ] x,    G(z) = g sigma(z) / (g sigma(z) + V_b)
+    Var[s | x] = E[ G V_b ] + Var[ G ] |x|^2
+
+over all draws of the final run (Sadeghi et al., TASLP 2020, after Leglaive et al., MLSP 2018). alpha, where a
+model has it, is averaged with its exact posterior given each z.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from avse.inference.m_steps import weighted_speech_variance
+from avse.models.noisy import NoisySpeech, wiener_moments
+
+
+class AverageFilter(NamedTuple):
+    """Posterior means over all draws.
+
+    Attributes:
+        gain: E[G], (*, N, F).
+        variance: Var[s | x], (*, N, F).
+        responsibilities: p(alpha | x), (A, *, N).
+    """
+
+    gain: Tensor
+    variance: Tensor
+    responsibilities: Tensor
+
+
+def average_filter(
+    model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
+) -> AverageFilter:
+    """The filter averaged over draws of z and over alpha.
+
+    Args:
+        model: speech and noise.
+        z: draws (R, *, N, L); one is decoded at a time, so that memory does not grow with R.
+        power: |x|^2 (*, N, F).
+        visual: lips, where the model has them.
+    """
+    mean, square, within = (torch.zeros_like(power) for _ in range(3))
+    responsibilities = torch.zeros(())
+    with torch.no_grad():
+        for draw in z.split(1):
+            speech_variance, weights = weighted_speech_variance(model, draw, power, visual)
+            moments = wiener_moments(speech_variance, model.noise)
+            weights = weights / z.shape[0]
+            share = weights.unsqueeze(-1)
+            mean += (share * moments.gain).sum(0)
+            square += (share * moments.gain.square()).sum(0)
+            within += (share * moments.variance).sum(0)
+            responsibilities = responsibilities + weights
+    between = (square - mean.square()).clamp_min(0) * power
+    return AverageFilter(mean, within + between, responsibilities)

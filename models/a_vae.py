@@ -1,0 +1,70 @@
+"""A-VAE: speech explained by audio alone.
+
+    z_n ~ N(0, I)
+    s_fn | z_n ~ N_c(0, sigma_f(z_n))
+
+Bando et al., ICASSP 2018; Leglaive, Girin, Horaud, MLSP 2018; Sadeghi et al., TASLP 2020 (arXiv 1908.02590).
+The prior and the decoder are parts: give others to the constructor, or override `latent`.
+"""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from avse.models.networks import SpectrumDecoder
+from avse.models.sites import Z
+from avse.models.speech import Evaluation, SpeechModel
+
+
+Prior = Callable[[], dist.TorchDistribution]
+"""Makes the distribution of z in a frame, event shape (L,)."""
+
+Decoder = Callable[[Tensor], Tensor]
+"""z (*, N, L) -> log variance of the speech (*, N, F)."""
+
+
+class StandardNormal(nn.Module):
+    """z ~ N(0, I)."""
+
+    zero: Tensor
+
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """N(0, I) over L dimensions."""
+        return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
+
+
+class AVAE(SpeechModel):
+    """A-VAE with a replaceable prior and decoder.
+
+    Args:
+        prior: makes p(z), event shape (L,).
+        decoder: z (*, N, L) -> log variance of the speech (*, N, F).
+    """
+
+    def __init__(self, prior: Prior, decoder: Decoder) -> None:
+        super().__init__()
+        self.prior = prior
+        self.decoder = decoder
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        """z ~ p(z); returns log sigma(z). `visual` is not used."""
+        z = pyro.sample(Z, self.prior())
+        return self.decoder(z)
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Start the decoder at the mean log power of the training frames (N, F), if it can."""
+        if isinstance(self.decoder, SpectrumDecoder):
+            self.decoder.fit(power)
+
+    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
+        if type(self).latent is not AVAE.latent:
+            return super().evaluate(z, visual)
+        return Evaluation(self.prior().log_prob(z)[None], self.decoder(z)[None])

@@ -1,0 +1,28 @@
+"""A speech model heard through a narrow channel: only the lowest bins of its spectrum are observed."""
+
+from torch import Tensor
+
+from avse.models.speech import Evaluation, SpeechModel
+
+
+class BandLimited(SpeechModel):
+    """The lowest bins of another model; a recording of low rate says nothing about the rest.
+
+    Args:
+        speech: model of F bins.
+        bins: how many of them are observed.
+    """
+
+    def __init__(self, speech: SpeechModel, bins: int) -> None:
+        super().__init__()
+        self.speech = speech
+        self.bins = bins
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        """Log variance of the observed bins, (*, N, bins)."""
+        return self.speech.latent(visual)[..., : self.bins]
+
+    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate`, by the wrapped model's own."""
+        log_prior, log_variance = self.speech.evaluate(z, visual)
+        return Evaluation(log_prior, log_variance[..., : self.bins])

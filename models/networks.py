@@ -1,0 +1,120 @@
+"""The networks inside models and guides: each returns parameters of a distribution and never samples.
+
+Audio features are maps of the power spectrum (*, N, F) to what the encoder reads. The papers feed the power
+itself; its logarithm spreads loud and quiet frames evenly.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+POWER_FLOOR = 1e-6
+"""Power below which speech does not matter, 60 dB under the mean of a recording at the common level."""
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
+
+
+class Gaussian(NamedTuple):
+    """Parameters of a diagonal normal: mean and log variance, each (*, L)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation, exp(log variance / 2)."""
+        return torch.exp(self.log_variance / 2)
+
+
+class RawPower(nn.Module):
+    """The power spectrum as it is: the papers' encoder input."""
+
+    def fit(self, power: Tensor) -> None:
+        """Nothing to set."""
+
+    def forward(self, power: Tensor) -> Tensor:
+        """Return `power` (*, F)."""
+        return power
+
+
+class LogPower(nn.Module):
+    """log(power + floor), shifted in every bin to mean 0 and scaled by one number to variance 1.
+
+    Args:
+        bins: F.
+        floor: power added before the logarithm.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, bins: int, floor: float = POWER_FLOOR) -> None:
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("shift", torch.zeros(bins))
+        self.register_buffer("scale", torch.ones(bins))
+
+    def fit(self, power: Tensor) -> None:
+        """Set shift and scale from the frames of `power` (N, F)."""
+        logarithm = torch.log(power + self.floor)
+        self.shift.copy_(logarithm.mean(0))
+        self.scale.copy_(logarithm.std().expand_as(self.scale))
+
+    def forward(self, power: Tensor) -> Tensor:
+        """Return (log(power + floor) - shift) / scale, (*, F)."""
+        return (torch.log(power + self.floor) - self.shift) / self.scale
+
+
+def perceptron(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers of the given sizes, each followed by its activation (and dropout)."""
+    layers: list[nn.Module] = []
+    for size_in, size_out in pairwise(sizes):
+        layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers)
+
+
+class GaussianEncoder(nn.Module):
+    """features -> hidden layers -> mean and log variance of z, (*, L) each."""
+
+    def __init__(
+        self,
+        size_in: int,
+        hidden: Sequence[int],
+        latent_size: int,
+        activation: str = "tanh",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.trunk = perceptron([size_in, *hidden], activation, dropout)
+        self.mean = nn.Linear(hidden[-1], latent_size)
+        self.log_variance = nn.Linear(hidden[-1], latent_size)
+
+    def forward(self, features: Tensor) -> Gaussian:
+        """Parameters of q(z | features)."""
+        hidden = self.trunk(features)
+        return Gaussian(self.mean(hidden), self.log_variance(hidden))
+
+
+class SpectrumDecoder(nn.Module):
+    """z (*, L) -> hidden layers -> log sigma(z), the log variance of every bin, (*, F)."""
+
+    def __init__(self, latent_size: int, hidden: Sequence[int], bins: int, activation: str = "tanh") -> None:
+        super().__init__()
+        self.trunk = perceptron([latent_size, *hidden], activation)
+        self.log_variance = nn.Linear(hidden[-1], bins)
+
+    def fit(self, power: Tensor) -> None:
+        """Start at the mean log power of every bin over the frames of `power` (N, F), with its spread."""
+        logarithm = torch.log(power + POWER_FLOOR)
+        with torch.no_grad():
+            self.log_variance.bias.copy_(logarithm.mean(0))
+            self.log_variance.weight.mul_(logarithm.std())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """log sigma_f(z)."""
+        return self.log_variance(self.trunk(z))

@@ -1,0 +1,187 @@
+"""The noise: a non-negative matrix factorisation of its variance, fitted to the recording at hand.
+
+    b_fn ~ N_c(0, (W H)_fn),    W (F, K) spectra,  H (K, N) activations,  g_n gain of the speech
+    p(H) proportional to exp( -lambda sum_kn [ h_kn / h_k,n+1 + h_k,n+1 / h_kn - 2 ] )
+
+The prior on H says that noise changes less from frame to frame than speech does. It depends on ratios alone,
+so that the scale of W and H stays free; lambda = 0 is the papers' noise model.
+
+Given draws of the speech variance S_r, both factors are found by majorise-minimise steps, which never
+increase
+
+    C = sum_fn mean_r [ log V_r + P / V_r ] - log p(H),    V_r = g S_r + W H,  P = |x|^2.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from avse.data.errors import InputError
+
+FLOOR = 1e-10
+"""Smallest factor relative to the mean power of the recording: keeps silence from dividing by zero."""
+
+
+@dataclass(frozen=True)
+class NMFNoise:
+    """W H and the gain of the speech.
+
+    Args:
+        W: spectra (*, F, K), powers.
+        H: activations (*, K, N).
+        gain: g (*, N).
+        smoothness: lambda of the prior on H.
+        floor: smallest value of W H, a power.
+    """
+
+    W: Tensor
+    H: Tensor
+    gain: Tensor
+    smoothness: float = 0.0
+    floor: float = 0.0
+
+    def variance(self) -> Tensor:
+        """V_b = W H as (*, N, F)."""
+        return (self.W @ self.H).mT + self.floor
+
+    def roughness(self) -> Tensor:
+        """-log p(H) up to a constant, one number for each leading dimension, (*)."""
+        ratio = self.H[..., 1:] / self.H[..., :-1]
+        return self.smoothness * (ratio + 1 / ratio - 2).sum((-2, -1))
+
+    def updated_spectra(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
+        """One majorise-minimise step of W, then columns of W scaled to sum 1.
+
+        Args:
+            power: P = |x|^2, (*, N, F).
+            speech_variance: S_r without the gain, (R, *, N, F).
+            weights: of the draws, summing to 1 over them, (R, *, N).
+        """
+        quotient, precision = self._statistics(power, speech_variance, weights)
+        W = self.W * torch.sqrt((quotient.mT @ self.H.mT) / (precision.mT @ self.H.mT))
+        scale = W.sum(-2, keepdim=True).clamp_min(_tiny(W))
+        return replace(self, W=W / scale, H=(self.H * scale.mT).clamp_min(_tiny(W)))
+
+    def updated_activations(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
+        """One majorise-minimise step of H under its prior: even frames first, then odd ones.
+
+        Given its neighbours, h minimises a / h + b h with a = h_old^2 (W'(P N2))_kn + lambda (h_- + h_+) and
+        b = (W' N1)_kn + lambda (1 / h_- + 1 / h_+), so that h = sqrt(a / b).
+        """
+        quotient, precision = self._statistics(power, speech_variance, weights)
+        rise = (self.W.mT @ quotient.mT) * self.H.square()
+        fall = self.W.mT @ precision.mT
+        H = self.H
+        if self.smoothness == 0 or H.shape[-1] == 1:
+            return replace(self, H=torch.sqrt(rise / fall).clamp_min(_tiny(H)))
+        even = torch.arange(H.shape[-1], device=H.device) % 2 == 0
+        for parity in (even, ~even):
+            neighbours = _beside(H)
+            inverses = _beside(1 / H)
+            step = torch.sqrt((rise + self.smoothness * neighbours) / (fall + self.smoothness * inverses))
+            H = torch.where(parity, step.clamp_min(_tiny(H)), H)
+        return replace(self, H=H)
+
+    def updated_gain(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
+        """One majorise-minimise step of g: g sqrt( sum_f P mean_r S_r / V_r^2 / sum_f mean_r S_r / V_r )."""
+        variance = self._mixture_variance(speech_variance)
+        share = speech_variance / variance
+        rise = (weights * (share / variance * power).sum(-1)).sum(0)
+        fall = (weights * share.sum(-1)).sum(0)
+        return replace(self, gain=self.gain * torch.sqrt(rise / fall))
+
+    def cost(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> Tensor:
+        """C above, (*)."""
+        variance = self._mixture_variance(speech_variance)
+        frames = (variance.log() + power / variance).sum(-1)
+        return (weights * frames).sum((0, -1)) + self.roughness()
+
+    def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
+        return self.gain.unsqueeze(-1) * speech_variance + self.variance()
+
+    def _statistics(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""
+        precision = self._mixture_variance(speech_variance).reciprocal_()
+        first = weights.unsqueeze(-1) * precision
+        return power * (first * precision).sum(0), first.sum(0)
+
+
+def _beside(H: Tensor) -> Tensor:
+    """Sum of the left and the right neighbour of every frame, (*, K, N); the ends have one."""
+    total = torch.zeros_like(H)
+    total[..., 1:] += H[..., :-1]
+    total[..., :-1] += H[..., 1:]
+    return total
+
+
+def _tiny(like: Tensor) -> float:
+    """A positive number whose square is still one: keeps factors, and their ratios, finite."""
+    return torch.finfo(like.dtype).tiny ** 0.5
+
+
+def _checked_floor(power: Tensor, rank: int) -> float:
+    if rank < 1:
+        raise InputError(f"NMF rank {rank}: it must be at least 1")
+    return max(FLOOR * float(power.mean()), _tiny(power))
+
+
+@dataclass(frozen=True)
+class RandomStart:
+    """W and H uniform at random, scaled to the power of the recording: the papers' start.
+
+    Args:
+        rank: K.
+        smoothness: lambda of the prior on H.
+    """
+
+    rank: int = 10
+    smoothness: float = 0.0
+
+    def __call__(self, power: Tensor, generator: Generator) -> NMFNoise:
+        """A noise model for |x|^2 = `power` (*, N, F)."""
+        floor = _checked_floor(power, self.rank)
+        *batch, frames, bins = power.shape
+        W = torch.rand(*batch, bins, self.rank, generator=generator, dtype=power.dtype) + 0.1
+        H = torch.rand(*batch, self.rank, frames, generator=generator, dtype=power.dtype) + 0.1
+        W = W / W.sum(-2, keepdim=True)
+        scale = power.mean((-2, -1), keepdim=True).clamp_min(floor) / (W @ H).mean((-2, -1), keepdim=True)
+        return NMFNoise(W, H * scale, torch.ones_like(power[..., 0]), self.smoothness, floor)
+
+
+@dataclass(frozen=True)
+class QuantileStart:
+    """W and H near a stationary noise: a low quantile over time of the power in each bin, times a factor.
+
+    Speech leaves most bins of most frames to the noise, so that a low quantile sees the noise alone. Of an
+    exponential power the 20 % quantile lies at 0.22 of its mean, which a factor above 1 makes up for.
+
+    Args:
+        rank: K; every component starts from the quantile, perturbed by `spread`.
+        quantile: in [0, 1].
+        factor: multiplies the quantile.
+        spread: standard deviation of the perturbation of log W and log H.
+        smoothness: lambda of the prior on H.
+    """
+
+    rank: int = 8
+    quantile: float = 0.2
+    factor: float = 3.0
+    spread: float = 0.3
+    smoothness: float = 20.0
+
+    def __call__(self, power: Tensor, generator: Generator) -> NMFNoise:
+        """A noise model for |x|^2 = `power` (*, N, F)."""
+        floor = _checked_floor(power, self.rank)
+        *batch, frames, bins = power.shape
+        level = self.factor * torch.quantile(power, self.quantile, dim=-2).clamp_min(floor)  # (*, F)
+        W = level.unsqueeze(-1) * torch.exp(
+            self.spread * torch.randn(*batch, bins, self.rank, generator=generator, dtype=power.dtype)
+        )
+        H = torch.exp(
+            self.spread * torch.randn(*batch, self.rank, frames, generator=generator, dtype=power.dtype)
+        )
+        scale = W.sum(-2, keepdim=True)
+        return NMFNoise(
+            W / scale, H * scale.mT / self.rank, torch.ones_like(power[..., 0]), self.smoothness, floor
+        )

@@ -1,0 +1,89 @@
+"""The mixture of speech and noise, with the speech summed out.
+
+    x_fn = sqrt(g_n) s_fn + b_fn,    b_fn ~ N_c(0, (W H)_fn)
+    x_fn | z_n, v_n ~ N_c(0, g_n sigma_f(z_n, v_n) + (W H)_fn)
+
+The gain g_n is in Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeghi et al. (TASLP 2020).
+"""
+
+from typing import NamedTuple, Protocol
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from avse.models.distributions import PowerSpectrum
+from avse.models.sites import X, frames_plate
+from avse.models.speech import SpeechModel
+
+
+class NoiseModel(Protocol):
+    """What the mixture needs to know of a noise model, whatever stands behind it."""
+
+    @property
+    def gain(self) -> Tensor:
+        """Gain g of the speech, (*, N)."""
+        ...
+
+    def variance(self) -> Tensor:
+        """Variance of the noise V_b, a power, (*, N, F)."""
+        ...
+
+
+class WienerMoments(NamedTuple):
+    """Speech given the mixture and one z: s | x, z ~ N_c(gain x, variance), each (*, N, F)."""
+
+    gain: Tensor
+    variance: Tensor
+
+
+class NoisySpeech(PyroModule):
+    """A speech model and a noise model, heard together.
+
+    Args:
+        speech: p(s, z, alpha | v).
+        noise: gain (*, N) and variance (*, N, F).
+    """
+
+    def __init__(self, speech: SpeechModel, noise: NoiseModel) -> None:
+        super().__init__()
+        self.speech = speech
+        self.noise = noise
+
+    def forward(self, power: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
+        """The generative story. Returns the power spectrum of the mixture, (*, N, F).
+
+        Args:
+            power: observed |x|^2 (*, N, F), or None to sample it.
+            visual: lips (*, N, D), where the speech model has them.
+        """
+        with frames_plate(power, visual, self.noise.gain.shape[-1]):
+            variance = mixture_variance(self.speech.latent(visual), self.noise)
+            return pyro.sample(X, PowerSpectrum(variance.log()).to_event(1), obs=power)
+
+    def log_joint(self, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:
+        """log p(x, z, alpha | v) of every frame at z (*, N, L), for each value of alpha: (A, *, N).
+
+        The closed form of what a trace of `forward` adds up; quick where `speech.evaluate` is.
+        """
+        log_prior, log_variance = self.speech.evaluate(z, visual)
+        variance = mixture_variance(log_variance, self.noise)
+        return log_prior - (variance.log() + power / variance).sum(-1)
+
+
+def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
+    """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
+    return noise.gain.unsqueeze(-1) * speech_log_variance.exp() + noise.variance()
+
+
+def wiener_moments(speech_variance: Tensor, noise: NoiseModel) -> WienerMoments:
+    """Mean gain and variance of sqrt(g) s given x and z: g sigma / (g sigma + V_b), and V_b times it.
+
+    Args:
+        speech_variance: sigma (*, N, F), without the gain.
+        noise: gain and noise variance.
+    """
+    noise_variance = noise.variance()
+    scaled = noise.gain.unsqueeze(-1) * speech_variance
+    gain = scaled / (scaled + noise_variance)
+    return WienerMoments(gain, gain * noise_variance)

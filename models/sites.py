@@ -1,0 +1,34 @@
+"""The names of sample sites and plates: the papers' symbols, one vocabulary for every model and guide."""
+
+from contextlib import AbstractContextManager
+from typing import Final
+
+import pyro
+from torch import Tensor
+
+ALPHA: Final = "alpha"
+"""Mixture variable, one a frame."""
+Z: Final = "z"
+"""Latent variable (*, N, L)."""
+S: Final = "s"
+"""Power spectrum |s|^2 of clean speech (*, N, F)."""
+X: Final = "x"
+"""Power spectrum |x|^2 of the mixture (*, N, F)."""
+FRAMES: Final = "frames"
+"""Plate over frames, dimension -1."""
+
+
+def frames_plate(
+    power: Tensor | None, visual: Tensor | None, frames: int | None = None
+) -> AbstractContextManager[object]:
+    """The plate over the N frames of `power` (*, N, F), else of `visual` (*, N, D), else of `frames` = N.
+
+    Raises:
+        ValueError: nothing says how many frames there are, or power and visual disagree.
+    """
+    sizes = {data.shape[-2] for data in (power, visual) if data is not None}
+    if frames is not None:
+        sizes.add(frames)
+    if len(sizes) != 1:
+        raise ValueError(f"power, visual and frames must agree on one number of frames, not {sorted(sizes)}")
+    return pyro.plate(FRAMES, sizes.pop(), dim=-1)

@@ -1,0 +1,85 @@
+"""What every model of clean speech is: latent variables, then a zero-mean complex normal spectrum.
+
+    alpha_n, z_n ~ p(alpha, z | v_n)                    `SpeechModel.latent`, one method to override
+    s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))         `SpeechModel.forward`
+
+Inference needs just one thing of a model: at given z, the log prior and the log variance of the speech, for
+every value of alpha. `SpeechModel.evaluate` reads both off a trace of `latent`, so that a model that
+overrides nothing but `latent` runs under every algorithm. A model may override it with a closed form that is
+equal and quicker.
+"""
+
+from typing import NamedTuple
+
+import pyro
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from avse.models.distributions import PowerSpectrum
+from avse.models.sites import S, Z, frames_plate
+
+
+class Evaluation(NamedTuple):
+    """A speech model at given z. A is the number of values of alpha, 1 where there is none.
+
+    Attributes:
+        log_prior: log p(z, alpha | v), (A, *, N).
+        log_variance: log sigma(z, alpha, v) of the speech, (A, *, N, F).
+    """
+
+    log_prior: Tensor
+    log_variance: Tensor
+
+
+class SpeechModel(PyroModule):
+    """Base of all models of clean speech. A subclass writes `latent`."""
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        """Sample alpha (if any) and z inside the frames plate; return the log variance of s, (*, N, F)."""
+        raise NotImplementedError(f"{type(self).__name__} must define latent(visual)")
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Set fixed scales and starting points from training frames |s|^2 (N, F), before training."""
+
+    def forward(
+        self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
+    ) -> Tensor:
+        """The generative story. Returns the power spectrum of the speech, (*, N, F).
+
+        Args:
+            power: observed |s|^2 (*, N, F), or None to sample it.
+            visual: lips (*, N, D), where the model has them.
+            frames: N, needed when neither `power` nor `visual` is given.
+        """
+        with frames_plate(power, visual, frames):
+            log_variance = self.latent(visual)
+            return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
+
+    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """Log prior and speech log variance at z (*, N, L), by one trace of `latent`, alpha enumerated."""
+
+        def story() -> Tensor:
+            with frames_plate(None, None, z.shape[-2]):
+                return self.latent(visual)
+
+        enumerated = poutine.enum(config_enumerate(story), first_available_dim=-z.dim())
+        trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
+        log_variance = trace.nodes["_RETURN"]["value"]
+        log_prior = trace_log_prob(trace)
+        if log_prior.dim() < z.dim():
+            log_prior = log_prior.unsqueeze(0)
+        log_variance = log_variance.expand(*log_prior.shape, log_variance.shape[-1])
+        return Evaluation(log_prior, log_variance)
+
+
+def trace_log_prob(trace: poutine.Trace) -> Tensor:
+    """Sum of the log probabilities of the sample sites of a trace, kept per frame: (*, N)."""
+    trace.compute_log_prob()
+    terms = [
+        node["log_prob"]
+        for node in trace.nodes.values()
+        if node["type"] == "sample" and "log_prob" in node and not poutine.util.site_is_subsample(node)
+    ]
+    return sum(terms[1:], start=terms[0])

@@ -1,0 +1,266 @@
+import ctypes
+import hashlib
+import locale
+import pickle
+import subprocess
+import sys
+import time
+from _ctypes import dlclose
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import espeakng_loader
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from avse.data.corpora import synthetic
+from avse.data.corpora.base import SPLITS, Corpus
+from avse.data.corpora.synthetic import (
+    PAUSE,
+    SyntheticCorpus,
+    SyntheticSpeech,
+    Voice,
+    synthesise,
+    utterance_speech,
+)
+from avse.data.errors import InputError
+
+TEXT = "Push purple over F six once more."
+# Flutter and gain; breath noise (random numbers) and echo; another synthesiser; random consonant noise.
+VOICES = [Voice(), Voice("en", "f5"), Voice("en-029", "robosoft"), Voice("en-us", "klatt")]
+
+
+def digest(speech: SyntheticSpeech) -> str:
+    return hashlib.sha256(speech.samples.tobytes() + repr(speech.phonemes).encode()).hexdigest()
+
+
+def segments(speech: SyntheticSpeech) -> list[tuple[str, NDArray[np.float32]]]:
+    """The samples of each phoneme."""
+    starts = [round(phoneme.start * speech.sample_rate) for phoneme in speech.phonemes]
+    ends = [*starts[1:], len(speech.samples)]
+    symbols = [phoneme.symbol for phoneme in speech.phonemes]
+    return [(s, speech.samples[a:b]) for s, a, b in zip(symbols, starts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("voice", VOICES, ids=lambda voice: voice.variant)
+def test_repeats_after_anything_else(voice: Voice) -> None:
+    first = digest(synthesise(TEXT, voice))
+    synthesise("Something else, at another speed!", Voice("en-gb-scotland", "m7", 80, 10, 300))
+    assert digest(synthesise(TEXT, voice)) == first
+
+
+def test_repeats_in_another_process() -> None:
+    code = (
+        "import hashlib\n"
+        "from avse.data.corpora.synthetic import Voice, synthesise\n"
+        f"for voice in {VOICES!r}:\n"
+        f"    speech = synthesise({TEXT!r}, voice)\n"
+        "    data = speech.samples.tobytes() + repr(speech.phonemes).encode()\n"
+        "    print(hashlib.sha256(data).hexdigest())\n"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    time.sleep(1.1)  # left alone, espeak-ng would seed its noise from the clock, in seconds
+    # Here in the opposite order.
+    here = [digest(synthesise(TEXT, voice)) for voice in reversed(VOICES)]
+    assert output.split() == here[::-1]
+
+
+def test_repeats_in_threads() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(lambda voice: digest(synthesise(TEXT, voice)), VOICES * 3))
+    assert threaded == [digest(synthesise(TEXT, voice)) for voice in VOICES] * 3
+
+
+def test_repeats_while_another_user_holds_the_library() -> None:
+    held = ctypes.CDLL(espeakng_loader.get_library_path())
+    try:
+        assert len({digest(synthesise(TEXT, Voice())) for _ in range(3)}) == 1
+    finally:
+        dlclose(held._handle)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs the memory map of Linux")
+def test_unloads_its_copy_of_the_library() -> None:
+    synthesise(TEXT, Voice())
+    assert "libespeak" not in Path("/proc/self/maps").read_text()
+
+
+def test_leaves_the_locale_alone() -> None:
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C")
+        synthesise(TEXT, Voice())
+        assert locale.setlocale(locale.LC_CTYPE) == "C"
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Voice(language="en-gb-scotland"),
+        Voice(variant="f1"),
+        Voice(pitch=70),
+        Voice(pitch_range=20),
+        Voice(words_per_minute=150),
+    ],
+)
+def test_each_voice_setting_is_heard(other: Voice) -> None:
+    assert digest(synthesise(TEXT, other)) != digest(synthesise(TEXT, Voice()))
+
+
+def test_settings_go_the_right_way() -> None:
+    def pitch_hz(pitch: int) -> float:
+        """From the autocorrelation of a long vowel in a monotone voice."""
+        speech = synthesise("Far", Voice(variant="f1", pitch=pitch, pitch_range=0))
+        vowel = next(part for symbol, part in segments(speech) if symbol.startswith("A"))
+        vowel = vowel[len(vowel) // 4 :][:1600]
+        lags = np.correlate(vowel, vowel, "full")[len(vowel) - 1 :]
+        return 22050 / (73 + int(np.argmax(lags[73:315])))  # between 70 and 300 Hz
+
+    assert pitch_hz(40) > 1.1 * pitch_hz(30)
+    assert pitch_hz(70) > 1.3 * pitch_hz(40)
+    slow, fast = (synthesise(TEXT, Voice(words_per_minute=rate)).samples for rate in (120, 240))
+    assert len(slow) > 1.4 * len(fast)
+
+
+def test_phonemes_name_the_text_in_order() -> None:
+    assert [phoneme.symbol for phoneme in synthesise("Papa, see me.", Voice()).phonemes] == [
+        *(PAUSE, "p", "A:", "p", "@", PAUSE),
+        *("s", "i:", "m", "i:", PAUSE),
+    ]
+
+
+@pytest.mark.parametrize("language", synthetic.LANGUAGES)
+def test_phonemes_cover_the_utterance(language: str) -> None:
+    speech = synthesise("We carried a wooden chair, two fresh pears and zero. Then J nine!", Voice(language))
+    starts = np.array([phoneme.start for phoneme in speech.phonemes])
+    assert len(starts) > 30
+    assert starts[0] == 0
+    assert np.all(np.diff(starts) > 0)
+    assert starts[-1] < len(speech.samples) / speech.sample_rate
+    assert speech.phonemes[-1].symbol == PAUSE
+    assert all(phoneme.symbol and phoneme.symbol[0] not in "',%" for phoneme in speech.phonemes)
+
+
+def test_energy_is_where_the_phonemes_are() -> None:
+    speech = synthesise("Papa, baby. A pat at two.", Voice())
+    parts = [(symbol, float(np.sqrt(np.mean(part**2)))) for symbol, part in segments(speech)]
+    pauses = [level for symbol, level in parts if symbol == PAUSE]
+    vowels = [level for symbol, level in parts if symbol[0] in "Aa@eiu"]
+    assert len(pauses) == 4
+    assert len(vowels) == 8
+    assert max(pauses) < 1e-3
+    assert min(vowels) > 0.02
+    # A stop starts at its burst: loud at once, after the silence of its closure.
+    for (_, before), (symbol, part) in zip(segments(speech), segments(speech)[1:], strict=False):
+        if symbol == "p":
+            assert np.abs(part[:110]).max() > 20 * np.abs(before[-110:]).max()
+
+
+def test_trailing_silence() -> None:
+    symbol, tail = segments(synthesise(TEXT, Voice()))[-1]
+    assert symbol == PAUSE
+    assert len(tail) > 0.1 * 22050
+    assert np.abs(tail[220:]).max() < 1e-3
+
+
+@pytest.mark.parametrize("variant", [*synthetic.MALE, *synthetic.FEMALE])
+def test_level_in_range(variant: str) -> None:
+    voice = Voice("en-gb-x-gbclan", variant, 60, 60, 180)
+    speech = synthesise("Could you buy a box of matches, zero six Y, at the fair?", voice)
+    assert speech.samples.dtype == np.float32
+    assert speech.sample_rate == 22050
+    assert 0.1 < np.abs(speech.samples).max() < 0.9  # heard, and not clipped
+    assert 0.01 < speech.samples.std() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("speakers", "sizes"), [(3, (1, 1, 1)), (4, (2, 1, 1)), (12, (8, 2, 2)), (60, (40, 10, 10))]
+)
+def test_splits_share_no_speaker(speakers: int, sizes: tuple[int, int, int]) -> None:
+    corpus: Corpus = SyntheticCorpus(speakers, sentences=2)
+    groups = [{utterance.speaker for utterance in corpus.utterances(split)} for split in SPLITS]
+    assert tuple(map(len, groups)) == sizes
+    assert len(set.union(*groups)) == speakers
+    for split in SPLITS:
+        assert {utterance.split for utterance in corpus.utterances(split)} == {split}
+
+
+def test_keys_name_the_content() -> None:
+    def keys(**fields: int) -> list[str]:
+        corpus = SyntheticCorpus(**fields)
+        return [utterance.key for split in SPLITS for utterance in corpus.utterances(split)]
+
+    assert keys() == keys()
+    assert len(set(keys())) == 12 * 20
+    assert not set(keys()) & set(keys(seed=1))
+    assert set(keys(sentences=5)) < set(keys())
+    assert {key.split()[0] for key in keys(speakers=3, sentences=1, seed=7)} == {
+        "synthetic/7/0/0",
+        "synthetic/7/1/0",
+        "synthetic/7/2/0",
+    }
+
+
+def test_key_carries_the_text_that_is_spoken() -> None:
+    utterance = SyntheticCorpus(seed=3).utterances("test")[4]
+    name, text = utterance.key.split(" ", 1)
+    seed, speaker, index = map(int, name.split("/")[1:])
+    spoken = synthesise(text, synthetic._voice(seed, speaker))
+    assert digest(spoken) == digest(utterance_speech(seed, speaker, index))
+    np.testing.assert_array_equal(utterance.load_audio()[0], spoken.samples)
+
+
+def test_seeds_speakers_and_sentences_differ() -> None:
+    base = digest(utterance_speech(0, 0, 0))
+    assert base == digest(utterance_speech(0, 0, 0))
+    assert base not in {digest(utterance_speech(*which)) for which in ((1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    # With the same text too: the voices themselves differ.
+    assert len({synthetic._voice(seed, speaker) for seed in range(3) for speaker in range(20)}) == 60
+
+
+def test_grammar_has_thousands_of_sentences() -> None:
+    drawn = {synthetic._sentence(0, speaker, index) for speaker in range(20) for index in range(100)}
+    # Birthday bound: 2000 draws, half from 2700 everyday sentences, half from 144000 commands.
+    assert len(drawn) > 1700
+    assert not any("{" in text for text in drawn)
+
+
+def test_utterances_can_be_pickled() -> None:
+    utterance = SyntheticCorpus().utterances("validation")[0]
+    samples, rate = pickle.loads(pickle.dumps(utterance)).load_audio()
+    expected, expected_rate = utterance.load_audio()
+    np.testing.assert_array_equal(samples, expected)
+    assert rate == expected_rate == 22050
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SyntheticCorpus(speakers=2), "at least 3"),
+        (lambda: SyntheticCorpus(sentences=0), "at least 1"),
+        (lambda: SyntheticCorpus(seed=-1), "at least 0"),
+        (lambda: SyntheticCorpus().utterances("dev"), "train, validation, test"),  # type: ignore[arg-type]
+        (lambda: utterance_speech(0, 0, -1), "from 0"),
+        (lambda: synthesise("", Voice()), "at least one word"),
+        (lambda: synthesise(" ... ", Voice()), "at least one word"),
+        (lambda: synthesise(TEXT, Voice(language="en-moon")), "en-gb-scotland"),
+        (lambda: Voice(variant="m99"), "m3"),
+        (lambda: Voice(variant=""), "m3"),
+        (lambda: Voice(pitch=100), "0 to 99"),
+        (lambda: Voice(pitch_range=-1), "0 to 99"),
+        (lambda: Voice(words_per_minute=500), "80 to 450"),
+    ],
+)
+def test_errors_name_the_mend(make, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_speaks_on_after_an_error() -> None:
+    expected = digest(synthesise(TEXT, Voice()))
+    with pytest.raises(InputError):
+        synthesise(TEXT, Voice(language="en-moon"))
+    assert digest(synthesise(TEXT, Voice())) == expected
