@@ -24,7 +24,8 @@ def a_vae(
     encoder: Sequence[int] = (384, 384),
     decoder: Sequence[int] = (256, 256),
     features: str = "log-power",
-    activation: str = "tanh",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "tanh",
 ) -> tuple[SpeechModel, SpeechGuide]:
     """A-VAE: N(0, I) prior, perceptrons.
 
@@ -34,10 +35,13 @@ def a_vae(
         encoder: hidden sizes of the encoder.
         decoder: hidden sizes of the decoder.
         features: what the encoder reads, "log-power" or "power" (the papers').
-        activation: of the hidden layers, a key of `avse.models.networks.ACTIVATIONS`.
+        encoder_activation: of its hidden layers, a key of `avse.models.networks.ACTIVATIONS`.
+        decoder_activation: likewise.
     """
-    model = AVAE(StandardNormal(latent_size), SpectrumDecoder(latent_size, decoder, bins, activation))
-    guide = AudioGuide(FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, activation))
+    model = AVAE(StandardNormal(latent_size), SpectrumDecoder(latent_size, decoder, bins, decoder_activation))
+    guide = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+    )
     return model, guide
 
 

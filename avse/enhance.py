@@ -99,7 +99,7 @@ def enhance(
     start = time.perf_counter()
     samples = _checked(x, sample_rate)
     pair = _pair(model).to(device)
-    infer = _algorithm(algorithm)
+    infer = algorithm_named(algorithm)
     stft = pair.stft
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -192,7 +192,12 @@ def _pair(model: str | Path | SpeechPair) -> SpeechPair:
     return zoo.load("a-vae" if model == "auto" else model)
 
 
-def _algorithm(algorithm: str | Algorithm) -> Algorithm:
+def algorithm_named(algorithm: str | Algorithm) -> Algorithm:
+    """The algorithm of a preset's name; an algorithm object is returned as it is.
+
+    Raises:
+        InputError: unknown name.
+    """
     if not isinstance(algorithm, str):
         return algorithm
     name = "mcem" if algorithm == "auto" else algorithm

@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from huggingface_hub import ModelHubMixin
+from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -46,7 +46,13 @@ class PairConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PairConfig":
-        """The inverse of `dataclasses.asdict`; keys that are missing raise KeyError or TypeError."""
+        """The inverse of `dataclasses.asdict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing or not as it should be.
+        """
+        if values["level"] not in get_args(Level):
+            raise ValueError(f"level {values['level']!r} is none of {', '.join(get_args(Level))}")
         return cls(values["architecture"], dict(values["arguments"]), STFT(**values["stft"]), values["level"])
 
 
@@ -94,6 +100,14 @@ class SpeechPair(ModelHubMixin):
         (save_directory / CARD).write_text(self.card)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "SpeechPair":
+        """The pair in a local folder, or in a repository of the Hugging Face hub."""
+        if Path(pretrained_model_name_or_path).is_dir():
+            return load_folder(Path(pretrained_model_name_or_path))
+        pair: SpeechPair = super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        return pair
+
+    @classmethod
     def _from_pretrained(
         cls,
         *,
@@ -105,11 +119,8 @@ class SpeechPair(ModelHubMixin):
         token: str | bool | None = None,
         **kwargs: Any,
     ) -> "SpeechPair":
-        folder = Path(model_id)
-        if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(
+        return load_folder(
+            Path(
                 snapshot_download(
                     model_id,
                     revision=revision,
@@ -119,7 +130,7 @@ class SpeechPair(ModelHubMixin):
                     token=token,
                 )
             )
-        return load_folder(folder)
+        )
 
 
 def load_folder(folder: Path) -> SpeechPair:
@@ -129,10 +140,11 @@ def load_folder(folder: Path) -> SpeechPair:
         InputError: a file is missing or cannot be read, or a tensor is missing, unknown or of another shape;
             names the file and the tensor.
     """
-    config = _read(folder / CONFIG, lambda path: PairConfig.from_dict(json.loads(path.read_text())))
+    card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
+    pair = _read(
+        folder / CONFIG, lambda path: SpeechPair(PairConfig.from_dict(json.loads(path.read_text())), card)
+    )
     weights = _read(folder / WEIGHTS, load_file)
-    card = folder / CARD
-    pair = SpeechPair(config, card.read_text() if card.is_file() else "")
     expected = pair.modules().state_dict()
     for problem, names in (
         ("is missing", expected.keys() - weights.keys()),

@@ -41,10 +41,16 @@ class Recipe:
 def _a_vae() -> Recipe:
     """Log-power features, frames of many levels, colours and speeds."""
     return Recipe(
-        PairConfig("a-vae", {"latent_size": 32}, STFT(hop_length=256), "rms"),
-        TrainingSettings(learning_rate=1e-3, max_epochs=40, patience=8, gradient_norm=200.0),
+        PairConfig("a-vae", {"latent_size": 32, "decoder_activation": "silu"}, STFT(hop_length=256), "rms"),
+        TrainingSettings(learning_rate=1e-3, max_epochs=40, patience=8, kl_warm_up=1000, gradient_norm=200.0),
         (LevelAugmentation(-20.0, 5.0), EqualiserAugmentation(2.0)),
-        {"batch_size": 256, "epoch_frames": 64_000, "max_utterances": 100, "speeds": (0.9, 1.0, 1.1)},
+        {
+            "batch_size": 256,
+            "epoch_frames": 64_000,
+            "max_utterances": 100,
+            "speeds": (0.9, 1.0, 1.1),
+            "high_pass": 70.0,
+        },
     )
 
 

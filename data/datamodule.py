@@ -1,8 +1,8 @@
 """Training frames: the power spectra of a corpus, cached on disk, in random batches.
 
 The sound of an utterance is resampled to the STFT's rate and brought to the common level, as every recording
-is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Frames are independent for the models
-of this package, so that a batch is any set of frames.
+is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Frames are independent for the
+models of this package, so that a batch is any set of frames.
 """
 
 import hashlib
@@ -39,6 +39,13 @@ def utterance_power(utterance: Utterance, stft: STFT, level: Level = "rms", spee
     samples, rate = utterance.load_audio()
     signal = torch.from_numpy(resample(samples, round(rate * speed), stft.sample_rate))
     return stft.analysis(signal * unit_scale(signal, level, stft.window_length)).abs().square()
+
+
+def high_pass_response(stft: STFT, cutoff: float) -> Tensor:
+    """Power response 1 / (1 + (cutoff / f)^8) of every bin, (F,); a quarter of a bin stands for f = 0."""
+    spacing = stft.sample_rate / stft.window_length
+    frequency = (torch.arange(stft.bins) * spacing).clamp_min(spacing / 4)
+    return 1 / (1 + (cutoff / frequency) ** 8)
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,8 @@ class FrameDataModule(L.LightningDataModule):
             with many recordings from ruling the rest.
         speeds: every training utterance is also heard at these speeds, which shifts its formants and pitch.
         level: the common level of recordings.
+        high_pass: Hz; below it, recordings hold rumble rather than speech, which the models should not
+            learn. The power is multiplied by 1 / (1 + (high_pass / f)^8). 0 leaves it as it is.
         cache: folder of cached spectra.
         seed: of the batches and of the choice of utterances.
 
@@ -141,6 +150,7 @@ class FrameDataModule(L.LightningDataModule):
         max_utterances: int | None = None,
         speeds: Sequence[float] = (1.0,),
         level: Level = "rms",
+        high_pass: float = 0.0,
         cache: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -151,24 +161,25 @@ class FrameDataModule(L.LightningDataModule):
         self.epoch_frames = epoch_frames
         self.max_utterances = max_utterances
         self.speeds = speeds
+        self.high_pass = high_pass
         self.cache = SpectrumCache(cache or default_cache(), stft, level)
         self.seed = seed
         self._frames: dict[Split, FrameDataset] = {}
 
     def utterances(self, split: Split) -> list[Utterance]:
         """The utterances that are used of a split."""
-        found = [u for corpus in self.corpora for u in corpus.utterances(split)]
+        found = [(index, u) for index, corpus in enumerate(self.corpora) for u in corpus.utterances(split)]
         if not found:
             names = ", ".join(corpus.name for corpus in self.corpora)
             raise InputError(
                 f"corpus {names}: no utterance in the {split} split; add some or split otherwise"
             )
         if self.max_utterances is None:
-            return found
+            return [utterance for _, utterance in found]
         shuffled = [found[i] for i in np.random.default_rng(self.seed).permutation(len(found))]
-        by_speaker: dict[str, list[Utterance]] = {}
-        for utterance in shuffled:
-            by_speaker.setdefault(utterance.speaker, []).append(utterance)
+        by_speaker: dict[tuple[int, str], list[Utterance]] = {}
+        for index, utterance in shuffled:
+            by_speaker.setdefault((index, utterance.speaker), []).append(utterance)
         return [u for own in by_speaker.values() for u in own[: self.max_utterances]]
 
     def frames(self, split: Split) -> FrameDataset:
@@ -181,7 +192,7 @@ class FrameDataModule(L.LightningDataModule):
                 for utterance in track(utterances, f"spectra ({split})", transient=True)
                 for speed in speeds
             ]
-            power = torch.cat(powers)
+            power = torch.cat(powers).mul_(high_pass_response(self.stft, self.high_pass))
             self._frames[split] = FrameDataset(power[power.sum(-1) > 0])
         return self._frames[split]
 

@@ -35,6 +35,23 @@ def check_destination(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: cannot be written there ({reason}); choose another place") from error
 
 
+def made_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder at `path`, made with its parents where missing, and checked to be writable.
+
+    Raises:
+        InputError: there is a file of that name, or the system refuses.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: no folder can be used there ({reason}); choose another place") from error
+    return folder
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`, with its suffix; on success rename it to `path`.

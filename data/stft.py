@@ -83,7 +83,7 @@ class STFT:
         return spectrum.mT.reshape(*x.shape[:-1], -1, self.bins)
 
     def synthesis(self, spectrum: Tensor, length: int) -> Tensor:
-        """Signals (*, T) of T = `length` samples from X (*, N, F): the least-squares inverse of `analysis`."""
+        """Signals (*, T) of T = `length` samples from X (*, N, F): least-squares inverse of `analysis`."""
         frames = spectrum.shape[-2]
         if frames != self.frames(length):
             raise InputError(f"{frames} frames do not cover {length} samples: {self.frames(length)} would")

@@ -1,4 +1,4 @@
-"""What every guide of clean speech is: the same plates and arguments as its model, and a posterior to ask for."""
+"""What every guide of clean speech is: the plates and arguments of its model, and a posterior to ask for."""
 
 import pyro
 import pyro.distributions as dist

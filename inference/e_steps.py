@@ -16,10 +16,11 @@ from avse.inference.kernels import Kernel, adapted
 
 
 class Position(NamedTuple):
-    """Where the chains stand: z (*, N, L), and their step sizes (*, N) once there are any."""
+    """Where the chains stand: z (*, N, L), their step sizes (*, N) once there are any, and their warm-up."""
 
     z: Tensor
     step_size: Tensor | None = None
+    adaptations: int = 0
 
 
 class Draws(NamedTuple):
@@ -79,6 +80,7 @@ class Chain:
         step_size = position.step_size
         if step_size is None:
             step_size = torch.full_like(state.log_joint, self.kernel.step_size)
+        adaptations = position.adaptations
         acceptance = torch.zeros_like(state.log_joint)
         kept = state.z.new_empty(self.moves - self.burn_in, *state.z.shape)
         for move in range(self.moves):
@@ -87,5 +89,6 @@ class Chain:
             if move >= self.burn_in:
                 kept[move - self.burn_in] = state.z
             elif self.target_acceptance is not None:
-                step_size = adapted(step_size, info, self.target_acceptance)
-        return Draws(kept, acceptance / self.moves), Position(state.z, step_size)
+                step_size = adapted(step_size, info, self.target_acceptance, adaptations)
+                adaptations += 1
+        return Draws(kept, acceptance / self.moves), Position(state.z, step_size, adaptations)

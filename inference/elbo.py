@@ -1,6 +1,7 @@
 """The evidence lower bound with enumerated alpha and, where it exists, the closed-form Kullback-Leibler term.
 
-    sum_alpha r(alpha) [ E_q log p(s | z, v, alpha) - KL(q(z | s, v, alpha) || p(z | v, alpha)) ] - KL(r || p(alpha))
+    sum_alpha r(alpha) [ E_q log p(s | z, v, alpha) - KL(q(z | s, v, alpha) || p(z | v, alpha)) ]
+        - KL(r(alpha) || p(alpha))
 
 Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was drawn. The bound has the same
 mean either way; the closed form takes that noise out of the gradient of the encoder.
@@ -20,7 +21,13 @@ class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
 
     The guide must sample the discrete sites before the continuous ones that depend on them, so that the KL of
     a site holds at every enumerated value. Sites whose KL has no closed form keep their Monte Carlo term.
+
+    Attributes:
+        kl_weight: multiplies every closed-form KL; 1 is the bound. Smaller values early in training keep
+            latents in use that the decoder has not learnt to read yet.
     """
+
+    kl_weight: float = 1.0
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
         model_trace, guide_trace = get_importance_trace(
@@ -28,21 +35,24 @@ class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
         )
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name in model_trace.nodes:
-                _put_closed_form(site, model_trace.nodes[name])
+                _put_closed_form(site, model_trace.nodes[name], self.kl_weight)
         guide_trace.pack_tensors()
         model_trace.pack_tensors(guide_trace.plate_to_symbol)
         return model_trace, guide_trace
 
 
-def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any]) -> None:
-    """Let the pair of sites contribute -KL(q || p) to the bound, if it is known in closed form."""
-    if poutine.util.site_is_subsample(guide_site) or guide_site["fn"].has_enumerate_support:
+def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], weight: float) -> None:
+    """Let the pair of sites contribute -weight KL(q || p) to the bound, if it is known in closed form."""
+    if poutine.util.site_is_subsample(guide_site) or not guide_site["fn"].has_rsample:
         return
     try:
-        divergence = torch.distributions.kl_divergence(guide_site["fn"], model_site["fn"])
+        divergence = weight * torch.distributions.kl_divergence(guide_site["fn"], model_site["fn"])
     except NotImplementedError:
         return
+    if divergence.shape != guide_site["log_prob"].shape:
+        return  # p depends on a site that is enumerated in the model alone
     for site, log_prob in ((guide_site, divergence), (model_site, torch.zeros_like(divergence))):
         site["unscaled_log_prob"] = log_prob
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
-        site["log_prob_sum"] = site["log_prob"].sum()
+    # Packing takes the cost of a guide site from here, not from "log_prob".
+    guide_site["score_parts"] = guide_site["score_parts"]._replace(log_prob=guide_site["log_prob"])

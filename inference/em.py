@@ -8,7 +8,7 @@ With Markov chain draws this is the MCEM of Leglaive et al. (MLSP 2018) and Sade
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Generator, Tensor
 
@@ -18,12 +18,8 @@ from avse.inference.joint import LogJoint, closure
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-class MStep(Protocol[M]):
-    """A model with better parameters, given draws of the latents."""
-
-    def __call__(self, model: M, z: Tensor, **data: Tensor | None) -> tuple[M, float]:
-        """Return the new model, and the cost of the old one at the draws z (R, *, N, L): lower is better."""
-        ...
+MStep = Callable[..., tuple[M, float]]
+"""(model, draws z (R, *, N, L), **data) -> the new model, and the cost of the old one: lower is better."""
 
 
 class EMStep(NamedTuple):

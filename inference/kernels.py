@@ -97,11 +97,19 @@ class MALA:
         """One move of every frame: one evaluation of the log joint and its gradient."""
         noise = normal_like(state.z, generator)
         step = step_size.unsqueeze(-1)
-        proposed = self.init(state.z + step**2 / 2 * state.gradient + step * noise, log_joint)
+        proposed = self.init(state.z + step**2 / 2 * _gradient(state) + step * noise, log_joint)
         # The reverse move would need the noise (z - z' - step^2 / 2 grad') / step.
-        reverse = (state.z - proposed.z) / step - step / 2 * proposed.gradient
+        reverse = (state.z - proposed.z) / step - step / 2 * _gradient(proposed)
         log_ratio = (noise.square().sum(-1) - reverse.square().sum(-1)) / 2
         return metropolis(state, proposed, log_ratio, generator)
+
+
+def _gradient(state: State) -> Tensor:
+    if state.gradient is None:
+        raise ValueError(
+            "this kernel needs a state that carries the gradient: make it with the kernel's init"
+        )
+    return state.gradient
 
 
 def normal_like(z: Tensor, generator: Generator) -> Tensor:
@@ -137,9 +145,18 @@ def metropolis(
     return state, Info(accepted, probability)
 
 
-def adapted(step_size: Tensor, info: Info, target: float, rate: float = 0.25) -> Tensor:
-    """The step size of every frame (*, N), larger where more than `target` was accepted, else smaller.
+def adapted(step_size: Tensor, info: Info, target: float, moves: int) -> Tensor:
+    """The step size of every frame (*, N), larger where more than `target` is accepted, else smaller.
 
-    For warm-up only: a kernel whose step depends on its past does not leave its target invariant.
+    log step <- log step + (moves + 1)^(-1/2) (probability - target) / 2, a stochastic approximation whose
+    changes die out (Robbins and Monro 1951). For warm-up only: a kernel whose step depends on its past does
+    not leave its target invariant.
+
+    Args:
+        step_size: (*, N).
+        info: of the last move.
+        target: acceptance to aim at.
+        moves: how often the step size has been adapted before.
     """
+    rate = 0.5 * (moves + 1) ** -0.5
     return (step_size * torch.exp(rate * (info.probability - target))).clamp(1e-4, 10.0)

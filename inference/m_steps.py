@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from avse.models.linear_gaussian import LinearGaussian
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, mixture_variance
 
-NoiseUpdate = Callable[[NMFNoise, Tensor, Tensor, Tensor], NMFNoise]
+NoiseUpdate = Callable[[Any, Tensor, Tensor, Tensor], Any]
 """(noise, power (*, N, F), speech variance (R, *, N, F), weights (R, *, N)) -> better noise."""
 
 
@@ -36,11 +37,12 @@ class NoiseStep:
 
         Args:
             model: speech and noise.
-            z: draws (R, *, N, L).
+            z: draws (R, *, N, L), or (R, C, *, N, L) of C chains.
             power: |x|^2 (*, N, F).
             visual: lips, where the model has them.
         """
         with torch.no_grad():
+            z = z.reshape(-1, *power.shape[:-1], z.shape[-1])
             speech_variance, weights = weighted_speech_variance(model, z, power, visual)
             noise = model.noise
             cost = noise.cost(power, speech_variance, weights).sum() / power.numel()

@@ -3,7 +3,7 @@
 Any speech model with any guide. `MCEM` is the frame; `default_mcem` and `papers_mcem` fill it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,8 +27,8 @@ Progress = Callable[[float], None]
 NoiseStart = Callable[[Tensor, Generator], NMFNoise]
 """(power (*, N, F), generator) -> first noise model."""
 
-LatentStart = Callable[[SpeechGuide, Tensor, Tensor | None, NMFNoise], Tensor]
-"""(guide, power (*, N, F), visual, first noise model) -> first z (*, N, L)."""
+LatentStart = Callable[[SpeechModel, SpeechGuide, Tensor, Tensor | None, NMFNoise], Tensor]
+"""(speech model, guide, power (*, N, F), visual, first noise model) -> first z (*, N, L)."""
 
 
 class Algorithm(Protocol):
@@ -47,18 +47,39 @@ class Algorithm(Protocol):
         ...
 
 
-def encoded_mixture(guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise) -> Tensor:
+def encoded_mixture(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+) -> Tensor:
     """z at the encoder's mean for the noisy power, as in the papers."""
     return guide.posterior(power, visual).mean
 
 
-def encoded_estimate(guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise) -> Tensor:
-    """z at the encoder's mean for a first estimate of the speech: power subtraction of the first noise.
+@dataclass(frozen=True)
+class EncodedEstimate:
+    """z at the encoder's mean for a first estimate of the speech: what the first noise model leaves over.
 
-    The amplitude gain max(1 - V_b / P, 0.05) takes most of the noise out of what the encoder reads.
+    The first estimate has the amplitude gain max(1 - V_b / P, `smallest_gain`); it is encoded, decoded into
+    a Wiener filter, applied to the mixture and encoded again, `rounds` times.
+
+    Args:
+        rounds: how often to encode again.
+        smallest_gain: of the first estimate.
     """
-    gain = (1 - noise.variance() / power.clamp_min(1e-30)).clamp_min(0.05)
-    return guide.posterior(power * gain.square(), visual).mean
+
+    rounds: int = 2
+    smallest_gain: float = 0.05
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """z (*, N, L)."""
+        model = NoisySpeech(speech, noise)
+        gain = (1 - noise.variance() / power.clamp_min(noise.floor)).clamp_min(self.smallest_gain)
+        z = guide.posterior(power * gain.square(), visual).mean
+        for _ in range(self.rounds):
+            gain = average_filter(model, z.unsqueeze(0), power, visual).gain
+            z = guide.posterior(power * gain.square(), visual).mean
+        return z
 
 
 @dataclass(frozen=True)
@@ -67,15 +88,18 @@ class MCEM:
 
     Args:
         noise_start: first noise model.
-        latent_start: first z.
+        latent_starts: first z of each chain; chains share the noise model, and all their draws count alike.
         em: the loop.
         final: draws for the estimate; all that it keeps are used.
+        gain_floor: smallest gain of the filter. Zero is the posterior mean; a little of the mixture left in
+            place masks what the filter does to it, and sounds and scores better.
     """
 
     noise_start: NoiseStart
-    latent_start: LatentStart
+    latent_starts: Sequence[LatentStart]
     em: EM[NoisySpeech]
     final: EStep
+    gain_floor: float = 0.0
 
     def __call__(
         self,
@@ -89,7 +113,7 @@ class MCEM:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
         with torch.no_grad():
             noise = self.noise_start(power, generator)
-            z = self.latent_start(guide, power, visual, noise)
+            z = torch.stack([start(speech, guide, power, visual, noise) for start in self.latent_starts])
 
             def report(step: EMStep) -> None:
                 progress(0.9 * (step.iteration + 1) / self.em.iterations)
@@ -99,15 +123,15 @@ class MCEM:
             )
             log_joint = self.em.joint(fitted.model, power=power, visual=visual)
             draws, _ = self.final(log_joint, fitted.position, generator)
-            average = average_filter(fitted.model, draws.z, power, visual)
+            average = average_filter(fitted.model, draws.z.flatten(0, 1), power, visual)
             progress(1.0)
         return Posterior(
-            z=draws.z.unsqueeze(0),
+            z=draws.z.transpose(0, 1),
             noise=fitted.model.noise,
-            gain=average.gain,
+            gain=average.gain.clamp_min(self.gain_floor),
             variance=average.variance,
             responsibilities=average.responsibilities,
-            acceptance=draws.acceptance,
+            acceptance=draws.acceptance.mean(0),
             costs=fitted.costs,
             converged=fitted.converged,
         )
@@ -123,24 +147,26 @@ def papers_mcem() -> MCEM:
     updates = (NMFNoise.updated_spectra, NMFNoise.updated_activations, NMFNoise.updated_gain)
     return MCEM(
         noise_start=RandomStart(rank=10),
-        latent_start=encoded_mixture,
+        latent_starts=(encoded_mixture,),
         em=EM(Chain(walk, moves=40, burn_in=30), NoiseStep(updates), iterations=100, tolerance=1e-5),
         final=Chain(walk, moves=100, burn_in=75),
     )
 
 
 def default_mcem() -> MCEM:
-    """The schedule that enhanced validation speech best: see docs/decisions.md for what was compared.
+    """The schedule that enhanced validation speech best: docs/decisions.md says what was compared.
 
-    Quantile start and smooth activations (`avse.models.nmf`), Langevin moves with a step size a frame, z from
-    the encoder on a first estimate of the speech, no gain (the speech model knows levels).
+    Quantile start and smooth activations (`avse.models.nmf`), no gain (the speech model knows levels). Two
+    chains a frame, one from the encoder on a first estimate of the speech and one from the encoder on the
+    mixture: where they disagree, neither is believed alone. Langevin moves with a step size a frame.
     """
     langevin = MALA(step_size=0.1)
     return MCEM(
-        noise_start=QuantileStart(),
-        latent_start=encoded_estimate,
+        noise_start=QuantileStart(rank=8, quantile=0.2, factor=4.0, smoothness=20.0),
+        latent_starts=(EncodedEstimate(), encoded_mixture),
         em=EM(
-            Chain(langevin, 4, 2, target_acceptance=0.57), NoiseStep(rounds=2), iterations=30, tolerance=0.0
+            Chain(langevin, 2, 1, target_acceptance=0.57), NoiseStep(rounds=2), iterations=20, tolerance=0.0
         ),
-        final=Chain(langevin, 25, 10, target_acceptance=0.57),
+        final=Chain(langevin, 15, 5, target_acceptance=0.57),
+        gain_floor=0.05,
     )

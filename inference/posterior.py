@@ -38,8 +38,8 @@ class Posterior:
     def to_xarray(self, channel: int = 0) -> "xarray.Dataset":
         """Draws of one channel with named dimensions, ready for ArviZ.
 
-        Variables: z (chain, draw, frame, latent); log_gain_db, g in dB, (frame); gain (frame, frequency);
-        acceptance (frame).
+        Variables: z (chain, draw, frame, latent); gain and speech_deviation (frame, frequency); acceptance
+        (frame).
         """
         import arviz as az
 

@@ -2,7 +2,7 @@
 
 The loss is minus the evidence lower bound a frame, in nats:
 
-    -(1 / B) sum_n E_{q(z_n, alpha_n | s_n, v_n)} [ log p(s_n, z_n, alpha_n | v_n) - log q(z_n, alpha_n | s_n, v_n) ].
+    -(1 / B) sum_n E_q [ log p(s_n, z_n, alpha_n | v_n) - log q(z_n, alpha_n | s_n, v_n) ].
 
 Lightning brings early stopping, checkpoints, resuming, progress bars, logs and devices. The randomness of an
 epoch depends on the seed and the epoch alone, so that a resumed run repeats an uninterrupted one bit for bit
@@ -21,7 +21,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from pyro.infer import TraceEnum_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -71,7 +70,8 @@ class EqualiserAugmentation:
         power = batch["power"]
         position = torch.linspace(0, torch.pi, power.shape[-1], device=power.device, dtype=power.dtype)
         cosines = torch.cos(torch.arange(1, self.order + 1, device=power.device)[:, None] * position)
-        response = self.deviation * torch.randn(len(power), self.order, device=power.device) @ cosines
+        coefficients = torch.randn(len(power), self.order, device=power.device, dtype=power.dtype)
+        response = self.deviation * coefficients @ cosines
         return {**batch, "power": power * 10 ** (response / 10)}
 
 
@@ -87,6 +87,7 @@ class TrainingSettings:
         patience: epochs without a better validation loss before stopping.
         power_floor: added to every power. Without it digital silence would ask for a log variance of minus
             infinity, and faint hiss would cost as many nats as speech.
+        kl_warm_up: steps over which the weight of the KL term rises from 0.1 to 1.
         gradient_norm: gradients are clipped to this norm, None for not.
         seed: of all randomness.
     """
@@ -97,6 +98,7 @@ class TrainingSettings:
     max_epochs: int = 200
     patience: int = 20
     power_floor: float = POWER_FLOOR
+    kl_warm_up: int = 0
     gradient_norm: float | None = None
     seed: int = 0
 
@@ -108,7 +110,7 @@ class SVI(L.LightningModule):
         model: Pyro model, called with a batch as keyword arguments.
         guide: its guide, same arguments.
         settings: optimiser and seed.
-        elbo: the bound; any Pyro ELBO with `differentiable_loss`.
+        elbo: the bound.
         augmentations: applied to training batches in order.
     """
 
@@ -117,7 +119,7 @@ class SVI(L.LightningModule):
         model: PyroModule,
         guide: PyroModule,
         settings: TrainingSettings,
-        elbo: TraceEnum_ELBO | None = None,
+        elbo: AnalyticKLTraceEnumELBO | None = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
         super().__init__()
@@ -140,16 +142,23 @@ class SVI(L.LightningModule):
         """One step of stochastic gradient."""
         for augmentation in self.augmentations:
             batch = augmentation(batch)
+        self.elbo.kl_weight = self._kl_weight()
         loss = self.loss(batch)
         self.log(
             "train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["power"])
         )
         return loss
 
+    def _kl_weight(self) -> float:
+        if self.settings.kl_warm_up == 0:
+            return 1.0
+        return min(1.0, 0.1 + 0.9 * self.global_step / self.settings.kl_warm_up)
+
     def validation_step(self, batch: Batch, index: int) -> None:
         """The bound on held-out frames, with the same draws every epoch."""
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(index)
+            self.elbo.kl_weight = 1.0
             loss = self.loss(batch).detach()
         self.log("validation_loss", loss, prog_bar=True, batch_size=len(batch["power"]))
 

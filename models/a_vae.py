@@ -18,7 +18,6 @@ from avse.models.networks import SpectrumDecoder
 from avse.models.sites import Z
 from avse.models.speech import Evaluation, SpeechModel
 
-
 Prior = Callable[[], dist.TorchDistribution]
 """Makes the distribution of z in a frame, event shape (L,)."""
 

@@ -6,6 +6,7 @@ powers and of log v: no complex numbers, no square roots, and no log(0) on digit
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -20,7 +21,7 @@ class PowerSpectrum(TorchDistribution):
         log_variance: log v, any shape; v is a power.
     """
 
-    arg_constraints = {"log_variance": constraints.real}
+    arg_constraints: ClassVar = {"log_variance": constraints.real}
     support = constraints.nonnegative
     has_rsample = True
 
@@ -62,7 +63,8 @@ class PowerSpectrum(TorchDistribution):
             raise TypeError("PowerSpectrum scores powers |s|^2, not complex coefficients")
         if self._validate_args:
             self._validate_sample(value)
-        return -(self.log_variance + value * torch.exp(-self.log_variance))
+        # Beyond e^80 the product is lost on any power; without the limit, 0 * inf would be no number.
+        return -(self.log_variance + value * torch.exp(-self.log_variance.clamp_min(-80.0)))
 
     def entropy(self) -> Tensor:
         """1 + log v."""
@@ -77,7 +79,7 @@ class ComplexNormal(TorchDistribution):
         log_variance: log v with v = E |s - m|^2 (real and imaginary part have variance v / 2 each).
     """
 
-    arg_constraints = {"log_variance": constraints.real}
+    arg_constraints: ClassVar = {"log_variance": constraints.real}
     has_rsample = True
 
     def __init__(self, loc: Tensor, log_variance: Tensor, validate_args: bool | None = None) -> None:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 POWER_FLOOR = 1e-6
 """Power below which speech does not matter, 60 dB under the mean of a recording at the common level."""
 
+LOG_VARIANCE_RANGE = (-12.0, 4.0)
+"""Of an encoder's answer: an input unlike all that it was trained on must not give a variance of e^50."""
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 
 
@@ -61,7 +64,7 @@ class LogPower(nn.Module):
         """Set shift and scale from the frames of `power` (N, F)."""
         logarithm = torch.log(power + self.floor)
         self.shift.copy_(logarithm.mean(0))
-        self.scale.copy_(logarithm.std().expand_as(self.scale))
+        self.scale.copy_((logarithm - self.shift).std().expand_as(self.scale))
 
     def forward(self, power: Tensor) -> Tensor:
         """Return (log(power + floor) - shift) / scale, (*, F)."""
@@ -97,7 +100,7 @@ class GaussianEncoder(nn.Module):
     def forward(self, features: Tensor) -> Gaussian:
         """Parameters of q(z | features)."""
         hidden = self.trunk(features)
-        return Gaussian(self.mean(hidden), self.log_variance(hidden))
+        return Gaussian(self.mean(hidden), self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE))
 
 
 class SpectrumDecoder(nn.Module):

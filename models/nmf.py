@@ -13,6 +13,7 @@ increase
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -60,8 +61,9 @@ class NMFNoise:
         """
         quotient, precision = self._statistics(power, speech_variance, weights)
         W = self.W * torch.sqrt((quotient.mT @ self.H.mT) / (precision.mT @ self.H.mT))
-        scale = W.sum(-2, keepdim=True).clamp_min(_tiny(W))
-        return replace(self, W=W / scale, H=(self.H * scale.mT).clamp_min(_tiny(W)))
+        scale = W.sum(-2, keepdim=True)
+        shape = torch.where(scale > _tiny(W), W / scale, self.W)  # a component that dies keeps its spectrum
+        return replace(self, W=shape, H=(self.H * scale.mT).clamp_min(_tiny(W)))
 
     def updated_activations(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of H under its prior: even frames first, then odd ones.
@@ -123,7 +125,8 @@ def _tiny(like: Tensor) -> float:
 def _checked_floor(power: Tensor, rank: int) -> float:
     if rank < 1:
         raise InputError(f"NMF rank {rank}: it must be at least 1")
-    return max(FLOOR * float(power.mean()), _tiny(power))
+    mean = float(power.mean())
+    return FLOOR * (mean if mean > _tiny(power) / FLOOR else 1.0)
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ class RandomStart:
         """A noise model for |x|^2 = `power` (*, N, F)."""
         floor = _checked_floor(power, self.rank)
         *batch, frames, bins = power.shape
-        W = torch.rand(*batch, bins, self.rank, generator=generator, dtype=power.dtype) + 0.1
-        H = torch.rand(*batch, self.rank, frames, generator=generator, dtype=power.dtype) + 0.1
+        source: dict[str, Any] = {"generator": generator, "dtype": power.dtype, "device": power.device}
+        W = torch.rand(*batch, bins, self.rank, **source) + 0.1
+        H = torch.rand(*batch, self.rank, frames, **source) + 0.1
         W = W / W.sum(-2, keepdim=True)
         scale = power.mean((-2, -1), keepdim=True).clamp_min(floor) / (W @ H).mean((-2, -1), keepdim=True)
         return NMFNoise(W, H * scale, torch.ones_like(power[..., 0]), self.smoothness, floor)
@@ -174,13 +178,10 @@ class QuantileStart:
         """A noise model for |x|^2 = `power` (*, N, F)."""
         floor = _checked_floor(power, self.rank)
         *batch, frames, bins = power.shape
+        source: dict[str, Any] = {"generator": generator, "dtype": power.dtype, "device": power.device}
         level = self.factor * torch.quantile(power, self.quantile, dim=-2).clamp_min(floor)  # (*, F)
-        W = level.unsqueeze(-1) * torch.exp(
-            self.spread * torch.randn(*batch, bins, self.rank, generator=generator, dtype=power.dtype)
-        )
-        H = torch.exp(
-            self.spread * torch.randn(*batch, self.rank, frames, generator=generator, dtype=power.dtype)
-        )
+        W = level.unsqueeze(-1) * torch.exp(self.spread * torch.randn(*batch, bins, self.rank, **source))
+        H = torch.exp(self.spread * torch.randn(*batch, self.rank, frames, **source))
         scale = W.sum(-2, keepdim=True)
         return NMFNoise(
             W / scale, H * scale.mT / self.rank, torch.ones_like(power[..., 0]), self.smoothness, floor

@@ -29,6 +29,16 @@ class NoiseModel(Protocol):
         """Variance of the noise V_b, a power, (*, N, F)."""
         ...
 
+    def cost(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> Tensor:
+        """Weighted mean of -log p(x | z) over draws of the speech variance, less the log prior, (*).
+
+        Args:
+            power: |x|^2 (*, N, F).
+            speech_variance: sigma of every draw, without the gain, (R, *, N, F).
+            weights: of the draws, summing to 1 over them, (R, *, N).
+        """
+        ...
+
 
 class WienerMoments(NamedTuple):
     """Speech given the mixture and one z: s | x, z ~ N_c(gain x, variance), each (*, N, F)."""

@@ -38,7 +38,10 @@ class Utterance:
 class Corpus(Protocol):
     """Anything that lists utterances by split."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the corpus is called."""
+        ...
 
     def utterances(self, split: Split) -> Sequence[Utterance]:
         """The utterances of one split, in a fixed order."""

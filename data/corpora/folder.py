@@ -33,8 +33,8 @@ class FolderCorpus:
     """Every sound file under `root`; the first folder below it names the speaker.
 
     If the tree already has folders named train, validation and test, they are the splits and the speaker is
-    the next folder below. Otherwise 80, 10 and 10 % go to train, validation and test by a hash of the name, so
-    that a corpus that grows keeps its split: speakers where there are at least 20, else files.
+    the next folder below. Otherwise 80, 10 and 10 % go to train, validation and test by a hash of the name,
+    so that a corpus that grows keeps its split: speakers where there are at least 20, else files.
 
     Args:
         root: folder.

@@ -1,9 +1,9 @@
 """GRID talking faces, and other trees whose split is given by a table.
 
-GRID (Cooke, Barker, Cunningham, Shao, JASA 2006): 34 speakers, 1000 command sentences of 3 s each, one folder
-a speaker (s1/bbaf2n.mpg or .wav). Where the root or its parent has a `splits.csv` with the columns path, kind,
-speaker_or_type and split, that table is binding and also brings in the audio-only speech that it lists;
-otherwise speakers are split by number.
+GRID (Cooke, Barker, Cunningham, Shao, JASA 2006): 34 speakers, 1000 command sentences of 3 s each, one
+folder a speaker (s1/bbaf2n.mpg or .wav). Where the root or its parent has a `splits.csv` with the columns
+path, kind, speaker_or_type and split, that table is binding and also brings in the audio-only speech that it
+lists; otherwise speakers are split by number.
 """
 
 import csv
@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from avse.data.corpora.base import Split, Utterance, check_split
+from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
 from avse.data.corpora.folder import SUFFIXES, file_utterance
 from avse.data.errors import InputError
 
@@ -45,13 +45,14 @@ class GridCorpus:
 
     def _rows(self) -> list[tuple[Path, str, str]]:
         """(path, speaker, split) of every recording."""
-        for folder in (Path(self.root), Path(self.root).parent):
+        root = Path(self.root).resolve()
+        for folder in (root, root.parent):
             if (folder / "splits.csv").is_file():
                 rows = read_split_table(folder / "splits.csv", self.kinds)
-                return [row for row in rows if Path(self.root) in row[0].parents]
+                return [row for row in rows if root in row[0].parents]
         return [
             (path, path.parent.name, _split_by_number(path.parent.name))
-            for path in sorted(Path(self.root).glob("s*/*"))
+            for path in sorted(root.glob("s*/*"))
             if path.suffix.lower() in SUFFIXES
         ]
 
@@ -65,18 +66,20 @@ def read_split_table(table: Path, kinds: Collection[str]) -> list[tuple[Path, st
     """(path, speaker or noise type, split) of the rows of the given kinds in a `splits.csv`.
 
     Raises:
-        InputError: a column is missing.
+        InputError: a column is missing, or a row names no file or no split.
     """
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     missing = {"path", "kind", "speaker_or_type", "split"} - set(rows[0] if rows else ())
     if missing:
         raise InputError(f"{table}: the columns {', '.join(sorted(missing))} are missing")
-    return [
-        (table.parent / row["path"], row["speaker_or_type"], row["split"])
-        for row in rows
-        if row["kind"] in kinds
-    ]
+    chosen = [row for row in rows if row["kind"] in kinds]
+    for row in chosen:
+        if not (table.parent / row["path"]).is_file():
+            raise InputError(f"{table}: lists {row['path']}, which does not exist; mend the table")
+        if row["split"] not in SPLITS:
+            raise InputError(f"{table}: {row['path']} has split {row['split']!r}, not {', '.join(SPLITS)}")
+    return [(table.parent / row["path"], row["speaker_or_type"], row["split"]) for row in chosen]
 
 
 def _split_by_number(speaker: str) -> Split:

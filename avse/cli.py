@@ -1,0 +1,159 @@
+"""The command line: `avse enhance`, `avse train`, `avse models` and `avse demo`.
+
+Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
+"""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from avse.data.errors import InputError
+
+app = typer.Typer(
+    help="Unsupervised audio-visual speech enhancement with probabilistic models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(stderr=True)
+
+USER_ERROR = 2
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
+    try:
+        app()
+    except InputError as error:
+        print(f"avse: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Any]:
+    """A bar on stderr from the first report on; yields the function that takes the fraction done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    task = bar.add_task(label, total=1.0)
+
+    def report(fraction: float) -> None:
+        bar.start()
+        bar.update(task, completed=fraction)
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Show each warning once, as one plain line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *rest, **more: console.print(
+            f"note: {message}", highlight=False
+        )
+        yield
+
+
+@app.command()
+def enhance(
+    noisy: Annotated[Path, typer.Argument(help="Sound file, or video whose sound is taken.")],
+    model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
+    algorithm: Annotated[str, typer.Option(help="mcem or paper.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Where to write; default NOISY_enhanced.wav.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write spectrograms and the objective trace.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Enhance a noisy recording. The output has its length, rate and channels."""
+    from avse.commands import enhance_file
+
+    destination = out or noisy.with_name(f"{noisy.stem}_enhanced.wav")
+    with warnings_as_notes(), progress_bar("enhancing") as progress:
+        summary = enhance_file(
+            noisy,
+            destination,
+            model=model,
+            algorithm=algorithm,
+            seed=seed,
+            device=device,
+            report=report,
+            figure=figure,
+            progress=progress,
+        )
+    for note in summary["notes"]:
+        console.print(f"note: {note}", highlight=False)
+    print(destination)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="MODEL", help="a-vae or a-vae-paper (the papers' nets).")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the trained pair is saved in OUT/pair.")],
+    corpus: Annotated[str, typer.Option(help="folder, grid or synthetic.")] = "synthetic",
+    root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many, instead of the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, batches and draws.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or any Lightning accelerator.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder of cached spectra.")] = None,
+) -> None:
+    """Train a model on clean speech; noise is never needed."""
+    from avse.commands import train_model
+
+    with warnings_as_notes():
+        summary = train_model(
+            recipe, corpus, root, out, epochs=epochs, seed=seed, device=device, resume=resume, cache=cache
+        )
+    print(json.dumps(summary))
+
+
+@app.command()
+def models() -> None:
+    """List the trained models that come with the package."""
+    from avse.zoo import load, shipped
+
+    table = Table("name", "architecture", "STFT window/hop", "parameters", "folder")
+    for name, folder in shipped().items():
+        pair = load(name)
+        stft = pair.stft
+        count = sum(tensor.numel() for tensor in pair.modules().state_dict().values())
+        table.add_row(
+            name,
+            pair.config.architecture,
+            f"{stft.window_length}/{stft.hop_length} at {stft.sample_rate} Hz",
+            f"{count:,}",
+            str(folder),
+        )
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the sentence, the noise and the enhancement.")] = 0,
+) -> None:
+    """Make a noisy recording without any download, enhance it, and show before and after."""
+    from avse.commands import run_demo
+
+    with warnings_as_notes(), progress_bar("enhancing") as progress:
+        before, after, written = run_demo(out, seed, progress)
+    table = Table("", *before)
+    table.add_row("noisy", *(f"{value:.2f}" for value in before.values()))
+    table.add_row("enhanced", *(f"{value:.2f}" for value in after.values()))
+    Console().print(table)
+    for path in written:
+        print(path)

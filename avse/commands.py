@@ -1,0 +1,204 @@
+"""What the commands do, as functions from files to files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avse import zoo
+from avse.data.audio import check_writable, read_audio, write_audio
+from avse.data.corpora.base import Corpus
+from avse.data.corpora.folder import FolderCorpus
+from avse.data.corpora.grid import GridCorpus
+from avse.data.corpora.synthetic import SyntheticCorpus, utterance_speech
+from avse.data.errors import InputError
+from avse.data.files import atomic_path, check_destination, made_folder
+from avse.data.mixing import mix
+from avse.enhance import Enhancement, algorithm_named, enhance
+from avse.evaluation.figures import before_after_figure, enhancement_figure, training_figure
+from avse.evaluation.metrics import all_metrics
+from avse.recipes import RECIPES, run
+
+
+def enhance_file(
+    noisy: Path,
+    out: Path,
+    *,
+    model: str = "auto",
+    algorithm: str = "auto",
+    seed: int = 0,
+    device: str = "cpu",
+    report: Path | None = None,
+    figure: Path | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Any]:
+    """Enhance a file and write the result; returns the report.
+
+    Everything that can be refused is refused before the computation starts.
+
+    Raises:
+        InputError: input, output, model or algorithm cannot be used.
+    """
+    audio = read_audio(noisy)
+    check_writable(out)
+    for path in (report, figure):
+        if path is not None:
+            check_destination(path)
+    if figure is not None:
+        check_figure_format(figure)
+    pair = zoo.load("a-vae" if model == "auto" else model)
+    enhancement = enhance(
+        audio.samples,
+        audio.sample_rate,
+        model=pair,
+        algorithm=algorithm_named(algorithm),
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    summary = {
+        **enhancement.report,
+        "file": str(noisy),
+        "output": str(out),
+        "model": model,
+        "algorithm": algorithm,
+    }
+    write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
+    if report is not None:
+        write_json(report, summary)
+    if figure is not None:
+        write_figure(figure, picture(enhancement, title=noisy.name))
+    return summary
+
+
+def picture(enhancement: Enhancement, channel: int = 0, title: str = "") -> Any:
+    """Spectrograms and objective trace of one channel, as a matplotlib figure."""
+    return enhancement_figure(
+        enhancement.spectrum[channel],
+        enhancement.gain[channel],
+        enhancement.stft,
+        enhancement.posterior.costs,
+        title=title,
+    )
+
+
+def train_model(
+    recipe: str,
+    corpus: str,
+    root: Path | None,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Train the pair of a recipe; returns a summary of the run.
+
+    Raises:
+        InputError: unknown recipe or corpus, no usable root, an output that cannot be written.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
+    plan = RECIPES[recipe]()
+    settings = replace(plan.settings, seed=seed)
+    if epochs is not None:
+        settings = replace(settings, max_epochs=epochs)
+    made_folder(out)
+    pair, report = run(
+        replace(plan, settings=settings),
+        [named_corpus(corpus, root, seed)],
+        out,
+        device=device,
+        resume=resume,
+        cache=cache,
+    )
+    write_figure(out / "training.png", training_figure(report.history, title=recipe))
+    return {
+        "pair": str(out / "pair"),
+        "validation_elbo": report.validation_elbo,
+        "epochs": report.epochs,
+        "seconds": round(report.seconds, 1),
+        "train_frames": report.train_frames,
+        "parameters": sum(tensor.numel() for tensor in pair.modules().state_dict().values()),
+    }
+
+
+def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
+    """The corpus of a name.
+
+    Raises:
+        InputError: unknown name, or a root is missing.
+    """
+    if name == "synthetic":
+        return SyntheticCorpus(seed=seed)
+    corpora: dict[str, Callable[..., Corpus]] = {"folder": FolderCorpus, "grid": GridCorpus}
+    if name not in corpora:
+        raise InputError(f"unknown corpus {name!r}: use one of synthetic, {', '.join(corpora)}")
+    if root is None:
+        raise InputError(f"corpus {name!r} needs --root, the folder that holds it")
+    return corpora[name](root)
+
+
+def run_demo(
+    out: Path, seed: int, progress: Callable[[float], None]
+) -> tuple[dict[str, float], dict[str, float], list[Path]]:
+    """Enhance a synthetic voice in synthetic babble.
+
+    Returns the metrics before and after, and the files written.
+    """
+    made_folder(out)
+    speech = utterance_speech(seed, 0, 0)
+    noise = babble(len(speech.samples), seed)
+    mixture, _ = mix(speech.samples, noise, 0.0)
+    rate = speech.sample_rate
+    enhancement = enhance(mixture, rate, seed=seed, progress=progress)
+    written = []
+    for name, samples in (
+        ("clean", speech.samples),
+        ("noisy", mixture),
+        ("enhanced", enhancement.speech),
+        ("noise", enhancement.noise),
+    ):
+        write_audio(out / f"{name}.wav", samples, rate)
+        written.append(out / f"{name}.wav")
+    before = all_metrics(speech.samples, mixture, rate)
+    after = all_metrics(speech.samples, enhancement.speech, rate)
+    write_figure(out / "spectrograms.png", picture(enhancement, title="a synthetic voice in babble at 0 dB"))
+    write_figure(out / "metrics.png", before_after_figure(before, after))
+    write_json(out / "report.json", {**enhancement.report, "noisy": before, "enhanced": after})
+    return before, after, [*written, out / "spectrograms.png", out / "metrics.png", out / "report.json"]
+
+
+def babble(length: int, seed: int, voices: int = 8) -> np.ndarray:
+    """Several synthetic voices at once, (T,), at the rate of the synthetic corpus."""
+    total = np.zeros(length, dtype=np.float32)
+    for voice in range(voices):
+        samples = utterance_speech(seed + 1, voice, 1).samples
+        total += np.roll(np.resize(samples, length), voice * length // voices)
+    return total
+
+
+def check_figure_format(path: Path) -> None:
+    """Raise `InputError` unless matplotlib can write files of this suffix."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in formats:
+        raise InputError(f"{path}: no figure format of that name; use .png, .pdf or .svg")
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a picture, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,88 @@
+"""Quality of enhancement on real speech in real noise.
+
+    python benchmarks/quality.py                      # the test split, default algorithm
+    python benchmarks/quality.py --systems mcem paper --share 9
+
+Speech: the sound-only clips and the GRID clips of unseen speakers of a split; noise: six types at -5, 0 and
+5 dB. The data is looked for in AVSE_DATA (default ../shared/data). Prints improvements over the noisy input
+and writes them to benchmarks/results/.
+"""
+
+import argparse
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+import avse
+from avse.data.errors import InputError
+from avse.evaluation import benchmark
+
+DATA = Path(os.environ.get("AVSE_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
+GRID_SPEAKERS = {"test": ("s30", "s34"), "validation": ("s3", "s32")}
+NOISES = ("cafe", "street", "babble", "car", "domestic_other", "white")
+LEVELS = (-5.0, 0.0, 5.0)
+TARGETS = {"si_sdr": 6.0, "pesq_wb": 0.12, "stoi": 0.0}
+
+
+def clips(split: str) -> list[Path]:
+    table = DATA / "splits.csv"
+    if not table.is_file():
+        raise InputError(f"{table}: no such file; set AVSE_DATA to the folder of the recordings")
+    speech = [path for path, _ in benchmark.table_rows(table, "speech", split)]
+    grid = [p for p, speaker in benchmark.table_rows(table, "av", split) if speaker in GRID_SPEAKERS[split]]
+    return speech + grid
+
+
+def noises() -> dict[str, list[Path]]:
+    rows = benchmark.table_rows(DATA / "splits.csv", "noise", "all")
+    return {name: sorted(path for path, own in rows if own == name) for name in NOISES}
+
+
+def enhanced(mixture: np.ndarray, seed: int, model: str, algorithm: str) -> np.ndarray:
+    return avse.enhance(mixture, benchmark.RATE, model=model, algorithm=algorithm, seed=seed).speech
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", choices=list(GRID_SPEAKERS), default="test")
+    parser.add_argument("--model", default="a-vae", help="name in the zoo or folder")
+    parser.add_argument("--systems", nargs="+", default=["mcem"], help="algorithms")
+    parser.add_argument("--share", type=int, default=1, help="take every so-manyth mixture")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+
+    specs = benchmark.cross(clips(args.split), noises(), LEVELS, args.seed, args.share)
+    systems = {name: partial(enhanced, model=args.model, algorithm=name) for name in args.systems}
+    start = time.perf_counter()
+    scores = benchmark.run(specs, systems, args.jobs)
+    print(f"{len(specs)} mixtures of the {args.split} split in {(time.perf_counter() - start) / 60:.1f} min")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in systems:
+        own = [s for s in scores if s.system == name]
+        stem = f"quality_{args.split}_{Path(args.model).name}_{name}" + (
+            f"_{args.share}" if args.share > 1 else ""
+        )
+        benchmark.save_scores(args.out / f"{stem}.jsonl", own)
+        table = benchmark.markdown_table(own)
+        (args.out / f"{stem}.md").write_text(table + "\n")
+        print(f"\n{args.model}, {name}: improvement over the noisy input\n\n{table}\n")
+        for metric, target in TARGETS.items():
+            report(metric, benchmark.mean_gain(own, metric), target)
+        noise, level, worst = benchmark.worst_cell(own)
+        report(f"si_sdr, worst cell ({noise} at {level:g} dB)", worst, 0.0)
+
+
+def report(name: str, value: float, target: float) -> None:
+    print(f"{name}: {value:+.3f} (at least {target:+g}): {'reached' if value >= target else 'MISSED'}")
+
+
+if __name__ == "__main__":
+    main()

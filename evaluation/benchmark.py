@@ -1,0 +1,202 @@
+"""Measuring enhancement over many mixtures: clips x noises x levels, all choices from a stated seed."""
+
+import csv
+import json
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from rich.progress import track
+
+from avse.data.audio import read_audio, resample
+from avse.data.mixing import mix, noise_excerpt, white_noise
+from avse.evaluation.metrics import all_metrics
+
+RATE = 16000
+"""Hz, of all mixtures."""
+SHOWN = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "PESQ-wb", "stoi": "STOI"}
+FORMATS = {"si_sdr": ".1f", "sdr": ".1f", "pesq_wb": ".2f", "pesq_nb": ".2f", "stoi": ".3f", "estoi": ".3f"}
+
+Samples = NDArray[np.floating]
+Enhancer = Callable[[Samples, int], Samples]
+"""(mixture (T,), seed) -> speech (T,), at `RATE`. Must be picklable."""
+
+
+@dataclass(frozen=True)
+class MixtureSpec:
+    """One mixture, reproducible from what stands here.
+
+    Attributes:
+        clip: speech file.
+        noise_type: name of the noise.
+        noise_files: one of them is drawn; none means generated white noise.
+        level: dB, speech over noise, broadband over the whole clip.
+        seed: of the file, the offset and the enhancement.
+    """
+
+    clip: str
+    noise_type: str
+    noise_files: tuple[str, ...]
+    level: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """Metrics of one mixture before and after enhancement by one system."""
+
+    clip: str
+    noise_type: str
+    level: float
+    seed: int
+    system: str
+    noisy: dict[str, float]
+    enhanced: dict[str, float]
+
+    def gain(self, metric: str) -> float:
+        """After minus before."""
+        return self.enhanced[metric] - self.noisy[metric]
+
+
+def cross(
+    clips: Sequence[Path],
+    noises: dict[str, Sequence[Path]],
+    levels: Sequence[float],
+    seed: int = 0,
+    share: int = 1,
+) -> list[MixtureSpec]:
+    """All clips in all noises at all levels.
+
+    Args:
+        clips: speech files.
+        noises: noise type -> files; an empty list stands for generated white noise.
+        levels: dB.
+        seed: of everything.
+        share: keep every `share`-th mixture, such that clips, noises and levels stay balanced.
+    """
+    specs = []
+    for c, clip in enumerate(clips):
+        for n, (noise_type, files) in enumerate(noises.items()):
+            for i, level in enumerate(levels):
+                if (c + n + i) % share == 0:
+                    name = f"{seed}/{clip.name}/{noise_type}/{level:g}"
+                    files_as_text = tuple(str(file) for file in files)
+                    specs.append(
+                        MixtureSpec(str(clip), noise_type, files_as_text, level, zlib.crc32(name.encode()))
+                    )
+    return specs
+
+
+@lru_cache(maxsize=64)
+def _mono(path: str) -> Samples:
+    """A file at `RATE`, channels averaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # damaged blocks become silence, which is all a benchmark needs to know
+        audio = read_audio(path)
+    return resample(audio.samples.mean(axis=1), audio.sample_rate, RATE)
+
+
+def make_mixture(spec: MixtureSpec) -> tuple[Samples, Samples]:
+    """Clean speech and mixture (T,) at `RATE`."""
+    generator = np.random.default_rng(spec.seed)
+    speech = _mono(spec.clip)
+    if spec.noise_files:
+        noise = noise_excerpt(
+            _mono(spec.noise_files[generator.integers(len(spec.noise_files))]), len(speech), generator
+        )
+    else:
+        noise = white_noise(len(speech), generator)
+    mixture, _ = mix(speech, noise, spec.level)
+    return speech, mixture
+
+
+def score(spec: MixtureSpec, systems: dict[str, Enhancer]) -> list[Score]:
+    """Metrics of one mixture for every system. A metric that is undefined is NaN."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        speech, mixture = make_mixture(spec)
+        noisy = all_metrics(speech, mixture, RATE)
+        return [
+            Score(
+                Path(spec.clip).name,
+                spec.noise_type,
+                spec.level,
+                spec.seed,
+                name,
+                noisy,
+                all_metrics(speech, enhancer(mixture, spec.seed), RATE),
+            )
+            for name, enhancer in systems.items()
+        ]
+
+
+def run(specs: Sequence[MixtureSpec], systems: dict[str, Enhancer], jobs: int = 2) -> list[Score]:
+    """Score all mixtures on `jobs` processes (joblib; set its backend to run on a cluster)."""
+    results = Parallel(n_jobs=jobs, return_as="generator")(delayed(score)(spec, systems) for spec in specs)
+    return [s for scores in track(results, "mixtures", total=len(specs)) for s in scores]
+
+
+def mean_gain(scores: Iterable[Score], metric: str) -> float:
+    """Mean improvement, mixtures without a defined value left out."""
+    gains = [s.gain(metric) for s in scores]
+    return float(np.nanmean(gains)) if gains else float("nan")
+
+
+def markdown_table(scores: Sequence[Score], metrics: dict[str, str] = SHOWN) -> str:
+    """Mean improvements of one system, a row a noise type, a column a level, metrics separated by slashes."""
+    levels = sorted({s.level for s in scores})
+    noises = list(dict.fromkeys(s.noise_type for s in scores))
+
+    def cell(selected: list[Score]) -> str:
+        return " / ".join(f"{mean_gain(selected, metric):+{FORMATS[metric]}}" for metric in metrics)
+
+    head = [*(f"{level:g} dB" for level in levels), "mean"]
+    lines = [
+        f"| {' / '.join(metrics.values())} | " + " | ".join(head) + " |",
+        "|---" * (len(head) + 1) + "|",
+    ]
+    for noise in [*noises, None]:
+        row = [s for s in scores if noise in (None, s.noise_type)]
+        cells = [cell([s for s in row if s.level == level]) for level in levels]
+        lines.append(f"| {noise or '**mean**'} | " + " | ".join([*cells, cell(row)]) + " |")
+    return "\n".join(lines)
+
+
+def worst_cell(scores: Sequence[Score], metric: str = "si_sdr") -> tuple[str, float, float]:
+    """Noise type, level and mean improvement of the worst noise x level cell."""
+    cells = {(s.noise_type, s.level) for s in scores}
+    means = {
+        cell: mean_gain([s for s in scores if (s.noise_type, s.level) == cell], metric) for cell in cells
+    }
+    noise, level = min(means, key=lambda cell: means[cell])
+    return noise, level, means[noise, level]
+
+
+def save_scores(path: Path, scores: Sequence[Score]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(asdict(s)) + "\n" for s in scores))
+
+
+def load_scores(path: Path) -> list[Score]:
+    """The inverse of `save_scores`."""
+    return [Score(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def table_rows(table: Path, kind: str, split: str) -> list[tuple[Path, str]]:
+    """(path, speaker or type) of the rows of one kind and split in a `splits.csv`."""
+    with table.open(newline="") as file:
+        return [
+            (table.parent / row["path"], row["speaker_or_type"])
+            for row in csv.DictReader(file)
+            if row["kind"] == kind and row["split"] == split
+        ]

@@ -1,0 +1,157 @@
+"""The one call: what it promises of shapes, rates, seeds and odd input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import avse
+from avse.data.corpora.synthetic import utterance_speech
+from avse.data.errors import InputError
+from avse.data.mixing import mix, white_noise
+from avse.data.stft import STFT
+from avse.enhance import OVERLAP, SEGMENT, segments
+from avse.evaluation.metrics import si_sdr
+
+RATE = 16000
+
+
+def noise(seconds: float, rate: int = RATE, channels: int | None = None, seed: int = 0) -> np.ndarray:
+    shape = (int(seconds * rate),) if channels is None else (int(seconds * rate), channels)
+    return 0.1 * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_a_voice_in_noise_comes_out_clearer() -> None:
+    speech = utterance_speech(0, 0, 0)
+    mixture, _ = mix(speech.samples, white_noise(len(speech.samples), np.random.default_rng(0)), 0.0)
+    enhancement = avse.enhance(mixture, speech.sample_rate)
+    before = si_sdr(speech.samples, mixture, speech.sample_rate)
+    after = si_sdr(speech.samples, enhancement.speech, speech.sample_rate)
+    assert after > before + 5
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 96000])
+@pytest.mark.parametrize("channels", [None, 1, 2])
+def test_shape_and_rate_are_those_of_the_input(rate: int, channels: int | None) -> None:
+    x = noise(0.5, rate, channels)
+    enhancement = avse.enhance(x, rate)
+    assert enhancement.speech.shape == enhancement.noise.shape == x.shape
+    assert enhancement.speech.dtype == x.dtype
+    assert enhancement.sample_rate == rate
+    np.testing.assert_allclose(enhancement.speech + enhancement.noise, x, atol=1e-6)
+    assert enhancement.gain.shape == enhancement.deviation.shape == enhancement.spectrum.shape
+    assert ((enhancement.gain >= 0) & (enhancement.gain <= 1 + 1e-5)).all()
+
+
+def test_low_rate_leaves_the_missing_band_empty() -> None:
+    enhancement = avse.enhance(noise(0.5, 8000), 8000)
+    bins = enhancement.stft.bins
+    assert (enhancement.gain[..., bins // 2 + 2 :] == 0).all()
+    assert enhancement.gain[..., : bins // 2 - 2].mean() > 0
+
+
+def test_same_seed_same_samples_and_another_seed_differs() -> None:
+    x = noise(0.5)
+    first, again, other = (avse.enhance(x, RATE, seed=seed).speech for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0
+
+
+def test_global_random_state_is_neither_used_nor_changed() -> None:
+    x = noise(0.3)
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first = avse.enhance(x, RATE).speech
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(7)
+    np.testing.assert_array_equal(first, avse.enhance(x, RATE).speech)
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e4])
+def test_level_of_the_recording_does_not_matter(factor: float) -> None:
+    x = noise(0.5)
+    plain = avse.enhance(x, RATE).speech
+    scaled = avse.enhance((factor * x).astype(np.float32), RATE).speech
+    assert np.abs(scaled / factor - plain).max() < 0.05 * np.abs(plain).max()
+
+
+def test_channels_are_enhanced_independently_in_shape_and_silence() -> None:
+    x = np.stack([noise(0.5), np.zeros(RATE // 2, dtype=np.float32)], axis=1)
+    enhancement = avse.enhance(x, RATE)
+    assert np.isfinite(enhancement.speech).all()
+    assert (enhancement.speech[:, 1] == 0).all()
+    assert np.abs(enhancement.speech[:, 0]).max() > 0
+
+
+@pytest.mark.parametrize("algorithm", ["mcem", "paper"])
+@pytest.mark.parametrize("length", [1, 100, 1600])
+def test_short_recordings_and_silence_stay_finite(algorithm: str, length: int) -> None:
+    silent = avse.enhance(np.zeros(length, dtype=np.float32), RATE, algorithm=algorithm)
+    assert (silent.speech == 0).all()
+    assert "the recording is digital silence" in silent.report["notes"]
+    assert np.isfinite(avse.enhance(noise(1)[:length], RATE, algorithm=algorithm).speech).all()
+
+
+def test_integer_samples_are_read_as_full_scale() -> None:
+    x = (noise(0.3) * 32767).astype(np.int16)
+    np.testing.assert_allclose(
+        avse.enhance(x, RATE).speech, avse.enhance(x / np.float32(32767), RATE).speech, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "rate", "words"),
+    [
+        (np.zeros(0), RATE, "at least one sample"),
+        (np.zeros((2, 2, 2)), RATE, r"\(T,\)"),
+        (np.zeros((2, 100)), RATE, "not .C, T."),
+        (np.array([0.0, np.nan]), RATE, "NaN"),
+        (np.array([0.0, np.inf]), RATE, "infinite"),
+        (np.array(["a"]), RATE, "floats or integers"),
+        (np.zeros(100), 0, "1000 Hz"),
+    ],
+)
+def test_unusable_samples_are_refused(x: np.ndarray, rate: int, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        avse.enhance(x, rate)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="a-vae"):
+        avse.enhance(noise(0.1), RATE, model="no-such-model")
+    with pytest.raises(InputError, match="mcem"):
+        avse.enhance(noise(0.1), RATE, algorithm="no-such-algorithm")
+
+
+def test_report_is_plain_and_complete() -> None:
+    report = avse.enhance(noise(0.3), RATE, seed=3).report
+    assert json.loads(json.dumps(report)) == report
+    assert report["seed"] == 3
+    assert len(report["segments"][0]["cost"]) == report["segments"][0]["iterations"]
+    assert set(report["versions"]) >= {"avse", "torch", "pyro"}
+
+
+@pytest.mark.parametrize("seconds", [0.1, 29.0, 31.0, 60.0, 59.5, 200.0])
+def test_segments_cover_every_frame_with_weight_one(seconds: float) -> None:
+    stft = STFT(hop_length=256)
+    frames = stft.frames(int(seconds * RATE))
+    weight = torch.zeros(frames)
+    for piece, fade in segments(frames, stft):
+        assert piece.stop - piece.start == len(fade)
+        assert len(fade) <= (SEGMENT + OVERLAP) * stft.frame_rate
+        weight[piece] += fade
+    torch.testing.assert_close(weight, torch.ones(frames))
+
+
+def test_long_recordings_are_enhanced_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avse.enhance.SEGMENT", 1.5)
+    enhancement = avse.enhance(noise(3.0), RATE)
+    assert len(enhancement.posteriors) == len(enhancement.report["segments"]) > 1
+    assert np.isfinite(enhancement.speech).all()
+
+
+def test_posterior_goes_to_xarray_with_named_dimensions() -> None:
+    data = avse.enhance(noise(0.3, channels=2), RATE).posterior.to_xarray(channel=1)
+    assert data["z"].dims == ("chain", "draw", "frame", "latent")
+    assert data["gain"].dims == ("frame", "frequency")

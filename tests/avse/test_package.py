@@ -1,0 +1,81 @@
+"""The package as it is declared, imported and checked."""
+
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import avse
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def declared() -> dict[str, str]:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    return dict(line.split(" = ") for line in setup["options"]["package_dir"].strip().splitlines())
+
+
+def test_every_folder_with_modules_is_declared() -> None:
+    """A sub-package missing from setup.cfg works in a checkout and is silently absent from the wheel."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = setup["options"]["packages"].split()
+    assert sorted(packages) == sorted(declared())
+    tops = ("avse", "data", "models", "guides", "inference", "evaluation")
+    folders = {str(p.parent.relative_to(ROOT)) for top in tops for p in (ROOT / top).rglob("*.py")}
+    assert folders == set(declared().values())
+    for folder in folders:
+        assert (ROOT / folder / "__init__.py").is_file(), folder
+
+
+def test_wheel_has_every_module_and_the_weights(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            tmp_path,
+            ROOT,
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if built.returncode:
+        pytest.skip(f"no wheel can be built here: {built.stderr[-300:]}")
+    import zipfile
+
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    for package, folder in declared().items():
+        for module in (ROOT / folder).glob("*.py"):
+            assert f"{package.replace('.', '/')}/{module.name}" in names
+    for file in ("config.json", "model.safetensors", "README.md"):
+        assert f"avse/weights/a-vae/{file}" in names
+    assert "avse/py.typed" in names
+
+
+def test_public_names_exist() -> None:
+    for name in avse.__all__:
+        assert hasattr(avse, name)
+
+
+def test_dependencies_point_one_way() -> None:
+    """data <- models <- guides <- inference <- evaluation <- avse: no reaching back."""
+    order = ["data", "models", "guides", "inference", "evaluation"]
+    for rank, folder in enumerate(order):
+        for module in (ROOT / folder).rglob("*.py"):
+            text = module.read_text()
+            for later in [*order[rank + 1 :], "enhance", "zoo", "pair", "cli", "commands", "recipes"]:
+                assert f"from avse.{later}" not in text, f"{module} reaches back to avse.{later}"
+
+
+def test_shipped_weights_are_small() -> None:
+    for file in (ROOT / "avse" / "weights").rglob("*.safetensors"):
+        assert file.stat().st_size < 2_000_000, file

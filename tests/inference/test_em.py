@@ -1,0 +1,274 @@
+"""The E-steps, the EM loop and MCEM, on models whose answers are known."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from avse.data.errors import InputError
+from avse.inference.e_steps import Chain, Position
+from avse.inference.em import EM, EMStep
+from avse.inference.joint import LogJoint, closure, traced
+from avse.inference.kernels import MALA, Info, RandomWalk, State
+from avse.inference.m_steps import LinearGaussianStep, NoiseStep, weighted_speech_variance
+from avse.inference.mcem import MCEM, default_mcem, papers_mcem
+from avse.inference.posterior import Posterior
+from avse.models.linear_gaussian import LinearGaussian
+from avse.models.nmf import NMFNoise, RandomStart
+from avse.models.noisy import NoisySpeech
+from avse.pair import SpeechPair
+
+F, L, N = 6, 2, 300
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Moves every frame by its step size: shows what a chain keeps."""
+
+    step_size: float = 1.0
+
+    def init(self, z: Tensor, log_joint: LogJoint) -> State:
+        return State(z, log_joint(z))
+
+    def step(
+        self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
+    ) -> tuple[State, Info]:
+        z = state.z + step_size.unsqueeze(-1)
+        return State(z, log_joint(z)), Info(torch.ones_like(step_size), torch.ones_like(step_size))
+
+
+def flat(z: Tensor) -> Tensor:
+    return torch.zeros_like(z[..., 0])
+
+
+def test_a_chain_keeps_every_move_after_burn_in(generator: Generator) -> None:
+    draws, position = Chain(Counting(), 7, 3)(flat, Position(torch.zeros(5, 1)), generator)
+    assert draws.z[:, 0, 0].tolist() == [4.0, 5.0, 6.0, 7.0]
+    assert torch.equal(position.z, draws.z[-1])
+    again, _ = Chain(Counting(), 2, 0)(flat, position, generator)
+    assert again.z[:, 0, 0].tolist() == [8.0, 9.0]
+    assert torch.equal(draws.acceptance, torch.ones(5))
+
+
+def test_step_sizes_adapt_in_burn_in_alone_and_travel_on(generator: Generator) -> None:
+    chain = Chain(Counting(), 6, 2, target_acceptance=0.5)
+    draws, position = chain(flat, Position(torch.zeros(3, 1)), generator)
+    moves = draws.z[:, 0, 0].diff()
+    assert moves.std() < 1e-6
+    assert moves[0] > 1.2
+    assert position.step_size is not None
+    torch.testing.assert_close(position.step_size[0], moves[0])
+    further, _ = Chain(Counting(), 2, 0)(flat, position, generator)
+    torch.testing.assert_close(further.z[:, 0, 0].diff()[0], moves[0])
+
+
+@pytest.mark.parametrize(("moves", "burn_in"), [(3, 3), (3, 4), (0, 0), (3, -1)])
+def test_a_chain_that_keeps_nothing_is_refused(moves: int, burn_in: int) -> None:
+    with pytest.raises(InputError, match="keeps none"):
+        Chain(Counting(), moves, burn_in)
+
+
+def linear_gaussian(generator: Generator, sigma: float = 0.5) -> LinearGaussian:
+    A = torch.randn(F, L, generator=generator, dtype=torch.float64)
+    return LinearGaussian(A, torch.arange(F, dtype=torch.float64), torch.tensor(sigma, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kernel", [RandomWalk(0.5), MALA(0.5)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("joint", [closure, traced])
+def test_e_step_agrees_with_the_exact_posterior(kernel: RandomWalk | MALA, joint: object) -> None:
+    """Whitened draws averaged over each of 300 independent chains: |z| < 4.5, false alarms 5e-5."""
+    generator = Generator().manual_seed(3)
+    model = linear_gaussian(generator)
+    s = model(frames=N)
+    chain = Chain(kernel, 400, 150, target_acceptance=0.4)
+    draws, _ = chain(joint(model, s=s), Position(torch.zeros(N, L, dtype=torch.float64)), generator)  # type: ignore[operator]
+    mean, covariance = model.posterior(s)
+    factor = torch.linalg.cholesky(covariance)
+    white = torch.linalg.solve_triangular(factor, (draws.z - mean).mT, upper=False).mT
+    products = torch.einsum("rnl,rnm->rnlm", white, white) - torch.eye(L, dtype=torch.float64)
+    averages = torch.cat([white, products.flatten(-2)], -1).mean(0)  # (N, L + L L), one row a chain
+    scores = averages.mean(0) / (averages.std(0) / N**0.5)
+    assert scores.abs().max() < 4.5
+    # Negative control: the posterior of a model with another residual variance.
+    wrong = LinearGaussian(model.A, model.mu, 1.5 * model.sigma).posterior(s)
+    off = (draws.z - wrong.mean).mean(0)
+    assert (off.mT @ off / N).diagonal().max() > 2 * ((draws.z - mean).mean(0).square().mean())
+
+
+def probabilistic_pca(s: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum-likelihood log evidence a frame and projector on the subspace (Tipping and Bishop 1999)."""
+    centred = s - s.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(s))
+    sigma = values[:-L].mean()
+    A = vectors[:, -L:] * (values[-L:] - sigma).sqrt()
+    return LinearGaussian(A, s.mean(0), sigma).log_evidence(s).mean(), vectors[:, -L:] @ vectors[:, -L:].T
+
+
+def test_mcem_reaches_the_maximum_likelihood_of_pca() -> None:
+    """EM with Langevin draws ends within 0.005 nat a frame of the eigenvalue solution, in its subspace."""
+    generator = Generator().manual_seed(5)
+    s = linear_gaussian(generator, 0.2)(frames=N)
+    best, projector = probabilistic_pca(s)
+    start = LinearGaussian(torch.randn(F, L, generator=generator, dtype=torch.float64), s.mean(0), s.var())
+    e_step = Chain(MALA(0.3), 40, 10, target_acceptance=0.57)
+    em = EM(e_step, LinearGaussianStep(), iterations=80, tolerance=0.0)
+    result = em.run(start, Position(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
+    reached = result.model.log_evidence(s).mean()
+    assert result.costs[0] > float(-best) + 0.5
+    assert float(best) - 0.005 < float(reached) <= float(best) + 1e-9
+    basis, _ = torch.linalg.qr(result.model.A)
+    assert (basis @ basis.T - projector).abs().max() < 0.02
+    assert len(result.costs) == 80
+    assert not result.converged
+
+
+def test_em_stops_at_its_tolerance() -> None:
+    generator = Generator().manual_seed(5)
+    model = linear_gaussian(generator)
+    s = model(frames=N)
+    em = EM(Chain(MALA(0.5), 10, 5), LinearGaussianStep(), iterations=50, tolerance=0.5)
+    result = em.run(model, Position(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
+    assert result.converged
+    assert len(result.costs) == 2
+
+
+def test_em_resumes_from_its_callback() -> None:
+    """Model, position and generator state of iteration 3 of 6 lead to the same end."""
+    generator = Generator().manual_seed(5)
+    model = linear_gaussian(generator)
+    s = model(frames=N)
+    kept: list[tuple[EMStep, Tensor]] = []
+    em = EM(
+        Chain(MALA(0.5), 10, 5, target_acceptance=0.57), LinearGaussianStep(), iterations=6, tolerance=0.0
+    )
+    whole = em.run(
+        model,
+        Position(torch.zeros(N, L, dtype=torch.float64)),
+        generator,
+        lambda step: kept.append((step, generator.get_state())),
+        s=s,
+    )
+    assert [step.iteration for step, _ in kept] == list(range(6))
+    assert [step.cost for step, _ in kept] == whole.costs
+    step, state = kept[2]
+    rest = replace(em, iterations=3).run(step.model, step.position, Generator().set_state(state), s=s)
+    assert rest.costs == whole.costs[3:]
+    assert torch.equal(rest.model.A, whole.model.A)
+    assert torch.equal(rest.position.z, whole.position.z)
+
+
+# The noise step ------------------------------------------------------------------------------------------
+
+
+def test_noise_step_lowers_its_cost(tiny_pair: SpeechPair, generator: Generator) -> None:
+    power = torch.rand(10, tiny_pair.stft.bins, generator=generator)
+    model = NoisySpeech(tiny_pair.model, RandomStart(3)(power, generator))
+    z = torch.randn(4, 10, 3, generator=generator)
+    updates = (NMFNoise.updated_spectra, NMFNoise.updated_activations, NMFNoise.updated_gain)
+    costs = []
+    for _ in range(10):
+        model, cost = NoiseStep(updates)(model, z, power)
+        costs.append(cost)
+    assert all(after < before for before, after in pairwise(costs))
+    start = NoisySpeech(tiny_pair.model, RandomStart(3)(power, Generator().manual_seed(1)))
+    twice, _ = NoiseStep(updates, rounds=2)(start, z, power)
+    once, _ = NoiseStep(updates)(NoiseStep(updates)(start, z, power)[0], z, power)
+    torch.testing.assert_close(twice.noise.variance(), once.noise.variance())
+
+
+def test_weights_without_alpha_are_equal(tiny_pair: SpeechPair, generator: Generator) -> None:
+    power = torch.rand(10, tiny_pair.stft.bins, generator=generator)
+    model = NoisySpeech(tiny_pair.model, RandomStart(3)(power, generator))
+    z = torch.randn(4, 10, 3, generator=generator)
+    variance, weights = weighted_speech_variance(model, z, power)
+    torch.testing.assert_close(weights, torch.full((4, 10), 0.25))
+    torch.testing.assert_close(variance, tiny_pair.model.decoder(z).exp())  # type: ignore[operator]
+
+
+# MCEM, whole ---------------------------------------------------------------------------------------------
+
+
+def short(algorithm: MCEM) -> MCEM:
+    """A few iterations."""
+    return replace(algorithm, em=replace(algorithm.em, iterations=3))
+
+
+ALGORITHMS = [default_mcem, papers_mcem]
+
+
+def infer(algorithm: MCEM, pair: SpeechPair, power: Tensor, seed: int = 0) -> Posterior:
+    return algorithm(
+        pair.model, pair.guide, power, None, Generator().manual_seed(seed), lambda fraction: None
+    )
+
+
+@pytest.mark.parametrize("make", ALGORITHMS)
+@pytest.mark.parametrize("shape", [(12,), (1,), (2, 5)])
+def test_mcem_shapes_and_seeds(make: object, shape: tuple[int, ...], tiny_pair: SpeechPair) -> None:
+    algorithm = short(make())  # type: ignore[operator]
+    power = torch.rand(*shape, tiny_pair.stft.bins)
+    first, again, other = (infer(algorithm, tiny_pair, power, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.gain, again.gain)
+    assert torch.equal(first.z, again.z)
+    assert first.costs == again.costs
+    assert not torch.equal(first.gain, other.gain)
+    assert first.gain.shape == first.variance.shape == power.shape
+    assert first.z.shape[2:] == (*shape, 3)
+    assert first.acceptance.shape == shape
+    torch.testing.assert_close(first.responsibilities, torch.ones(1, *shape))
+    assert ((first.gain >= 0) & (first.gain <= 1 + 1e-5)).all()
+    assert (first.variance >= 0).all()
+    assert len(first.costs) == 3
+    assert first.costs[-1] < first.costs[0]
+
+
+@pytest.mark.parametrize("make", ALGORITHMS)
+@pytest.mark.parametrize("frames", [1, 6])
+def test_mcem_of_silence_is_finite(make: object, frames: int, tiny_pair: SpeechPair) -> None:
+    """Digital silence, in whole and in one frame."""
+    algorithm = make()  # type: ignore[operator]
+    algorithm = replace(algorithm, em=replace(algorithm.em, iterations=8))
+    silence = torch.zeros(frames, tiny_pair.stft.bins)
+    partly = torch.rand(frames + 1, tiny_pair.stft.bins)
+    partly[0] = 0
+    for power in (silence, partly):
+        posterior = infer(algorithm, tiny_pair, power)
+        for result in (posterior.gain, posterior.variance, posterior.z, torch.tensor(posterior.costs)):
+            assert result.isfinite().all()
+
+
+def test_mcem_tells_its_progress(tiny_pair: SpeechPair) -> None:
+    told: list[float] = []
+    power = torch.rand(4, tiny_pair.stft.bins)
+    short(default_mcem())(
+        tiny_pair.model, tiny_pair.guide, power, None, Generator().manual_seed(0), told.append
+    )
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    assert len(told) > 2
+
+
+def test_the_papers_schedule() -> None:
+    """Numbers that the papers state."""
+    algorithm = papers_mcem()
+    em, final = algorithm.em, algorithm.final
+    assert isinstance(em.e_step, Chain)
+    assert isinstance(final, Chain)
+    assert (em.e_step.moves, em.e_step.burn_in, em.iterations, em.tolerance) == (40, 30, 100, 1e-5)
+    assert (final.moves, final.burn_in) == (100, 75)
+    assert em.e_step.kernel == RandomWalk(step_size=0.01**0.5)
+    assert em.e_step.target_acceptance is None
+
+
+def test_posterior_as_xarray(tiny_pair: SpeechPair) -> None:
+    pytest.importorskip("arviz")
+    power = torch.rand(2, 5, tiny_pair.stft.bins)
+    posterior = infer(short(default_mcem()), tiny_pair, power)
+    for channel in (0, 1):
+        data = posterior.to_xarray(channel)
+        assert data["z"].dims == ("chain", "draw", "frame", "latent")
+        assert torch.equal(torch.from_numpy(data["z"].values), posterior.z[:, :, channel])
+        assert torch.equal(torch.from_numpy(data["gain"].values), posterior.gain[channel])
+        assert data["acceptance"].dims == ("frame",)
