@@ -22,7 +22,7 @@ from torch import Tensor
 from avse import zoo
 from avse.data.audio import clipped_fraction, match_length, resample
 from avse.data.errors import InputError
-from avse.data.level import SILENCE, unit_scale
+from avse.data.front_end import SILENCE
 from avse.data.stft import STFT
 from avse.guides.band_limited import BandLimitedGuide
 from avse.guides.guide import SpeechGuide
@@ -45,7 +45,7 @@ class Enhancement:
     """An enhanced recording of T samples and C channels; N frames and F bins inside.
 
     Attributes:
-        speech: shape and rate of the input.
+        speech: shape and rate of the input; gains below the algorithm's floor were lifted to it.
         noise: what was taken away, input minus speech.
         sample_rate: Hz.
         spectrum: STFT of the mixture at the model's rate, complex (C, N, F), in the input's units.
@@ -106,13 +106,12 @@ def enhance(
     columns = samples.reshape(len(samples), -1)
     model_rate = resample(columns, sample_rate, stft.sample_rate)
     signal = torch.from_numpy(np.ascontiguousarray(model_rate.T)).float().to(device)
-    scale = unit_scale(signal, pair.config.level, stft.window_length)
-    spectrum = stft.analysis(signal * scale)
+    spectrum, scale = pair.config.front_end.analysis(signal)
     power = spectrum.abs().square()
 
     speech, guide, bins = _within_band(pair, sample_rate)
     pieces = segments(power.shape[-2], stft)
-    gain, variance = torch.zeros_like(power), torch.zeros_like(power)
+    gain, applied, variance = (torch.zeros_like(power) for _ in range(3))
     posteriors = []
     for index, (piece, fade) in enumerate(pieces):
 
@@ -122,10 +121,11 @@ def enhance(
         posterior = infer(speech, guide, power[..., piece, :bins], None, generator, part)
         weight = fade.to(power)[:, None]
         gain[..., piece, :bins] += weight * posterior.gain
+        applied[..., piece, :bins] += weight * posterior.gain.clamp_min(posterior.gain_floor)
         variance[..., piece, :bins] += weight * posterior.variance
         posteriors.append(posterior)
 
-    estimate = stft.synthesis(gain * spectrum, signal.shape[-1]) / scale
+    estimate = stft.synthesis(applied * spectrum, signal.shape[-1]) / scale
     at_rate = resample(estimate.T.cpu().numpy(), stft.sample_rate, sample_rate)
     enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
     seconds = time.perf_counter() - start

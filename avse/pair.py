@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
@@ -18,7 +18,7 @@ from torch import nn
 
 from avse.architectures import ARCHITECTURES
 from avse.data.errors import InputError
-from avse.data.level import Level
+from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.guides.guide import SpeechGuide
 from avse.models.speech import SpeechModel
@@ -35,14 +35,12 @@ class PairConfig:
     Attributes:
         architecture: name of a builder in `avse.architectures`.
         arguments: what the builder was called with, besides the number of bins.
-        stft: window, hop and rate that the models were trained with.
-        level: the common level of recordings, "rms" or "peak".
+        front_end: STFT, high-pass and level that the models were trained with.
     """
 
     architecture: str
     arguments: dict[str, Any]
-    stft: STFT
-    level: Level
+    front_end: FrontEnd
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PairConfig":
@@ -51,9 +49,9 @@ class PairConfig:
         Raises:
             KeyError, TypeError, ValueError: something is missing or not as it should be.
         """
-        if values["level"] not in get_args(Level):
-            raise ValueError(f"level {values['level']!r} is none of {', '.join(get_args(Level))}")
-        return cls(values["architecture"], dict(values["arguments"]), STFT(**values["stft"]), values["level"])
+        front_end = dict(values["front_end"])
+        front_end["stft"] = STFT(**front_end["stft"])
+        return cls(values["architecture"], dict(values["arguments"]), FrontEnd(**front_end))
 
 
 class SpeechPair(ModelHubMixin):
@@ -75,12 +73,14 @@ class SpeechPair(ModelHubMixin):
         self.card = card
         self.model: SpeechModel
         self.guide: SpeechGuide
-        self.model, self.guide = ARCHITECTURES[config.architecture](bins=config.stft.bins, **config.arguments)
+        self.model, self.guide = ARCHITECTURES[config.architecture](
+            bins=config.front_end.stft.bins, **config.arguments
+        )
 
     @property
     def stft(self) -> STFT:
         """The short-time Fourier transform that the pair was trained with."""
-        return self.config.stft
+        return self.config.front_end.stft
 
     def modules(self) -> nn.ModuleDict:
         """Model and guide under the names that their weights are saved by."""
@@ -95,6 +95,9 @@ class SpeechPair(ModelHubMixin):
         weights = {
             name: tensor.detach().half().contiguous() for name, tensor in self.modules().state_dict().items()
         }
+        for name, tensor in weights.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} is not finite in float16: training diverged")
         save_file(weights, save_directory / WEIGHTS)
         (save_directory / CONFIG).write_text(json.dumps(asdict(self.config), indent=1) + "\n")
         (save_directory / CARD).write_text(self.card)

@@ -7,7 +7,7 @@ from typing import Any
 
 from avse.data.corpora.base import Corpus
 from avse.data.datamodule import FrameDataModule
-from avse.data.level import Level
+from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.inference.training import (
     SVI,
@@ -41,7 +41,11 @@ class Recipe:
 def _a_vae() -> Recipe:
     """Log-power features, frames of many levels, colours and speeds."""
     return Recipe(
-        PairConfig("a-vae", {"latent_size": 32, "decoder_activation": "silu"}, STFT(hop_length=256), "rms"),
+        PairConfig(
+            "a-vae",
+            {"latent_size": 32, "decoder_activation": "silu"},
+            FrontEnd(STFT(hop_length=256), "rms", high_pass=70.0),
+        ),
         TrainingSettings(learning_rate=1e-3, max_epochs=40, patience=8, kl_warm_up=1000, gradient_norm=200.0),
         (LevelAugmentation(-20.0, 5.0), EqualiserAugmentation(2.0)),
         {
@@ -49,17 +53,15 @@ def _a_vae() -> Recipe:
             "epoch_frames": 64_000,
             "max_utterances": 100,
             "speeds": (0.9, 1.0, 1.1),
-            "high_pass": 70.0,
         },
     )
 
 
 def _papers_a_vae() -> Recipe:
     """513-128-32 and 32-128-513, raw power, Adam 1e-4: Sadeghi et al., TASLP 2020."""
-    level: Level = "peak"
     arguments = {"latent_size": 32, "encoder": (128,), "decoder": (128,), "features": "power"}
     return Recipe(
-        PairConfig("a-vae", arguments, STFT(), level),
+        PairConfig("a-vae", arguments, FrontEnd(STFT(), "peak")),
         TrainingSettings(learning_rate=1e-4, annealed=False, max_epochs=200, patience=20),
         (),
         {"batch_size": 128},
@@ -90,8 +92,7 @@ def run(
     pair = SpeechPair(recipe.pair)
     module = FrameDataModule(
         corpora,
-        recipe.pair.stft,
-        level=recipe.pair.level,
+        recipe.pair.front_end,
         seed=recipe.settings.seed,
         **{**recipe.data, **data},
     )

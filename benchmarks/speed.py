@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 import avse
+from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.inference.joint import traced
 from avse.inference.mcem import papers_mcem
@@ -25,7 +26,9 @@ from avse.pair import PairConfig, SpeechPair
 
 RATE = 16000
 PAPERS_PAIR = PairConfig(
-    "a-vae", {"latent_size": 32, "encoder": (128,), "decoder": (128,), "features": "power"}, STFT(), "peak"
+    "a-vae",
+    {"latent_size": 32, "encoder": (128,), "decoder": (128,), "features": "power"},
+    FrontEnd(STFT(), "peak"),
 )
 
 
@@ -42,7 +45,7 @@ def best(task: Callable[[], object], repeats: int) -> float:
 def floor(pair: SpeechPair, power: torch.Tensor, calls: int) -> None:
     """So many decoder calls and likelihood evaluations in plain torch, and nothing else."""
     decoder = pair.model.decoder
-    hidden, output = decoder.trunk[0], decoder.log_variance
+    hidden, output = decoder.trunk[0], decoder.output
     noise = torch.full_like(power, 0.1)
     z = torch.randn(power.shape[0], hidden.in_features)
     with torch.no_grad():

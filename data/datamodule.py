@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from avse.data.audio import resample
 from avse.data.corpora.base import Corpus, Split, Utterance
 from avse.data.errors import InputError
-from avse.data.level import Level, unit_scale
-from avse.data.stft import STFT
+from avse.data.front_end import FrontEnd
 
 Batch = dict[str, Tensor]
 """Keyword arguments of model and guide: power (B, F), and visual where the corpus has it."""
@@ -34,18 +33,11 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avse"
 
 
-def utterance_power(utterance: Utterance, stft: STFT, level: Level = "rms", speed: float = 1.0) -> Tensor:
+def utterance_power(utterance: Utterance, front_end: FrontEnd, speed: float = 1.0) -> Tensor:
     """|X|^2 (N, F) of an utterance at the common level, played `speed` times as fast (and as high)."""
     samples, rate = utterance.load_audio()
-    signal = torch.from_numpy(resample(samples, round(rate * speed), stft.sample_rate))
-    return stft.analysis(signal * unit_scale(signal, level, stft.window_length)).abs().square()
-
-
-def high_pass_response(stft: STFT, cutoff: float) -> Tensor:
-    """Power response 1 / (1 + (cutoff / f)^8) of every bin, (F,); a quarter of a bin stands for f = 0."""
-    spacing = stft.sample_rate / stft.window_length
-    frequency = (torch.arange(stft.bins) * spacing).clamp_min(spacing / 4)
-    return 1 / (1 + (cutoff / frequency) ** 8)
+    signal = torch.from_numpy(resample(samples, round(rate * speed), front_end.stft.sample_rate))
+    return front_end.analysis(signal).values.abs().square()
 
 
 @dataclass(frozen=True)
@@ -54,22 +46,20 @@ class SpectrumCache:
 
     Args:
         folder: where the files are; made when missing.
-        stft: analysis settings.
-        level: the common level of recordings.
+        front_end: analysis settings, part of the name of every file.
     """
 
     folder: Path
-    stft: STFT
-    level: Level = "rms"
+    front_end: FrontEnd
 
     def power(self, utterance: Utterance, speed: float = 1.0) -> Tensor:
         """|X|^2 (N, F) of the utterance at a speed, read from disk or computed and written."""
-        settings = f"{utterance.key}|{self.stft}|{self.level}|{speed}"
+        settings = f"{utterance.key}|{self.front_end}|{speed}"
         name = hashlib.sha256(settings.encode()).hexdigest()
         path = Path(self.folder) / f"{name}.npy"
         if path.exists():
             return torch.from_numpy(np.load(path))
-        power = utterance_power(utterance, self.stft, self.level, speed)
+        power = utterance_power(utterance, self.front_end, speed)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             np.save(file, power.numpy())
@@ -117,7 +107,8 @@ class EpochSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator)[: self.count]
-        return iter(batch.tolist() for batch in order.split(self.batch_size))
+        for batch in order.split(self.batch_size):  # lazily: Lightning sets the epoch after calling iter
+            yield batch.tolist()
 
 
 class FrameDataModule(L.LightningDataModule):
@@ -125,15 +116,12 @@ class FrameDataModule(L.LightningDataModule):
 
     Args:
         corpora: where the speech comes from.
-        stft: analysis settings.
+        front_end: analysis settings.
         batch_size: frames a batch.
         epoch_frames: at most so many random training frames an epoch, or None for all.
         max_utterances: at most so many random utterances of one speaker, or None for all; keeps a speaker
             with many recordings from ruling the rest.
         speeds: every training utterance is also heard at these speeds, which shifts its formants and pitch.
-        level: the common level of recordings.
-        high_pass: Hz; below it, recordings hold rumble rather than speech, which the models should not
-            learn. The power is multiplied by 1 / (1 + (high_pass / f)^8). 0 leaves it as it is.
         cache: folder of cached spectra.
         seed: of the batches and of the choice of utterances.
 
@@ -144,25 +132,21 @@ class FrameDataModule(L.LightningDataModule):
     def __init__(
         self,
         corpora: Sequence[Corpus],
-        stft: STFT,
+        front_end: FrontEnd,
         batch_size: int = 128,
         epoch_frames: int | None = None,
         max_utterances: int | None = None,
         speeds: Sequence[float] = (1.0,),
-        level: Level = "rms",
-        high_pass: float = 0.0,
         cache: Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.corpora = corpora
-        self.stft = stft
         self.batch_size = batch_size
         self.epoch_frames = epoch_frames
         self.max_utterances = max_utterances
         self.speeds = speeds
-        self.high_pass = high_pass
-        self.cache = SpectrumCache(cache or default_cache(), stft, level)
+        self.cache = SpectrumCache(cache or default_cache(), front_end)
         self.seed = seed
         self._frames: dict[Split, FrameDataset] = {}
 
@@ -192,7 +176,7 @@ class FrameDataModule(L.LightningDataModule):
                 for utterance in track(utterances, f"spectra ({split})", transient=True)
                 for speed in speeds
             ]
-            power = torch.cat(powers).mul_(high_pass_response(self.stft, self.high_pass))
+            power = torch.cat(powers)
             self._frames[split] = FrameDataset(power[power.sum(-1) > 0])
         return self._frames[split]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.datamodule import FrameDataModule
+from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.guides.audio import AudioGuide
 from avse.inference.training import SVI, LevelAugmentation, TrainingSettings, train
@@ -23,7 +24,9 @@ from avse.models.networks import GaussianEncoder, LogPower, SpectrumDecoder
 def main(args: argparse.Namespace) -> None:
     stft = STFT()
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences, seed=args.seed)
-    data = FrameDataModule([corpus], stft, batch_size=128, cache=args.out / "spectra", seed=args.seed)
+    data = FrameDataModule(
+        [corpus], FrontEnd(stft), batch_size=128, cache=args.out / "spectra", seed=args.seed
+    )
 
     # z ~ N(0, I);  s | z ~ N_c(0, sigma(z))
     model = AVAE(StandardNormal(args.latent_size), SpectrumDecoder(args.latent_size, [128], stft.bins))

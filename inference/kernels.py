@@ -61,7 +61,8 @@ class RandomWalk:
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
         """The state at z: one evaluation."""
-        return State(z, log_joint(z))
+        with torch.no_grad():
+            return State(z, log_joint(z))
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator

@@ -74,7 +74,8 @@ class EncodedEstimate:
     ) -> Tensor:
         """z (*, N, L)."""
         model = NoisySpeech(speech, noise)
-        gain = (1 - noise.variance() / power.clamp_min(noise.floor)).clamp_min(self.smallest_gain)
+        share = noise.variance() / torch.maximum(power, torch.as_tensor(noise.floor))
+        gain = (1 - share).clamp_min(self.smallest_gain)
         z = guide.posterior(power * gain.square(), visual).mean
         for _ in range(self.rounds):
             gain = average_filter(model, z.unsqueeze(0), power, visual).gain
@@ -91,8 +92,8 @@ class MCEM:
         latent_starts: first z of each chain; chains share the noise model, and all their draws count alike.
         em: the loop.
         final: draws for the estimate; all that it keeps are used.
-        gain_floor: smallest gain of the filter. Zero is the posterior mean; a little of the mixture left in
-            place masks what the filter does to it, and sounds and scores better.
+        gain_floor: smallest gain to apply when the speech is heard. Zero gives the posterior mean; a little
+            of the mixture left in place masks what the filter does to it, and sounds and scores better.
     """
 
     noise_start: NoiseStart
@@ -128,12 +129,13 @@ class MCEM:
         return Posterior(
             z=draws.z.transpose(0, 1),
             noise=fitted.model.noise,
-            gain=average.gain.clamp_min(self.gain_floor),
+            gain=average.gain,
             variance=average.variance,
             responsibilities=average.responsibilities,
             acceptance=draws.acceptance.mean(0),
             costs=fitted.costs,
             converged=fitted.converged,
+            gain_floor=self.gain_floor,
         )
 
 
@@ -165,8 +167,8 @@ def default_mcem() -> MCEM:
         noise_start=QuantileStart(rank=8, quantile=0.2, factor=4.0, smoothness=20.0),
         latent_starts=(EncodedEstimate(), encoded_mixture),
         em=EM(
-            Chain(langevin, 2, 1, target_acceptance=0.57), NoiseStep(rounds=2), iterations=20, tolerance=0.0
+            Chain(langevin, 2, 1, target_acceptance=0.57), NoiseStep(rounds=2), iterations=12, tolerance=0.0
         ),
-        final=Chain(langevin, 15, 5, target_acceptance=0.57),
+        final=Chain(langevin, 10, 3, target_acceptance=0.57),
         gain_floor=0.05,
     )

@@ -19,6 +19,7 @@ class Posterior:
         z: draws of the latents, (C, D, *, N, L).
         noise: fitted noise model.
         gain: mean Wiener gain, (*, N, F): E[s | x] = gain x.
+        gain_floor: smallest gain to apply when the speech is heard; no part of the posterior.
         variance: Var[s | x], a power in the units of the mixture, (*, N, F).
         responsibilities: p(alpha | x), (A, *, N), with A = 1 for a model without alpha.
         acceptance: mean acceptance of the final moves, (*, N).
@@ -34,6 +35,7 @@ class Posterior:
     acceptance: Tensor
     costs: list[float]
     converged: bool
+    gain_floor: float = 0.0
 
     def to_xarray(self, channel: int = 0) -> "xarray.Dataset":
         """Draws of one channel with named dimensions, ready for ArviZ.

@@ -134,12 +134,9 @@ class SVI(L.LightningModule):
         batch = {**batch, "power": batch["power"] + self.settings.power_floor}
         return self.elbo.differentiable_loss(self.model, self.guide, **batch) / batch["power"].shape[-2]
 
-    def on_train_epoch_start(self) -> None:
-        """Seed the epoch's draws."""
-        torch.manual_seed(self.settings.seed * 1_000_003 + self.current_epoch)
-
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One step of stochastic gradient."""
+        """One step of stochastic gradient, its draws seeded by the number of the step."""
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
         for augmentation in self.augmentations:
             batch = augmentation(batch)
         self.elbo.kl_weight = self._kl_weight()
@@ -203,7 +200,7 @@ def train(
 ) -> TrainingReport:
     """Fit model and guide; they end up with the weights of the best validation loss, in evaluation mode.
 
-    Writes into `out`: checkpoints/last.ckpt and best.ckpt, metrics.csv, report.json.
+    Writes into `out`: checkpoints/last.ckpt and best.ckpt, log/metrics.csv, report.json.
 
     Args:
         svi: what to train.
@@ -220,18 +217,21 @@ def train(
     last = out / "checkpoints" / "last.ckpt"
     if resume and not last.is_file():
         raise InputError(f"{last}: no checkpoint to resume from; leave out --resume to start afresh")
-    best = ModelCheckpoint(
-        out / "checkpoints",
-        filename="best",
-        monitor="validation_loss",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    folder = out / "checkpoints"
+    best = ModelCheckpoint(folder, "best", monitor="validation_loss", enable_version_counter=False)
+    # After every epoch: `save_last` of `best` would save only when the validation loss improves.
+    latest = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    earlier = read_history(out / "log" / "metrics.csv") if resume else []
     trainer = L.Trainer(
         accelerator=device,
         devices=1,
         max_epochs=svi.settings.max_epochs,
-        callbacks=[best, EarlyStopping("validation_loss", patience=svi.settings.patience), *callbacks],
+        callbacks=[
+            EarlyStopping("validation_loss", patience=svi.settings.patience),
+            *callbacks,
+            best,
+            latest,
+        ],
         logger=CSVLogger(out, name="", version="log"),
         gradient_clip_val=svi.settings.gradient_norm,
         num_sanity_val_steps=0,
@@ -243,12 +243,13 @@ def train(
     weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
     svi.load_state_dict(weights)
     svi.eval()
+    history = read_history(out / "log" / "metrics.csv")
     report = TrainingReport(
         validation_elbo=-float(best.best_model_score or float("nan")),
         epochs=trainer.current_epoch,
         seconds=time.perf_counter() - start,
         train_frames=len(data.frames("train")),
-        history=read_history(out / "log" / "metrics.csv"),
+        history=list({row["epoch"]: row for row in [*earlier, *history]}.values()),
     )
     (out / "report.json").write_text(json.dumps(asdict(report), indent=1))
     return report
@@ -257,6 +258,8 @@ def train(
 def read_history(path: Path) -> list[dict[str, float]]:
     """Epoch, train_loss and validation_loss of every epoch of a CSV log, one row each."""
     rows: dict[int, dict[str, Any]] = {}
+    if not path.is_file():  # a run that had ended already
+        return []
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             epoch = rows.setdefault(int(row["epoch"]), {"epoch": int(row["epoch"])})

@@ -36,7 +36,7 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """N(0, I) over L dimensions."""
-        return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
+        return dist.Normal(self.zero, torch.ones_like(self.zero), validate_args=False).to_event(1)
 
 
 class AVAE(SpeechModel):

@@ -32,6 +32,16 @@ class Gaussian(NamedTuple):
         return torch.exp(self.log_variance / 2)
 
 
+def log_power_mean(power: Tensor, floor: float = POWER_FLOOR) -> Tensor:
+    """Mean over frames of log(power + floor), (F,)."""
+    return torch.log(power + floor).mean(0)
+
+
+def log_power_spread(power: Tensor, floor: float = POWER_FLOOR) -> Tensor:
+    """Standard deviation of log(power + floor) about its mean in every bin, one number."""
+    return (torch.log(power + floor) - log_power_mean(power, floor)).std()
+
+
 class RawPower(nn.Module):
     """The power spectrum as it is: the papers' encoder input."""
 
@@ -62,9 +72,8 @@ class LogPower(nn.Module):
 
     def fit(self, power: Tensor) -> None:
         """Set shift and scale from the frames of `power` (N, F)."""
-        logarithm = torch.log(power + self.floor)
-        self.shift.copy_(logarithm.mean(0))
-        self.scale.copy_((logarithm - self.shift).std().expand_as(self.scale))
+        self.shift.copy_(log_power_mean(power, self.floor))
+        self.scale.copy_(log_power_spread(power, self.floor).expand_as(self.scale))
 
     def forward(self, power: Tensor) -> Tensor:
         """Return (log(power + floor) - shift) / scale, (*, F)."""
@@ -104,20 +113,28 @@ class GaussianEncoder(nn.Module):
 
 
 class SpectrumDecoder(nn.Module):
-    """z (*, L) -> hidden layers -> log sigma(z), the log variance of every bin, (*, F)."""
+    """z (*, L) -> hidden layers -> log sigma(z), the log variance of every bin, (*, F).
+
+    The last layer speaks in units of `scale` about `shift`, the spread and mean of the log power of the
+    training frames, so that it learns as fast as the layers before it.
+    """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, latent_size: int, hidden: Sequence[int], bins: int, activation: str = "tanh") -> None:
         super().__init__()
         self.trunk = perceptron([latent_size, *hidden], activation)
-        self.log_variance = nn.Linear(hidden[-1], bins)
+        self.output = nn.Linear(hidden[-1], bins)
+        nn.init.zeros_(self.output.bias)
+        self.register_buffer("shift", torch.zeros(bins))
+        self.register_buffer("scale", torch.ones(bins))
 
     def fit(self, power: Tensor) -> None:
-        """Start at the mean log power of every bin over the frames of `power` (N, F), with its spread."""
-        logarithm = torch.log(power + POWER_FLOOR)
-        with torch.no_grad():
-            self.log_variance.bias.copy_(logarithm.mean(0))
-            self.log_variance.weight.mul_(logarithm.std())
+        """Set shift and scale from the frames of `power` (N, F)."""
+        self.shift.copy_(log_power_mean(power))
+        self.scale.copy_(log_power_spread(power).expand_as(self.scale))
 
     def forward(self, z: Tensor) -> Tensor:
         """log sigma_f(z)."""
-        return self.log_variance(self.trunk(z))
+        return torch.addcmul(self.shift, self.output(self.trunk(z)), self.scale)

@@ -13,6 +13,7 @@ increase
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,18 +34,22 @@ class NMFNoise:
         H: activations (*, K, N).
         gain: g (*, N).
         smoothness: lambda of the prior on H.
-        floor: smallest value of W H, a power.
+        floor: smallest noise variance, a power, () or (*, 1, 1).
     """
 
     W: Tensor
     H: Tensor
     gain: Tensor
     smoothness: float = 0.0
-    floor: float = 0.0
+    floor: Tensor | float = 0.0
 
     def variance(self) -> Tensor:
-        """V_b = W H as (*, N, F)."""
-        return (self.W @ self.H).mT + self.floor
+        """V_b = W H as (*, N, F), computed once."""
+        return self._variance
+
+    @cached_property
+    def _variance(self) -> Tensor:
+        return self.H.mT @ self.W.mT + self.floor
 
     def roughness(self) -> Tensor:
         """-log p(H) up to a constant, one number for each leading dimension, (*)."""
@@ -87,26 +92,36 @@ class NMFNoise:
 
     def updated_gain(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of g: g sqrt( sum_f P mean_r S_r / V_r^2 / sum_f mean_r S_r / V_r )."""
-        variance = self._mixture_variance(speech_variance)
-        share = speech_variance / variance
-        rise = (weights * (share / variance * power).sum(-1)).sum(0)
-        fall = (weights * share.sum(-1)).sum(0)
+        rise, fall = torch.zeros_like(self.gain), torch.zeros_like(self.gain)
+        for speech, weight in zip(speech_variance, weights, strict=True):
+            variance = self._mixture_variance(speech)
+            share = speech / variance
+            fall += weight * share.sum(-1)
+            rise += weight * (share * power / variance).sum(-1)
         return replace(self, gain=self.gain * torch.sqrt(rise / fall))
 
     def cost(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> Tensor:
         """C above, (*)."""
-        variance = self._mixture_variance(speech_variance)
-        frames = (variance.log() + power / variance).sum(-1)
-        return (weights * frames).sum((0, -1)) + self.roughness()
+        total = self.roughness()
+        for speech, weight in zip(speech_variance, weights, strict=True):
+            variance = self._mixture_variance(speech)
+            frames = (power / variance + variance.log()).sum(-1)
+            total = total + (weight * frames).sum(-1)
+        return total
 
     def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
-        return self.gain.unsqueeze(-1) * speech_variance + self.variance()
+        return torch.addcmul(self.variance(), self.gain.unsqueeze(-1), speech_variance)
 
     def _statistics(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""
-        precision = self._mixture_variance(speech_variance).reciprocal_()
-        first = weights.unsqueeze(-1) * precision
-        return power * (first * precision).sum(0), first.sum(0)
+        first, second = torch.zeros_like(power), torch.zeros_like(power)
+        # One draw at a time: what it touches stays in the cache.
+        for speech, weight in zip(speech_variance, weights.unsqueeze(-1), strict=True):
+            precision = self._mixture_variance(speech).reciprocal_()
+            weighted = weight * precision
+            first += weighted
+            second.addcmul_(weighted, precision)
+        return second.mul_(power), first
 
 
 def _beside(H: Tensor) -> Tensor:
@@ -122,11 +137,12 @@ def _tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny ** 0.5
 
 
-def _checked_floor(power: Tensor, rank: int) -> float:
+def _checked_floor(power: Tensor, rank: int) -> Tensor:
+    """The smallest noise variance of each recording, (*, 1, 1); silence gets one all the same."""
     if rank < 1:
         raise InputError(f"NMF rank {rank}: it must be at least 1")
-    mean = float(power.mean())
-    return FLOOR * (mean if mean > _tiny(power) / FLOOR else 1.0)
+    mean = power.mean((-2, -1), keepdim=True)
+    return FLOOR * torch.where(mean > _tiny(power) / FLOOR, mean, torch.ones_like(mean))
 
 
 @dataclass(frozen=True)
@@ -149,7 +165,9 @@ class RandomStart:
         W = torch.rand(*batch, bins, self.rank, **source) + 0.1
         H = torch.rand(*batch, self.rank, frames, **source) + 0.1
         W = W / W.sum(-2, keepdim=True)
-        scale = power.mean((-2, -1), keepdim=True).clamp_min(floor) / (W @ H).mean((-2, -1), keepdim=True)
+        scale = torch.maximum(power.mean((-2, -1), keepdim=True), floor) / (W @ H).mean(
+            (-2, -1), keepdim=True
+        )
         return NMFNoise(W, H * scale, torch.ones_like(power[..., 0]), self.smoothness, floor)
 
 
@@ -179,7 +197,10 @@ class QuantileStart:
         floor = _checked_floor(power, self.rank)
         *batch, frames, bins = power.shape
         source: dict[str, Any] = {"generator": generator, "dtype": power.dtype, "device": power.device}
-        level = self.factor * torch.quantile(power, self.quantile, dim=-2).clamp_min(floor)  # (*, F)
+        rank_in_time = max(1, round(self.quantile * frames))
+        level = self.factor * torch.maximum(
+            power.kthvalue(rank_in_time, dim=-2).values, floor[..., 0]
+        )  # (*, F)
         W = level.unsqueeze(-1) * torch.exp(self.spread * torch.randn(*batch, bins, self.rank, **source))
         H = torch.exp(self.spread * torch.randn(*batch, self.rank, frames, **source))
         scale = W.sum(-2, keepdim=True)

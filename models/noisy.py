@@ -9,6 +9,7 @@ The gain g_n is in Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeg
 from typing import NamedTuple, Protocol
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class NoisySpeech(PyroModule):
 
 def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
     """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
-    return noise.gain.unsqueeze(-1) * speech_log_variance.exp() + noise.variance()
+    return torch.addcmul(noise.variance(), noise.gain.unsqueeze(-1), speech_log_variance.exp())
 
 
 def wiener_moments(speech_variance: Tensor, noise: NoiseModel) -> WienerMoments:

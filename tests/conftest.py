@@ -8,6 +8,7 @@ import pyro
 import pytest
 import torch
 
+from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.pair import PairConfig, SpeechPair
 
@@ -32,7 +33,7 @@ def generator() -> torch.Generator:
 @pytest.fixture
 def tiny_config() -> PairConfig:
     """33 bins, 3 latents, 8 hidden units."""
-    return PairConfig("a-vae", {"latent_size": 3, "encoder": [8], "decoder": [8]}, STFT(64, 32), "rms")
+    return PairConfig("a-vae", {"latent_size": 3, "encoder": [8], "decoder": [8]}, FrontEnd(STFT(64, 32)))
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class FolderCorpus:
             raise InputError(f"{self.root}: no sound files in it or below ({', '.join(SUFFIXES)})")
 
     def _files(self) -> list[Path]:
-        return sorted(p for p in Path(self.root).rglob("*") if p.suffix.lower() in SUFFIXES)
+        return sorted(p for p in Path(self.root).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
     def utterances(self, split: Split) -> list[Utterance]:
         """The files of one split, sorted by path."""
@@ -63,7 +63,7 @@ class FolderCorpus:
         found = []
         for path, parts in files:
             if parts[0] in SPLITS:
-                own, speaker = parts[0], parts[1] if len(parts) > 2 else parts[0]
+                own, speaker = parts[0], parts[1] if len(parts) > 2 else path.stem
             else:
                 speaker = parts[0] if len(parts) > 1 else path.stem
                 own = _share(speaker if len(speakers) >= 20 else "/".join(parts))

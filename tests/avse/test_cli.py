@@ -184,7 +184,7 @@ def test_damaged_models_are_named(
 ) -> None:
     pair = tmp_path / "pair"
     avse.load("a-vae").save_pretrained(pair)
-    name = "model.decoder.log_variance.bias"
+    name = "model.decoder.output.bias"
     if kind == "missing tensor":
         broken_weights(pair, lambda weights: {k: v for k, v in weights.items() if k != name})
     elif kind == "wrong shape":
@@ -209,9 +209,8 @@ def test_a_failed_write_keeps_the_old_file(noisy: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("avse.data.audio.sf.SoundFile", full)
-    monkeypatch.setattr(
-        "avse.commands.read_audio", lambda path: avse.data.audio.Audio(np.ones((800, 1)), RATE)
-    )
+    audio = Audio(np.ones((800, 1), dtype=np.float32), RATE)
+    monkeypatch.setattr("avse.commands.read_audio", lambda path: audio)
     assert run(monkeypatch, "enhance", noisy, "--out", out) == cli.USER_ERROR
     assert out.read_bytes() == b"an earlier result"
 

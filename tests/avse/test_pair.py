@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from avse import zoo
 from avse.data.errors import InputError
+from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.pair import CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder
 
@@ -144,7 +145,7 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing-here: neither a shipped model"):
         zoo.load("nothing-here")
     with pytest.raises(InputError, match="unknown architecture"):
-        SpeechPair(PairConfig("unheard-of", {}, STFT(), "rms"))
+        SpeechPair(PairConfig("unheard-of", {}, FrontEnd()))
 
 
 def test_shipped_pairs_load() -> None:

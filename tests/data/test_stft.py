@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from avse.data.errors import InputError
-from avse.data.level import unit_scale
 from avse.data.stft import STFT
 
 SETTINGS = [(1024, 533), (1024, 256), (64, 32), (64, 1), (64, 63), (65, 20), (2, 1), (33, 32), (400, 160)]
@@ -96,17 +95,3 @@ def test_bad_rate_and_wrong_length_are_refused() -> None:
     stft = STFT(64, 32)
     with pytest.raises(InputError, match="do not cover"):
         stft.synthesis(stft.analysis(torch.zeros(100)), 200)
-
-
-def test_common_level() -> None:
-    """rms: white noise has |X|^2 of mean 1. peak: max |x| is 1, of either sign. Silence keeps its zeros."""
-    stft, x = STFT(64, 32), 7 * torch.randn(2, 50_000, dtype=torch.float64)
-    power = stft.analysis(x * unit_scale(x, "rms", 64)).abs().square()
-    torch.testing.assert_close(
-        power[:, 2:-2].mean(), torch.tensor(1.0, dtype=torch.float64), rtol=0.02, atol=0
-    )
-    negative = torch.tensor([[0.1, -0.5, 0.2]])
-    assert (negative * unit_scale(negative, "peak", 64)).abs().max() == 1
-    for level in ("rms", "peak"):
-        assert torch.equal(unit_scale(torch.zeros(2, 10), level, 64), torch.ones(2, 1))
-        assert unit_scale(x[0], level, 64).shape == (1,)

@@ -266,6 +266,9 @@ def test_same_seed_same_chain(kernel: Kernel) -> None:
 def test_adaptation_goes_the_right_way() -> None:
     step = torch.full((3,), 0.5)
     info = Info(torch.ones(3), torch.tensor([0.0, 0.57, 1.0]))
-    after = adapted(step, info, 0.57)
-    assert after[0] < 0.5 < after[2]
-    assert after[1] == 0.5
+    after, later = adapted(step, info, 0.57, 0), adapted(step, info, 0.57, 99)
+    assert after[0] < later[0] < 0.5 < later[2] < after[2]
+    assert after[1] == later[1] == 0.5
+    # The changes die out like 1 / sqrt(moves).
+    ratio = (after / step).log()[0] / (later / step).log()[0]
+    assert ratio.item() == pytest.approx(10, rel=1e-4)

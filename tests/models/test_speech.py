@@ -178,7 +178,7 @@ def test_sampled_mixture_has_the_mixture_variance() -> None:
     with torch.no_grad():
         for weight in (model.speech.decoder.trunk[0].weight, model.speech.decoder.trunk[0].bias):
             weight.zero_()
-        log_variance = model.speech.decoder.log_variance.bias.expand(N, F)
+        log_variance = model.speech.decoder.output.bias.expand(N, F)
         draws = torch.stack([model() for _ in range(2000)])
         truth = mixture_variance(log_variance, model.noise)
     z_scores = (draws.mean(0) / truth - 1) * math.sqrt(2000)
