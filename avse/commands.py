@@ -16,7 +16,7 @@ from avse.data.corpora.grid import GridCorpus
 from avse.data.corpora.synthetic import SyntheticCorpus, utterance_speech
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, made_folder
-from avse.data.mixing import mix
+from avse.data.mixing import mix, pink_noise
 from avse.enhance import Enhancement, algorithm_named, enhance
 from avse.evaluation.figures import before_after_figure, enhancement_figure, training_figure
 from avse.evaluation.metrics import all_metrics
@@ -147,13 +147,13 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
 def run_demo(
     out: Path, seed: int, progress: Callable[[float], None]
 ) -> tuple[dict[str, float], dict[str, float], list[Path]]:
-    """Enhance a synthetic voice in synthetic babble.
+    """Enhance a synthetic voice in pink noise at 0 dB.
 
     Returns the metrics before and after, and the files written.
     """
     made_folder(out)
     speech = utterance_speech(seed, 0, 0)
-    noise = babble(len(speech.samples), seed)
+    noise = pink_noise(len(speech.samples), np.random.default_rng(seed))
     mixture, _ = mix(speech.samples, noise, 0.0)
     rate = speech.sample_rate
     enhancement = enhance(mixture, rate, seed=seed, progress=progress)
@@ -168,19 +168,11 @@ def run_demo(
         written.append(out / f"{name}.wav")
     before = all_metrics(speech.samples, mixture, rate)
     after = all_metrics(speech.samples, enhancement.speech, rate)
-    write_figure(out / "spectrograms.png", picture(enhancement, title="a synthetic voice in babble at 0 dB"))
+    figure = picture(enhancement, title="a synthetic voice in pink noise at 0 dB")
+    write_figure(out / "spectrograms.png", figure)
     write_figure(out / "metrics.png", before_after_figure(before, after))
     write_json(out / "report.json", {**enhancement.report, "noisy": before, "enhanced": after})
     return before, after, [*written, out / "spectrograms.png", out / "metrics.png", out / "report.json"]
-
-
-def babble(length: int, seed: int, voices: int = 8) -> np.ndarray:
-    """Several synthetic voices at once, (T,), at the rate of the synthetic corpus."""
-    total = np.zeros(length, dtype=np.float32)
-    for voice in range(voices):
-        samples = utterance_speech(seed + 1, voice, 1).samples
-        total += np.roll(np.resize(samples, length), voice * length // voices)
-    return total
 
 
 def check_figure_format(path: Path) -> None:

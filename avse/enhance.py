@@ -125,7 +125,9 @@ def enhance(
         variance[..., piece, :bins] += weight * posterior.variance
         posteriors.append(posterior)
 
-    estimate = stft.synthesis(applied * spectrum, signal.shape[-1]) / scale
+    del power
+    estimate = stft.synthesis(spectrum * applied, signal.shape[-1]) / scale
+    del applied
     at_rate = resample(estimate.T.cpu().numpy(), stft.sample_rate, sample_rate)
     enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
     seconds = time.perf_counter() - start
@@ -133,9 +135,9 @@ def enhance(
         speech=enhanced,
         noise=samples - enhanced,
         sample_rate=sample_rate,
-        spectrum=spectrum / scale[..., None],
+        spectrum=spectrum.div_(scale[..., None]),
         gain=gain,
-        deviation=variance.sqrt() / scale[..., None],
+        deviation=variance.sqrt_().div_(scale[..., None]),
         stft=stft,
         posteriors=tuple(posteriors),
         report=_report(samples, sample_rate, pair, model, algorithm, seed, posteriors, seconds),

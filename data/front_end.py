@@ -59,8 +59,8 @@ class FrontEnd:
 
     def analysis(self, signal: Tensor) -> Spectrum:
         """Spectra of signals (*, T) at the common level. Digital silence gets scale 1."""
-        values = self.stft.analysis(signal) * self.response().to(signal)
+        values = self.stft.analysis(signal).mul_(self.response().to(signal))
         peak = signal.abs().amax(-1, keepdim=True)
         scale = 1 / (peak if self.level == "peak" else values.abs().square().mean((-2, -1))[..., None].sqrt())
         scale = torch.where(peak > SILENCE, scale, torch.ones_like(scale))
-        return Spectrum(values * scale.unsqueeze(-1), scale)
+        return Spectrum(values.mul_(scale.unsqueeze(-1)), scale)

@@ -85,6 +85,14 @@ def white_noise(length: int, generator: np.random.Generator) -> npt.NDArray[np.f
     return generator.standard_normal(length, dtype=np.float32)
 
 
+def pink_noise(length: int, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Noise (T,) of unit power, its power density falling as 1 / f: nearer to fans and traffic than white."""
+    spectrum = np.fft.rfft(generator.standard_normal(length))
+    spectrum /= np.sqrt(np.arange(1, len(spectrum) + 1))
+    pink = np.fft.irfft(spectrum, length)
+    return (pink / np.sqrt(np.mean(pink**2))).astype(np.float32)
+
+
 def _close(noise: Samples) -> Samples:
     """Loop of T_b - K samples whose end runs into its beginning."""
     fade = min(CROSSFADE, noise.size // 2)

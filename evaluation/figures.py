@@ -11,6 +11,14 @@ from avse.data.stft import STFT
 
 DYNAMIC_RANGE = 70.0
 """Decibels below the loudest bin that a spectrogram shows."""
+METRIC_NAMES = {
+    "si_sdr": "SI-SDR (dB)",
+    "sdr": "SDR (dB)",
+    "pesq_wb": "PESQ, wide band",
+    "pesq_nb": "PESQ, narrow band",
+    "stoi": "STOI",
+    "estoi": "extended STOI",
+}
 SPEECH, NOISE = "#1b6ca8", "#c0504d"
 
 
@@ -98,6 +106,6 @@ def before_after_figure(before: dict[str, float], after: dict[str, float]) -> Fi
         bars = axes.bar(["noisy", "enhanced"], [value, after[name]], color=[NOISE, SPEECH])
         axes.bar_label(bars, fmt="%.2f", padding=2)
         axes.margins(y=0.2)
-        axes.set_title(name)
+        axes.set_title(METRIC_NAMES.get(name, name))
         axes.axhline(0, color="black", linewidth=0.8)
     return figure

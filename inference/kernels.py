@@ -132,7 +132,7 @@ def metropolis(
         generator: source of the uniform variates.
     """
     log_accept = proposed.log_joint - current.log_joint + log_ratio
-    probability = log_accept.clamp_max(0).exp().nan_to_num(nan=0.0)
+    probability = log_accept.clamp_max(0).exp().nan_to_num_(nan=0.0)
     accepted = (
         torch.rand(probability.shape, generator=generator, dtype=probability.dtype, device=probability.device)
         < probability

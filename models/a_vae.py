@@ -7,6 +7,7 @@ Bando et al., ICASSP 2018; Leglaive, Girin, Horaud, MLSP 2018; Sadeghi et al., T
 The prior and the decoder are parts: give others to the constructor, or override `latent`.
 """
 
+import math
 from collections.abc import Callable
 
 import pyro
@@ -33,6 +34,10 @@ class StandardNormal(nn.Module):
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """-|z|^2 / 2 - L / 2 log(2 pi): (*, N, L) -> (*, N), without making the distribution."""
+        return z.square().sum(-1).mul(-0.5).sub(z.shape[-1] / 2 * math.log(2 * math.pi))
 
     def forward(self) -> dist.TorchDistribution:
         """N(0, I) over L dimensions."""
@@ -66,4 +71,5 @@ class AVAE(SpeechModel):
         """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
         if type(self).latent is not AVAE.latent:
             return super().evaluate(z, visual)
-        return Evaluation(self.prior().log_prob(z)[None], self.decoder(z)[None])
+        prior = self.prior if isinstance(self.prior, StandardNormal) else self.prior()
+        return Evaluation(prior.log_prob(z)[None], self.decoder(z)[None])

@@ -63,8 +63,9 @@ class PowerSpectrum(TorchDistribution):
             raise TypeError("PowerSpectrum scores powers |s|^2, not complex coefficients")
         if self._validate_args:
             self._validate_sample(value)
+        negative = -self.log_variance
         # Beyond e^80 the product is lost on any power; without the limit, 0 * inf would be no number.
-        return -(self.log_variance + value * torch.exp(-self.log_variance.clamp_min(-80.0)))
+        return torch.addcmul(negative, value, negative.clamp_max(80.0).exp(), value=-1)
 
     def entropy(self) -> Tensor:
         """1 + log v."""

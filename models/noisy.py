@@ -70,7 +70,7 @@ class NoisySpeech(PyroModule):
         """
         with frames_plate(power, visual, self.noise.gain.shape[-1]):
             variance = mixture_variance(self.speech.latent(visual), self.noise)
-            return pyro.sample(X, PowerSpectrum(variance.log()).to_event(1), obs=power)
+            return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
 
     def log_joint(self, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:
         """log p(x, z, alpha | v) of every frame at z (*, N, L), for each value of alpha: (A, *, N).

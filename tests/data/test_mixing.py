@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from avse.data.errors import InputError
-from avse.data.mixing import mix, noise_excerpt, white_noise
+from avse.data.mixing import mix, noise_excerpt, pink_noise, white_noise
 
 
 def level(speech: np.ndarray, noise: np.ndarray) -> float:
@@ -112,3 +112,11 @@ def test_white_noise_has_unit_power_and_a_flat_spectrum() -> None:
     low, high = np.split(np.abs(np.fft.rfft(noise)[1:]) ** 2, 2)
     assert low.mean() / high.mean() == pytest.approx(1.0, abs=0.045)  # 5 standard errors of 0.009
     np.testing.assert_array_equal(noise, white_noise(100_000, np.random.default_rng(0)))
+
+
+def test_pink_noise_falls_three_decibels_an_octave() -> None:
+    noise = pink_noise(2**18, np.random.default_rng(0))
+    assert float(np.mean(noise.astype(np.float64) ** 2)) == pytest.approx(1, abs=1e-3)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    octaves = [power[2**k : 2 ** (k + 1)].mean() for k in range(8, 16)]
+    np.testing.assert_allclose(np.diff(10 * np.log10(octaves)), -3.01, atol=0.8)
