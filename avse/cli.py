@@ -1,4 +1,4 @@
-"""The command line: `avse enhance`, `avse train`, `avse models` and `avse demo`.
+"""The command line: `avse enhance`, `avse lips`, `avse train`, `avse models` and `avse demo`.
 
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
@@ -96,6 +96,22 @@ def enhance(
         )
     for note in summary["notes"]:
         console.print(f"note: {note}", highlight=False)
+    print(destination)
+
+
+@app.command()
+def lips(
+    video: Annotated[Path, typer.Argument(help="Video of one speaker.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; default VIDEO_lips.npz.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write a contact sheet of what was cut out.")] = None,
+) -> None:
+    """Cut the speaker's mouth out of a video: 67x67 grey pictures with time stamps and validity."""
+    from avse.commands import read_lips_file
+
+    destination = out or video.with_name(f"{video.stem}_lips.npz")
+    with warnings_as_notes(), console.status("reading lips"):
+        counts = read_lips_file(video, destination, figure)
+    console.print(", ".join(f"{reason}: {count}" for reason, count in counts.items() if count))
     print(destination)
 
 

@@ -16,9 +16,12 @@ from avse.data.corpora.grid import GridCorpus
 from avse.data.corpora.synthetic import SyntheticCorpus, utterance_speech
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, made_folder
+from avse.data.lips import Reason, read_lips
+from avse.data.lips_files import save_lips
 from avse.data.mixing import mix, pink_noise
 from avse.enhance import Enhancement, algorithm_named, enhance
 from avse.evaluation.figures import before_after_figure, enhancement_figure, training_figure
+from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
 from avse.recipes import RECIPES, run
 
@@ -83,6 +86,26 @@ def picture(enhancement: Enhancement, channel: int = 0, title: str = "") -> Any:
         enhancement.posterior.costs,
         title=title,
     )
+
+
+def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[str, int]:
+    """Cut the speaker's mouth out of every picture of a video and save it; returns the count of each reason.
+
+    Raises:
+        InputError: no usable video, no face, or an output that cannot be written.
+    """
+    if out.suffix.lower() != ".npz":
+        raise InputError(f"{out}: lips are saved as .npz; let the name end so")
+    for path in (out, figure):
+        if path is not None:
+            check_destination(path)
+    if figure is not None:
+        check_figure_format(figure)
+    lips = read_lips(video)
+    save_lips(out, lips)
+    if figure is not None:
+        write_figure(figure, contact_sheet(lips, title=video.name))
+    return {reason.text: int((lips.reasons == reason).sum()) for reason in Reason}
 
 
 def train_model(

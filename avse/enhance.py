@@ -107,27 +107,26 @@ def enhance(
     model_rate = resample(columns, sample_rate, stft.sample_rate)
     signal = torch.from_numpy(np.ascontiguousarray(model_rate.T)).float().to(device)
     spectrum, scale = pair.config.front_end.analysis(signal)
-    power = spectrum.abs().square()
 
     speech, guide, bins = _within_band(pair, sample_rate)
-    pieces = segments(power.shape[-2], stft)
-    gain, applied, variance = (torch.zeros_like(power) for _ in range(3))
+    pieces = segments(spectrum.shape[-2], stft)
+    gain, variance = torch.zeros(spectrum.shape, device=device), torch.zeros(spectrum.shape, device=device)
     posteriors = []
     for index, (piece, fade) in enumerate(pieces):
 
         def part(fraction: float, index: int = index) -> None:
             progress((index + fraction) / len(pieces))
 
-        posterior = infer(speech, guide, power[..., piece, :bins], None, generator, part)
+        power = spectrum[..., piece, :bins].abs().square()
+        posterior = infer(speech, guide, power, None, generator, part)
         weight = fade.to(power)[:, None]
         gain[..., piece, :bins] += weight * posterior.gain
-        applied[..., piece, :bins] += weight * posterior.gain.clamp_min(posterior.gain_floor)
         variance[..., piece, :bins] += weight * posterior.variance
         posteriors.append(posterior)
 
-    del power
-    estimate = stft.synthesis(spectrum * applied, signal.shape[-1]) / scale
-    del applied
+    heard = gain.clamp_min(posteriors[0].gain_floor).mul(spectrum)
+    estimate = stft.synthesis(heard, signal.shape[-1]) / scale
+    del heard
     at_rate = resample(estimate.T.cpu().numpy(), stft.sample_rate, sample_rate)
     enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
     seconds = time.perf_counter() - start

@@ -1,7 +1,7 @@
 """Quality of enhancement on real speech in real noise.
 
     python benchmarks/quality.py                      # the test split, default algorithm
-    python benchmarks/quality.py --systems mcem paper --share 9
+    python benchmarks/quality.py --systems mcem paper --share 18
 
 Speech: the sound-only clips and the GRID clips of unseen speakers of a split; noise: six types at -5, 0 and
 5 dB. The data is looked for in AVSE_DATA (default ../shared/data). Prints improvements over the noisy input
@@ -78,6 +78,10 @@ def main() -> None:
             report(metric, benchmark.mean_gain(own, metric), target)
         noise, level, worst = benchmark.worst_cell(own)
         report(f"si_sdr, worst cell ({noise} at {level:g} dB)", worst, 0.0)
+    if len(systems) > 1:
+        table = benchmark.systems_table(scores)
+        (args.out / f"systems_{args.split}_{Path(args.model).name}_{args.share}.md").write_text(table + "\n")
+        print(f"\nall systems on the same {len(specs)} mixtures\n\n{table}")
 
 
 def report(name: str, value: float, target: float) -> None:

@@ -79,13 +79,13 @@ def cross(
         noises: noise type -> files; an empty list stands for generated white noise.
         levels: dB.
         seed: of everything.
-        share: keep every `share`-th mixture, such that clips, noises and levels stay balanced.
+        share: keep one mixture in so many; noises and levels rotate over the clips.
     """
     specs = []
     for c, clip in enumerate(clips):
         for n, (noise_type, files) in enumerate(noises.items()):
             for i, level in enumerate(levels):
-                if (c + n + i) % share == 0:
+                if (c + n * len(levels) + i) % share == 0:
                     name = f"{seed}/{clip.name}/{noise_type}/{level:g}"
                     files_as_text = tuple(str(file) for file in files)
                     specs.append(
@@ -157,9 +157,6 @@ def markdown_table(scores: Sequence[Score], metrics: dict[str, str] = SHOWN) -> 
     levels = sorted({s.level for s in scores})
     noises = list(dict.fromkeys(s.noise_type for s in scores))
 
-    def cell(selected: list[Score]) -> str:
-        return " / ".join(f"{mean_gain(selected, metric):+{FORMATS[metric]}}" for metric in metrics)
-
     head = [*(f"{level:g} dB" for level in levels), "mean"]
     lines = [
         f"| {' / '.join(metrics.values())} | " + " | ".join(head) + " |",
@@ -167,9 +164,25 @@ def markdown_table(scores: Sequence[Score], metrics: dict[str, str] = SHOWN) -> 
     ]
     for noise in [*noises, None]:
         row = [s for s in scores if noise in (None, s.noise_type)]
-        cells = [cell([s for s in row if s.level == level]) for level in levels]
-        lines.append(f"| {noise or '**mean**'} | " + " | ".join([*cells, cell(row)]) + " |")
+        cells = [_cell([s for s in row if s.level == level], metrics) for level in levels]
+        lines.append(f"| {noise or '**mean**'} | " + " | ".join([*cells, _cell(row, metrics)]) + " |")
     return "\n".join(lines)
+
+
+def systems_table(scores: Sequence[Score], metrics: dict[str, str] = SHOWN) -> str:
+    """Mean improvements of several systems on the same mixtures, a row a system, a column a level."""
+    levels = sorted({s.level for s in scores})
+    head = [*(f"{level:g} dB" for level in levels), "mean"]
+    lines = [f"| {' / '.join(metrics.values())} | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for system in dict.fromkeys(s.system for s in scores):
+        own = [s for s in scores if s.system == system]
+        groups = [*([s for s in own if s.level == level] for level in levels), own]
+        lines.append(f"| {system} | " + " | ".join(_cell(group, metrics) for group in groups) + " |")
+    return "\n".join(lines)
+
+
+def _cell(scores: list[Score], metrics: dict[str, str]) -> str:
+    return " / ".join(f"{mean_gain(scores, metric):+{FORMATS[metric]}}" for metric in metrics)
 
 
 def worst_cell(scores: Sequence[Score], metric: str = "si_sdr") -> tuple[str, float, float]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avse.models.distributions import exponential_cost
 from avse.models.linear_gaussian import LinearGaussian
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, mixture_variance
@@ -64,15 +65,18 @@ def weighted_speech_variance(
         visual: lips, where the model has them.
 
     Returns:
-        S (A R, *, N, F), without the gain, and p(alpha | x, z_r) / R (A R, *, N), which sum to 1 over A R.
+        S (R A, *, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over R A.
     """
-    log_prior, log_variance = model.speech.evaluate(z, visual)
-    if log_prior.shape[0] == 1:
-        return log_variance[0].exp(), torch.full_like(log_prior[0], 1 / z.shape[0])
-    variance = mixture_variance(log_variance, model.noise)
-    log_joint = log_prior - (variance.log() + power / variance).sum(-1)
-    weights = log_joint.softmax(0) / z.shape[0]
-    return log_variance.exp().flatten(0, 1), weights.flatten(0, 1)
+    variances, weights = [], []
+    for draw in z:  # one at a time: what it touches stays in the cache
+        log_prior, log_variance = model.speech.evaluate(draw, visual)
+        if log_prior.shape[0] == 1:
+            weights.append(torch.ones_like(log_prior))
+        else:
+            variance = mixture_variance(log_variance, model.noise)
+            weights.append((log_prior - exponential_cost(power, variance)).softmax(0))
+        variances.append(log_variance.exp())
+    return torch.cat(variances), torch.cat(weights).div_(len(z))
 
 
 @dataclass(frozen=True)

@@ -139,3 +139,11 @@ class _ComplexPlane(constraints.Constraint):
 
 
 _complex_plane = _ComplexPlane()
+
+
+def exponential_cost(power: Tensor, variance: Tensor) -> Tensor:
+    """sum_f log V + P / V, minus the log density of the powers P (*, N, F): (*, N). May overwrite V."""
+    quotient = power / variance
+    if variance.requires_grad:
+        return (quotient + variance.log()).sum(-1)
+    return quotient.add_(variance.log_()).sum(-1)

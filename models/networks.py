@@ -137,4 +137,5 @@ class SpectrumDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """log sigma_f(z)."""
-        return torch.addcmul(self.shift, self.output(self.trunk(z)), self.scale)
+        flat = self.output(self.trunk(z.reshape(-1, z.shape[-1])))  # two dimensions: one fused product
+        return flat.mul_(self.scale).add_(self.shift).reshape(*z.shape[:-1], -1)

@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from avse.data.errors import InputError
+from avse.models.distributions import exponential_cost
 
 FLOOR = 1e-10
 """Smallest factor relative to the mean power of the recording: keeps silence from dividing by zero."""
@@ -97,20 +98,19 @@ class NMFNoise:
             variance = self._mixture_variance(speech)
             share = speech / variance
             fall += weight * share.sum(-1)
-            rise += weight * (share * power / variance).sum(-1)
+            rise += weight * share.mul_(power).div_(variance).sum(-1)
         return replace(self, gain=self.gain * torch.sqrt(rise / fall))
 
     def cost(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> Tensor:
         """C above, (*)."""
         total = self.roughness()
         for speech, weight in zip(speech_variance, weights, strict=True):
-            variance = self._mixture_variance(speech)
-            frames = (power / variance + variance.log()).sum(-1)
+            frames = exponential_cost(power, self._mixture_variance(speech))
             total = total + (weight * frames).sum(-1)
         return total
 
     def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
-        return torch.addcmul(self.variance(), self.gain.unsqueeze(-1), speech_variance)
+        return torch.mul(speech_variance, self.gain.unsqueeze(-1)).add_(self.variance())
 
     def _statistics(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""

@@ -9,11 +9,10 @@ The gain g_n is in Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeg
 from typing import NamedTuple, Protocol
 
 import pyro
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from avse.models.distributions import PowerSpectrum
+from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.sites import X, frames_plate
 from avse.models.speech import SpeechModel
 
@@ -78,13 +77,15 @@ class NoisySpeech(PyroModule):
         The closed form of what a trace of `forward` adds up; quick where `speech.evaluate` is.
         """
         log_prior, log_variance = self.speech.evaluate(z, visual)
-        variance = mixture_variance(log_variance, self.noise)
-        return log_prior - (variance.log() + power / variance).sum(-1)
+        return log_prior - exponential_cost(power, mixture_variance(log_variance, self.noise))
 
 
 def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
     """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
-    return torch.addcmul(noise.variance(), noise.gain.unsqueeze(-1), speech_log_variance.exp())
+    scaled = speech_log_variance + noise.gain.log().unsqueeze(-1)
+    if scaled.requires_grad:
+        return scaled.exp() + noise.variance()
+    return scaled.exp_().add_(noise.variance())  # memory traffic rules here
 
 
 def wiener_moments(speech_variance: Tensor, noise: NoiseModel) -> WienerMoments:

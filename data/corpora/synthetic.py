@@ -9,6 +9,7 @@ statics that no call resets. So a fresh copy of the library, in its initial stat
 
 import ctypes
 import locale
+import math
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
+from avse.data.corpora.mouth_drawing import draw_mouth, random_face
+from avse.data.corpora.mouth_shapes import articulation
 from avse.data.errors import InputError
 
 # Every change of a list below changes the corpora drawn from it. The variants have no echo.
@@ -211,6 +214,23 @@ def utterance_speech(seed: int, speaker: int, index: int) -> SyntheticSpeech:
 def _load_audio(seed: int, speaker: int, index: int) -> tuple[NDArray[np.float32], int]:
     speech = utterance_speech(seed, speaker, index)
     return speech.samples, speech.sample_rate
+
+
+def synthetic_lips(
+    seed: int, speaker: int, index: int, fps: float = 30.0
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Pictures (T, 67, 67) of the mouth that says `utterance_speech(seed, speaker, index)`, and their times.
+
+    Picture k is taken at k / fps seconds on the clock of the samples, as a video file stamps it, and T is
+    the duration times fps, rounded up. A speaker keeps one face.
+    """
+    speech = utterance_speech(seed, speaker, index)
+    duration = len(speech.samples) / speech.sample_rate
+    times = np.arange(math.ceil(duration * fps)) / fps
+    # The last number keeps these draws apart from those of the voice and of the sentence.
+    face = random_face(np.random.default_rng((seed, speaker, 0, 1)))
+    scene = np.random.default_rng((seed, speaker, 1 + index, 1))
+    return draw_mouth(face, articulation(speech.phonemes, duration, times), scene), times
 
 
 @dataclass(frozen=True)

