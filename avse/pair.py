@@ -144,9 +144,10 @@ def load_folder(folder: Path) -> SpeechPair:
             names the file and the tensor.
     """
     card = (folder / CARD).read_text() if (folder / CARD).is_file() else ""
-    pair = _read(
-        folder / CONFIG, lambda path: SpeechPair(PairConfig.from_dict(json.loads(path.read_text())), card)
-    )
+    with torch.random.fork_rng(devices=[]):  # the networks start at random, only to be overwritten
+        pair = _read(
+            folder / CONFIG, lambda path: SpeechPair(PairConfig.from_dict(json.loads(path.read_text())), card)
+        )
     weights = _read(folder / WEIGHTS, load_file)
     expected = pair.modules().state_dict()
     for problem, names in (

@@ -65,7 +65,7 @@ def enhance_ten_minutes() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; one, as `quality.py` runs")
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -127,6 +127,7 @@ class SpectrumDecoder(nn.Module):
         self.trunk = perceptron([latent_size, *hidden], activation)
         self.output = nn.Linear(hidden[-1], bins)
         nn.init.zeros_(self.output.bias)
+        self._folded: tuple[tuple[object, ...], Tensor, Tensor] | None = None
         self.register_buffer("shift", torch.zeros(bins))
         self.register_buffer("scale", torch.ones(bins))
 
@@ -137,5 +138,18 @@ class SpectrumDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """log sigma_f(z)."""
-        flat = self.output(self.trunk(z.reshape(-1, z.shape[-1])))  # two dimensions: one fused product
-        return flat.mul_(self.scale).add_(self.shift).reshape(*z.shape[:-1], -1)
+        hidden = self.trunk(z.reshape(-1, z.shape[-1]))  # two dimensions: one fused product
+        if self.output.weight.requires_grad:
+            flat = self.output(hidden).mul_(self.scale).add_(self.shift)
+        else:
+            flat = nn.functional.linear(hidden, *self._frozen_output())
+        return flat.reshape(*z.shape[:-1], -1)
+
+    def _frozen_output(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last layer with scale and shift in them; made anew when one changes."""
+        parts = (self.output.weight, self.output.bias, self.scale, self.shift)
+        state = tuple((part.data_ptr(), part._version, part.dtype) for part in parts)
+        if self._folded is None or self._folded[0] != state:
+            weight, bias, scale, shift = parts
+            self._folded = (state, weight * scale[:, None], bias * scale + shift)
+        return self._folded[1:]

@@ -1,5 +1,6 @@
 """The one call: what it promises of shapes, rates, seeds and odd input."""
 
+import importlib
 import json
 
 import numpy as np
@@ -145,7 +146,8 @@ def test_segments_cover_every_frame_with_weight_one(seconds: float) -> None:
 
 
 def test_long_recordings_are_enhanced_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avse.enhance.SEGMENT", 1.5)
+    module = importlib.import_module("avse.enhance")  # the attribute of the package is the function
+    monkeypatch.setattr(module, "SEGMENT", 1.5)
     enhancement = avse.enhance(noise(3.0), RATE)
     assert len(enhancement.posteriors) == len(enhancement.report["segments"]) > 1
     assert np.isfinite(enhancement.speech).all()

@@ -120,10 +120,11 @@ def test_damaged_files_are_named(
         {"arguments": {"activation": "unheard-of"}},
         {"arguments": {"latent_size": "many"}},
         {"arguments": None},
-        {"stft": {"hop_length": "long"}},
-        {"stft": {"hop_length": 0}},
-        {"stft": {"colour": "blue"}},
-        {"level": "loud"},
+        {"front_end": None},
+        {"front_end": {"stft": {"hop_length": "long"}}},
+        {"front_end": {"stft": {"hop_length": 0}}},
+        {"front_end": {"stft": {"colour": "blue"}}},
+        {"front_end": {"stft": {}, "level": "loud"}},
     ],
 )
 def test_senseless_settings_are_refused(
@@ -136,7 +137,7 @@ def test_senseless_settings_are_refused(
 
 
 def test_settings_that_do_not_fit_the_weights_are_refused(folder: Path) -> None:
-    edit(folder, stft={"window_length": 128, "hop_length": 32})
+    edit(folder, front_end={"stft": {"window_length": 128, "hop_length": 32}})
     with pytest.raises(InputError, match="another shape"):
         load_folder(folder)
 
@@ -146,6 +147,12 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         zoo.load("nothing-here")
     with pytest.raises(InputError, match="unknown architecture"):
         SpeechPair(PairConfig("unheard-of", {}, FrontEnd()))
+
+
+def test_loading_leaves_the_random_state_alone(folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    load_folder(folder)
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_shipped_pairs_load() -> None:

@@ -95,7 +95,7 @@ def fit(tmp_path: Path, tiny_config: PairConfig, monkeypatch: pytest.MonkeyPatch
         torch.manual_seed(11)
         pair = SpeechPair(tiny_config)
         data = FrameDataModule(
-            [Colours()], tiny_config.stft, batch_size=32, cache=tmp_path / "cache", seed=settings.seed
+            [Colours()], tiny_config.front_end, batch_size=32, cache=tmp_path / "cache", seed=settings.seed
         )
         frames = data.frames("train").power
         pair.model.fit_scales(frames)

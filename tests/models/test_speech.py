@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avse.inference.joint import closure, frame_log_joint, sum_out_alpha, traced
 from avse.models.a_vae import AVAE, StandardNormal
@@ -241,3 +241,21 @@ def test_a_whole_recording_of_silence_is_finite(tiny_pair: SpeechPair) -> None:
     z = q.mean
     assert q.log_prob(z).isfinite().all()
     assert frame_log_joint(tiny_pair.model, z, power=silence).isfinite().all()
+
+
+def test_frozen_decoder_equals_the_trainable_one_and_follows_changes() -> None:
+    """A frozen decoder folds its scale and shift into the last layer; no change of either goes unnoticed."""
+    decoder = a_vae().decoder
+    z = torch.randn(2, N, L, dtype=torch.float64)
+    power = torch.rand(100, F, dtype=torch.float64)
+    for change in (
+        lambda: None,
+        lambda: decoder.fit(power),
+        lambda: nn.init.constant_(decoder.output.bias, 0.7),
+        lambda: decoder.load_state_dict({k: v * 0.5 for k, v in decoder.state_dict().items()}),
+    ):
+        decoder.requires_grad_(True)
+        change()
+        trainable = decoder(z).detach()
+        torch.testing.assert_close(decoder.requires_grad_(False)(z), trainable)
+    torch.testing.assert_close(decoder.float()(z.float()).double(), trainable, rtol=1e-5, atol=1e-5)
