@@ -1,7 +1,7 @@
 """The log joint density of every frame as a function of z: all that a sampler needs of a model.
 
 `frame_log_joint` reads it off one trace of any Pyro model that has a site "z" inside a frames plate. A model
-that offers an equal closed form as a method `log_joint(z, **data)` is spared the trace by `closure`.
+that offers an equal closed form as a method `bound(**data)` is spared the trace by `closure`.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,15 @@ def traced(model: Model, **data: Tensor | None) -> LogJoint:
 
 
 def closure(model: Model, **data: Tensor | None) -> LogJoint:
-    """The log joint, alpha summed out, by the model's own `log_joint` if it has one, else by a trace."""
-    log_joint = getattr(model, "log_joint", None)
-    if log_joint is None:
+    """The log joint, alpha summed out, by the closed form that the model offers, else by a trace.
+
+    A closed form is a method `bound(**data)` that gives z -> log joint (A, *, N).
+    """
+    bound = getattr(model, "bound", None)
+    if bound is None:
         return traced(model, **data)
-    return lambda z: sum_out_alpha(log_joint(z, **data))
+    log_joint = bound(**data)
+    return lambda z: sum_out_alpha(log_joint(z))
 
 
 def sum_out_alpha(log_joint: Tensor) -> Tensor:

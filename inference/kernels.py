@@ -69,7 +69,7 @@ class RandomWalk:
     ) -> tuple[State, Info]:
         """One move of every frame: one evaluation of the log joint."""
         proposal = state.z + step_size.unsqueeze(-1) * normal_like(state.z, generator)
-        return metropolis(state, self.init(proposal, log_joint), 0.0, generator)
+        return metropolis(state, self.init(proposal, log_joint), None, generator)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def normal_like(z: Tensor, generator: Generator) -> Tensor:
 
 
 def metropolis(
-    current: State, proposed: State, log_ratio: Tensor | float, generator: Generator
+    current: State, proposed: State, log_ratio: Tensor | None, generator: Generator
 ) -> tuple[State, Info]:
     """Accept the proposal in each frame with probability min(1, p(z') / p(z) exp(log_ratio)).
 
@@ -128,10 +128,12 @@ def metropolis(
     Args:
         current: the state to leave.
         proposed: where to.
-        log_ratio: log q(z | z') - log q(z' | z), (*, N); zero for a symmetric proposal.
+        log_ratio: log q(z | z') - log q(z' | z), (*, N); None for a symmetric proposal.
         generator: source of the uniform variates.
     """
-    log_accept = proposed.log_joint - current.log_joint + log_ratio
+    log_accept = proposed.log_joint - current.log_joint
+    if log_ratio is not None:
+        log_accept = log_accept + log_ratio
     probability = log_accept.clamp_max(0).exp().nan_to_num_(nan=0.0)
     accepted = (
         torch.rand(probability.shape, generator=generator, dtype=probability.dtype, device=probability.device)

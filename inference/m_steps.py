@@ -12,8 +12,8 @@ from avse.models.linear_gaussian import LinearGaussian
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, mixture_variance
 
-NoiseUpdate = Callable[[Any, Tensor, Tensor, Tensor], Any]
-"""(noise, power (*, N, F), speech variance (R, *, N, F), weights (R, *, N)) -> better noise."""
+NoiseUpdate = Callable[[Any, Tensor, Any, Tensor], Any]
+"""(noise, power (*, N, F), R speech variances (*, N, F), weights (R, *, N)) -> better noise."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class NoiseStep:
 
 def weighted_speech_variance(
     model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """Speech variance at every draw and value of alpha, and the posterior weight of each.
 
     Args:
@@ -65,9 +65,11 @@ def weighted_speech_variance(
         visual: lips, where the model has them.
 
     Returns:
-        S (R A, *, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over R A.
+        R A tensors S (*, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over
+        R A.
     """
-    variances, weights = [], []
+    variances: list[Tensor] = []
+    weights = []
     for draw in z:  # one at a time: what it touches stays in the cache
         log_prior, log_variance = model.speech.evaluate(draw, visual)
         if log_prior.shape[0] == 1:
@@ -75,8 +77,8 @@ def weighted_speech_variance(
         else:
             variance = mixture_variance(log_variance, model.noise)
             weights.append((log_prior - exponential_cost(power, variance)).softmax(0))
-        variances.append(log_variance.exp())
-    return torch.cat(variances), torch.cat(weights).div_(len(z))
+        variances.extend(log_variance.exp())
+    return variances, torch.cat(weights).div_(len(z))
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,13 @@ def average_filter(
     responsibilities = torch.zeros(())
     with torch.no_grad():
         for draw in z.split(1):
-            speech_variance, weights = weighted_speech_variance(model, draw, power, visual)
-            moments = wiener_moments(speech_variance, model.noise)
+            variances, weights = weighted_speech_variance(model, draw, power, visual)
             weights = weights / z.shape[0]
-            share = weights.unsqueeze(-1)
-            mean += (share * moments.gain).sum(0)
-            square += (share * moments.gain.square()).sum(0)
-            within += (share * moments.variance).sum(0)
+            for speech_variance, share in zip(variances, weights.unsqueeze(-1), strict=True):
+                moments = wiener_moments(speech_variance, model.noise)
+                mean += share * moments.gain
+                square += share * moments.gain.square()
+                within += share * moments.variance
             responsibilities = responsibilities + weights
     between = (square - mean.square()).clamp_min(0) * power
     return AverageFilter(mean, within + between, responsibilities)

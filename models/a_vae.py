@@ -71,5 +71,6 @@ class AVAE(SpeechModel):
         """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
         if type(self).latent is not AVAE.latent:
             return super().evaluate(z, visual)
-        prior = self.prior if isinstance(self.prior, StandardNormal) else self.prior()
-        return Evaluation(prior.log_prob(z)[None], self.decoder(z)[None])
+        prior = self.prior
+        log_prior = (prior if isinstance(prior, StandardNormal) else prior()).log_prob(z)
+        return Evaluation(log_prior.unsqueeze(0), self.decoder(z).unsqueeze(0))

@@ -12,6 +12,7 @@ increase
     C = sum_fn mean_r [ log V_r + P / V_r ] - log p(H),    V_r = g S_r + W H,  P = |x|^2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,9 @@ from torch import Generator, Tensor
 
 from avse.data.errors import InputError
 from avse.models.distributions import exponential_cost
+
+Draws = Tensor | Sequence[Tensor]
+"""Draws of (*, N, F): a tensor (R, *, N, F) or a sequence of R tensors."""
 
 FLOOR = 1e-10
 """Smallest factor relative to the mean power of the recording: keeps silence from dividing by zero."""
@@ -57,12 +61,12 @@ class NMFNoise:
         ratio = self.H[..., 1:] / self.H[..., :-1]
         return self.smoothness * (ratio + 1 / ratio - 2).sum((-2, -1))
 
-    def updated_spectra(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
+    def updated_spectra(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of W, then columns of W scaled to sum 1.
 
         Args:
             power: P = |x|^2, (*, N, F).
-            speech_variance: S_r without the gain, (R, *, N, F).
+            speech_variance: S_r without the gain, (R, *, N, F) as one tensor or one a draw.
             weights: of the draws, summing to 1 over them, (R, *, N).
         """
         quotient, precision = self._statistics(power, speech_variance, weights)
@@ -71,7 +75,7 @@ class NMFNoise:
         shape = torch.where(scale > _tiny(W), W / scale, self.W)  # a component that dies keeps its spectrum
         return replace(self, W=shape, H=(self.H * scale.mT).clamp_min(_tiny(W)))
 
-    def updated_activations(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
+    def updated_activations(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of H under its prior: even frames first, then odd ones.
 
         Given its neighbours, h minimises a / h + b h with a = h_old^2 (W'(P N2))_kn + lambda (h_- + h_+) and
@@ -91,7 +95,7 @@ class NMFNoise:
             H = torch.where(parity, step.clamp_min(_tiny(H)), H)
         return replace(self, H=H)
 
-    def updated_gain(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> "NMFNoise":
+    def updated_gain(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of g: g sqrt( sum_f P mean_r S_r / V_r^2 / sum_f mean_r S_r / V_r )."""
         rise, fall = torch.zeros_like(self.gain), torch.zeros_like(self.gain)
         for speech, weight in zip(speech_variance, weights, strict=True):
@@ -101,7 +105,7 @@ class NMFNoise:
             rise += weight * share.mul_(power).div_(variance).sum(-1)
         return replace(self, gain=self.gain * torch.sqrt(rise / fall))
 
-    def cost(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> Tensor:
+    def cost(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> Tensor:
         """C above, (*)."""
         total = self.roughness()
         for speech, weight in zip(speech_variance, weights, strict=True):
@@ -112,7 +116,7 @@ class NMFNoise:
     def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
         return torch.mul(speech_variance, self.gain.unsqueeze(-1)).add_(self.variance())
 
-    def _statistics(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _statistics(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> tuple[Tensor, Tensor]:
         """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""
         first, second = torch.zeros_like(power), torch.zeros_like(power)
         # One draw at a time: what it touches stays in the cache.

@@ -6,6 +6,7 @@
 The gain g_n is in Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeghi et al. (TASLP 2020).
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import pyro
@@ -29,7 +30,7 @@ class NoiseModel(Protocol):
         """Variance of the noise V_b, a power, (*, N, F)."""
         ...
 
-    def cost(self, power: Tensor, speech_variance: Tensor, weights: Tensor) -> Tensor:
+    def cost(self, power: Tensor, speech_variance: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
         """Weighted mean of -log p(x | z) over draws of the speech variance, less the log prior, (*).
 
         Args:
@@ -76,16 +77,31 @@ class NoisySpeech(PyroModule):
 
         The closed form of what a trace of `forward` adds up; quick where `speech.evaluate` is.
         """
-        log_prior, log_variance = self.speech.evaluate(z, visual)
-        return log_prior - exponential_cost(power, mixture_variance(log_variance, self.noise))
+        return self.bound(power, visual)(z)
+
+    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """`log_joint` as a function of z alone; what does not depend on z is computed once."""
+        evaluate = self.speech.evaluate
+        log_gain, noise_variance = self.noise.gain.log().unsqueeze(-1), self.noise.variance()
+
+        def log_joint(z: Tensor) -> Tensor:
+            log_prior, log_variance = evaluate(z, visual)
+            variance = exp_plus(log_variance + log_gain, noise_variance)
+            return log_prior - exponential_cost(power, variance)
+
+        return log_joint
 
 
 def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
     """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
-    scaled = speech_log_variance + noise.gain.log().unsqueeze(-1)
-    if scaled.requires_grad:
-        return scaled.exp() + noise.variance()
-    return scaled.exp_().add_(noise.variance())  # memory traffic rules here
+    return exp_plus(speech_log_variance + noise.gain.log().unsqueeze(-1), noise.variance())
+
+
+def exp_plus(logarithm: Tensor, rest: Tensor) -> Tensor:
+    """exp(logarithm) + rest. Overwrites `logarithm` where no gradient is recorded: memory traffic rules."""
+    if logarithm.requires_grad:
+        return logarithm.exp() + rest
+    return logarithm.exp_().add_(rest)
 
 
 def wiener_moments(speech_variance: Tensor, noise: NoiseModel) -> WienerMoments:

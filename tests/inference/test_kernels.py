@@ -70,7 +70,7 @@ class DriftedWalk(RandomWalk):
     ) -> tuple[State, Info]:
         step = step_size.unsqueeze(-1)
         proposal = state.z + step * (normal_like(state.z, generator) + 0.3)
-        return metropolis(state, self.init(proposal, log_joint), 0.0, generator)
+        return metropolis(state, self.init(proposal, log_joint), None, generator)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class ScalingWalk(RandomWalk):
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
         proposal = state.z * torch.exp(0.5 * normal_like(state.z, generator))
-        return metropolis(state, self.init(proposal, log_joint), 0.0, generator)
+        return metropolis(state, self.init(proposal, log_joint), None, generator)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class UnbalancedMALA(MALA):
         step = step_size.unsqueeze(-1)
         noise = normal_like(state.z, generator)
         moved = self.init(state.z + step**2 / 2 * state.gradient + step * noise, log_joint)
-        return metropolis(state, moved, 0.0, generator)
+        return metropolis(state, moved, None, generator)
 
 
 def together(rule: Callable[[Tensor], Tensor]) -> type[RandomWalk]:
@@ -122,7 +122,7 @@ def together(rule: Callable[[Tensor], Tensor]) -> type[RandomWalk]:
         ) -> tuple[State, Info]:
             proposal = state.z + step_size.unsqueeze(-1) * normal_like(state.z, generator)
             proposed = self.init(proposal, log_joint)
-            _, info = metropolis(state, proposed, 0.0, generator)
+            _, info = metropolis(state, proposed, None, generator)
             chosen = rule(info.accepted).expand_as(info.accepted)
             moved = State(
                 torch.where(chosen.unsqueeze(-1), proposed.z, state.z),
@@ -230,7 +230,7 @@ def test_accepts_with_the_probability_it_states(generator: Generator) -> None:
     zero = torch.zeros(count, 5, 1, dtype=torch.float64)
     current = State(zero, torch.zeros(count, 5, dtype=torch.float64))
     proposed = State(zero + 1, log_ratio.expand(count, 5) - 0.5)
-    state, info = metropolis(current, proposed, 0.5, generator)
+    state, info = metropolis(current, proposed, torch.tensor(0.5), generator)
     truth = log_ratio.exp().clamp_max(1)
     torch.testing.assert_close(info.probability[0], truth)
     spread = (truth * (1 - truth) / count).sqrt().clamp_min(1e-12)
@@ -243,7 +243,7 @@ def test_accepts_with_the_probability_it_states(generator: Generator) -> None:
 def test_impossible_proposals_are_rejected(bad: float, generator: Generator) -> None:
     z = torch.zeros(100, 2, 1)
     current, proposed = State(z, torch.zeros(100, 2)), State(z + 1, torch.full((100, 2), bad))
-    state, info = metropolis(current, proposed, 0.0, generator)
+    state, info = metropolis(current, proposed, None, generator)
     assert not info.accepted.any()
     assert (info.probability == 0).all()
     assert torch.equal(state.z, z)
@@ -252,7 +252,7 @@ def test_impossible_proposals_are_rejected(bad: float, generator: Generator) -> 
 def test_leaves_an_impossible_start(generator: Generator) -> None:
     z = torch.zeros(5, 1)
     current, proposed = State(z, torch.full((5,), -float("inf"))), State(z + 1, torch.zeros(5))
-    assert metropolis(current, proposed, 0.0, generator)[1].accepted.all()
+    assert metropolis(current, proposed, None, generator)[1].accepted.all()
 
 
 @pytest.mark.parametrize("kernel", [RandomWalk(), MALA()])
