@@ -24,10 +24,15 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What happened in a move, each (*, N): accepted or not, and the probability it was accepted with."""
+    """What happened in a move, each (*, N): accepted or not, and log p(z') q(z | z') - log p(z) q(z' | z)."""
 
     accepted: Tensor
-    probability: Tensor
+    log_ratio: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """Of acceptance, min(1, exp(log_ratio)), (*, N); zero for a proposal without density."""
+        return self.log_ratio.clamp_max(0).exp().nan_to_num_(nan=0.0)
 
 
 class Kernel(Protocol):
@@ -68,7 +73,7 @@ class RandomWalk:
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
         """One move of every frame: one evaluation of the log joint."""
-        proposal = state.z + step_size.unsqueeze(-1) * normal_like(state.z, generator)
+        proposal = torch.addcmul(state.z, step_size.unsqueeze(-1), normal_like(state.z, generator))
         return metropolis(state, self.init(proposal, log_joint), None, generator)
 
 
@@ -134,18 +139,17 @@ def metropolis(
     log_accept = proposed.log_joint - current.log_joint
     if log_ratio is not None:
         log_accept = log_accept + log_ratio
-    probability = log_accept.clamp_max(0).exp().nan_to_num_(nan=0.0)
-    accepted = (
-        torch.rand(probability.shape, generator=generator, dtype=probability.dtype, device=probability.device)
-        < probability
+    uniform = torch.rand(
+        log_accept.shape, generator=generator, dtype=log_accept.dtype, device=log_accept.device
     )
+    accepted = uniform.log_() < log_accept  # never where it is no number
     chosen = accepted.unsqueeze(-1)
     state = State(
         torch.where(chosen, proposed.z, current.z),
         torch.where(accepted, proposed.log_joint, current.log_joint),
-        None if current.gradient is None else torch.where(chosen, proposed.gradient, current.gradient),  # type: ignore[arg-type]
+        None if current.gradient is None else torch.where(chosen, _gradient(proposed), current.gradient),
     )
-    return state, Info(accepted, probability)
+    return state, Info(accepted, log_accept)
 
 
 def adapted(step_size: Tensor, info: Info, target: float, moves: int) -> Tensor:

@@ -55,7 +55,7 @@ class NoiseStep:
 
 def weighted_speech_variance(
     model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Speech variance at every draw and value of alpha, and the posterior weight of each.
 
     Args:
@@ -65,8 +65,7 @@ def weighted_speech_variance(
         visual: lips, where the model has them.
 
     Returns:
-        R A tensors S (*, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over
-        R A.
+        S (R A, *, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over R A.
     """
     variances: list[Tensor] = []
     weights = []
@@ -77,8 +76,8 @@ def weighted_speech_variance(
         else:
             variance = mixture_variance(log_variance, model.noise)
             weights.append((log_prior - exponential_cost(power, variance)).softmax(0))
-        variances.extend(log_variance.exp())
-    return variances, torch.cat(weights).div_(len(z))
+        variances.append(log_variance.exp())
+    return torch.cat(variances), torch.cat(weights).div_(len(z))
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def together(rule: Callable[[Tensor], Tensor]) -> type[RandomWalk]:
                 torch.where(chosen.unsqueeze(-1), proposed.z, state.z),
                 torch.where(chosen, proposed.log_joint, state.log_joint),
             )
-            return moved, Info(chosen, info.probability)
+            return moved, Info(chosen, info.log_ratio)
 
     return Together
 
@@ -265,7 +265,7 @@ def test_same_seed_same_chain(kernel: Kernel) -> None:
 
 def test_adaptation_goes_the_right_way() -> None:
     step = torch.full((3,), 0.5)
-    info = Info(torch.ones(3), torch.tensor([0.0, 0.57, 1.0]))
+    info = Info(torch.ones(3), torch.tensor([0.0, 0.57, 1.0]).log())
     after, later = adapted(step, info, 0.57, 0), adapted(step, info, 0.57, 99)
     assert after[0] < later[0] < 0.5 < later[2] < after[2]
     assert after[1] == later[1] == 0.5
