@@ -53,6 +53,7 @@ class NoiseStep:
             return NoisySpeech(model.speech, noise), float(cost)
 
 
+@torch.no_grad()
 def weighted_speech_variance(
     model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -67,17 +68,19 @@ def weighted_speech_variance(
     Returns:
         S (R A, *, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over R A.
     """
-    variances: list[Tensor] = []
+    speech_variance = power.new_empty(0)
     weights = []
-    for draw in z:  # one at a time: what it touches stays in the cache
+    for index, draw in enumerate(z):  # one at a time: what it touches stays in the cache
         log_prior, log_variance = model.speech.evaluate(draw, visual)
+        if index == 0:
+            speech_variance = log_variance.new_empty(len(z), *log_variance.shape)
+        torch.exp(log_variance, out=speech_variance[index])
         if log_prior.shape[0] == 1:
             weights.append(torch.ones_like(log_prior))
         else:
             variance = mixture_variance(log_variance, model.noise)
             weights.append((log_prior - exponential_cost(power, variance)).softmax(0))
-        variances.append(log_variance.exp())
-    return torch.cat(variances), torch.cat(weights).div_(len(z))
+    return speech_variance.flatten(0, 1), torch.cat(weights).div_(len(z))
 
 
 @dataclass(frozen=True)

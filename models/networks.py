@@ -142,14 +142,15 @@ class SpectrumDecoder(nn.Module):
         if self.output.weight.requires_grad:
             flat = self.output(hidden).mul_(self.scale).add_(self.shift)
         else:
-            flat = nn.functional.linear(hidden, *self._frozen_output())
+            weight, bias = self._frozen_output()
+            flat = (hidden @ weight).add_(bias)
         return flat.reshape(*z.shape[:-1], -1)
 
     def _frozen_output(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the last layer with scale and shift in them; made anew when one changes."""
+        """Weight (H, F) and bias of the last layer with scale and shift in them, made anew at changes."""
         parts = (self.output.weight, self.output.bias, self.scale, self.shift)
         state = tuple((part.data_ptr(), part._version, part.dtype) for part in parts)
         if self._folded is None or self._folded[0] != state:
             weight, bias, scale, shift = parts
-            self._folded = (state, weight * scale[:, None], bias * scale + shift)
+            self._folded = (state, (weight * scale[:, None]).mT.contiguous(), bias * scale + shift)
         return self._folded[1:]
