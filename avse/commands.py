@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from avse import zoo
 from avse.data.audio import check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
@@ -19,7 +18,7 @@ from avse.data.files import atomic_path, check_destination, made_folder
 from avse.data.lips import Reason, read_lips
 from avse.data.lips_files import save_lips
 from avse.data.mixing import mix, pink_noise
-from avse.enhance import Enhancement, algorithm_named, enhance
+from avse.enhance import Enhancement, algorithm_named, enhance, pair_named
 from avse.evaluation.figures import before_after_figure, enhancement_figure, training_figure
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
@@ -52,7 +51,7 @@ def enhance_file(
             check_destination(path)
     if figure is not None:
         check_figure_format(figure)
-    pair = zoo.load("a-vae" if model == "auto" else model)
+    pair = pair_named(model)
     enhancement = enhance(
         audio.samples,
         audio.sample_rate,

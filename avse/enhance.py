@@ -98,7 +98,7 @@ def enhance(
     """
     start = time.perf_counter()
     samples = _checked(x, sample_rate)
-    pair = _pair(model).to(device)
+    pair = pair_named(model).to(device)
     infer = algorithm_named(algorithm)
     stft = pair.stft
     generator = torch.Generator(device).manual_seed(seed)
@@ -187,7 +187,12 @@ def _checked(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
     return samples.astype(np.float32) if samples.dtype == np.float16 else samples
 
 
-def _pair(model: str | Path | SpeechPair) -> SpeechPair:
+def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
+    """The pair of a name or folder, "auto" the best that fits; a loaded pair is returned as it is.
+
+    Raises:
+        InputError: unknown name, or a damaged folder.
+    """
     if isinstance(model, SpeechPair):
         return model
     return zoo.load("a-vae" if model == "auto" else model)
