@@ -5,10 +5,16 @@ wants other parts calls the classes directly.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from avse.data.lip_front_end import LipFrontEnd
 from avse.guides.audio import AudioGuide
+from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.guide import SpeechGuide
+from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.av_vae import AVVAE, VisualPrior
+from avse.models.lips import LipTrunk, convolutions, papers_layers
 from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.speech import SpeechModel
 
@@ -45,4 +51,106 @@ def a_vae(
     return model, guide
 
 
-ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {"a-vae": a_vae}
+def lip_trunk(
+    lips: LipFrontEnd, embedding_size: int, kind: str = "convolutions", dropout: float = 0.0
+) -> LipTrunk:
+    """A trunk for lips.
+
+    Args:
+        lips: how they are shown.
+        embedding_size: E.
+        kind: "convolutions", or "papers" for their perceptron.
+        dropout: of the convolutional trunk.
+    """
+    if kind == "papers":
+        return LipTrunk(papers_layers(lips.side, lips.pictures, embedding_size), embedding_size)
+    layers = convolutions(lips.side, lips.pictures, embedding_size, dropout=dropout)
+    return LipTrunk(layers, embedding_size)
+
+
+def v_vae(
+    bins: int,
+    lips: LipFrontEnd,
+    latent_size: int = 32,
+    embedding_size: int = 128,
+    trunk: str = "convolutions",
+    encoder: Sequence[int] = (128,),
+    decoder: Sequence[int] = (256, 256),
+    encoder_activation: str = "silu",
+    decoder_activation: str = "silu",
+    dropout: float = 0.3,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """V-VAE: the model of the A-VAE, and a guide that sees the lips alone.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        trunk: "convolutions" or "papers".
+        encoder: hidden sizes after the trunk.
+        decoder: hidden sizes of the decoder.
+        encoder_activation: of the encoder's hidden layers.
+        decoder_activation: likewise.
+        dropout: of trunk and encoder.
+    """
+    model = AVAE(StandardNormal(latent_size), SpectrumDecoder(latent_size, decoder, bins, decoder_activation))
+    head = GaussianEncoder(embedding_size, encoder, latent_size, encoder_activation, dropout)
+    return model, VisualGuide(lip_trunk(lips, embedding_size, trunk, dropout), VisualPrior(head))
+
+
+def av_vae(
+    bins: int,
+    lips: LipFrontEnd,
+    latent_size: int = 32,
+    embedding_size: int = 128,
+    trunk: str = "convolutions",
+    tied: bool = True,
+    prior: str = "network",
+    prior_hidden: Sequence[int] = (128,),
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.3,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """AV-VAE: prior and decoder that see the lips, and a guide that hears and sees.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        trunk: "convolutions" or "papers".
+        tied: one trunk for model and guide; else each has its own.
+        prior: "network" for z ~ N(mu(v), sigma(v)), "standard" for z ~ N(0, I).
+        prior_hidden: hidden sizes of the prior network, after the trunk.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads of the sound, "log-power" or "power" (the papers').
+        encoder_activation: of its hidden layers.
+        decoder_activation: likewise.
+        dropout: of the trunk and of the prior network.
+    """
+    make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
+    seen = make_trunk()
+    network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu", dropout)
+    model = AVVAE(
+        seen,
+        VisualPrior(network) if prior == "network" else StandardNormal(latent_size),
+        SpectrumDecoder(latent_size, decoder, bins, decoder_activation, embedding_size),
+    )
+    guide = AudioVisualGuide(
+        FEATURES[features](bins),
+        seen if tied else make_trunk(),
+        GaussianEncoder(bins, encoder, latent_size, encoder_activation, embedding_size=embedding_size),
+    )
+    return model, guide
+
+
+ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
+    "a-vae": a_vae,
+    "v-vae": v_vae,
+    "av-vae": av_vae,
+}

@@ -69,7 +69,12 @@ def warnings_as_notes() -> Iterator[None]:
 
 @app.command()
 def enhance(
-    noisy: Annotated[Path, typer.Argument(help="Sound file, or video whose sound is taken.")],
+    noisy: Annotated[Path, typer.Argument(help="Sound file, or video with sound, whose lips are used, too.")],
+    video: Annotated[
+        Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Pictures a second of .npy or .mat lips.")] = None,
+    video_offset: Annotated[float, typer.Option(help="Seconds by which the pictures come late.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
     algorithm: Annotated[str, typer.Option(help="mcem or paper.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Where to write; default NOISY_enhanced.wav.")] = None,
@@ -86,6 +91,9 @@ def enhance(
         summary = enhance_file(
             noisy,
             destination,
+            video=video,
+            fps=fps,
+            video_offset=video_offset,
             model=model,
             algorithm=algorithm,
             seed=seed,
@@ -117,9 +125,11 @@ def lips(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="MODEL", help="a-vae or a-vae-paper (the papers' nets).")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="MODEL", help="a-vae, v-vae, av-vae; with -paper for the papers' nets.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; the trained pair is saved in OUT/pair.")],
-    corpus: Annotated[str, typer.Option(help="folder, grid or synthetic.")] = "synthetic",
+    corpus: Annotated[str, typer.Option(help="folder, grid, ntcd-timit or synthetic.")] = "synthetic",
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches and draws.")] = 0,

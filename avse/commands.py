@@ -12,11 +12,13 @@ from avse.data.audio import check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
 from avse.data.corpora.grid import GridCorpus
+from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
 from avse.data.corpora.synthetic import SyntheticCorpus, utterance_speech
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, made_folder
-from avse.data.lips import Reason, read_lips
-from avse.data.lips_files import save_lips
+from avse.data.lips import Lips, Reason, read_lips
+from avse.data.lips_files import lips_from, save_lips
+from avse.data.lips_video import has_pictures
 from avse.data.mixing import mix, pink_noise
 from avse.enhance import Enhancement, algorithm_named, enhance, pair_named
 from avse.evaluation.figures import before_after_figure, enhancement_figure, training_figure
@@ -29,6 +31,9 @@ def enhance_file(
     noisy: Path,
     out: Path,
     *,
+    video: Path | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
     model: str = "auto",
     algorithm: str = "auto",
     seed: int = 0,
@@ -39,7 +44,9 @@ def enhance_file(
 ) -> dict[str, Any]:
     """Enhance a file and write the result; returns the report.
 
-    Everything that can be refused is refused before the computation starts.
+    Everything that can be refused is refused before the computation starts. A noisy file with pictures is its
+    own video, unless another is given or the model listens only. If no face is found in it, `model` "auto"
+    goes by the sound alone, and the report says so.
 
     Raises:
         InputError: input, output, model or algorithm cannot be used.
@@ -51,10 +58,13 @@ def enhance_file(
             check_destination(path)
     if figure is not None:
         check_figure_format(figure)
-    pair = pair_named(model)
+    lips, excuse = _lips_of(noisy, video, fps, model)
+    pair = pair_named(model, lips is not None)
     enhancement = enhance(
         audio.samples,
         audio.sample_rate,
+        video=lips,
+        video_offset=video_offset,
         model=pair,
         algorithm=algorithm_named(algorithm),
         seed=seed,
@@ -63,6 +73,7 @@ def enhance_file(
     )
     summary = {
         **enhancement.report,
+        "notes": [*excuse, *enhancement.report["notes"]],
         "file": str(noisy),
         "output": str(out),
         "model": model,
@@ -74,6 +85,20 @@ def enhance_file(
     if figure is not None:
         write_figure(figure, picture(enhancement, title=noisy.name))
     return summary
+
+
+def _lips_of(noisy: Path, video: Path | None, fps: float | None, model: str) -> tuple[Lips | None, list[str]]:
+    """The lips to look at, if any, and why there are none where one would expect them."""
+    if video is not None:
+        return lips_from(video, fps), []
+    if not has_pictures(noisy) or (model != "auto" and pair_named(model).config.lips is None):
+        return None, []
+    try:
+        return read_lips(noisy), []
+    except InputError as error:
+        if model != "auto":
+            raise
+        return None, [f"the sound alone was used ({error})"]
 
 
 def picture(enhancement: Enhancement, channel: int = 0, title: str = "") -> Any:
@@ -158,7 +183,11 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
     """
     if name == "synthetic":
         return SyntheticCorpus(seed=seed)
-    corpora: dict[str, Callable[..., Corpus]] = {"folder": FolderCorpus, "grid": GridCorpus}
+    corpora: dict[str, Callable[..., Corpus]] = {
+        "folder": FolderCorpus,
+        "grid": GridCorpus,
+        "ntcd-timit": NTCDTimitCorpus,
+    }
     if name not in corpora:
         raise InputError(f"unknown corpus {name!r}: use one of synthetic, {', '.join(corpora)}")
     if root is None:

@@ -1,28 +1,29 @@
 """One call from a noisy recording to an enhanced one.
 
     samples -> model rate, common level -> STFT -> segments -> posterior of each -> filter -> samples
+    video   -> lips -> pictures for every frame of the STFT ---'
 
 Channels are enhanced independently, as a batch. Recordings longer than a segment are enhanced in overlapping
 segments whose filters are cross-faded, so that memory stays bounded and the noise may change over time.
 """
 
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from avse import zoo
-from avse.data.audio import clipped_fraction, match_length, resample
+from avse.data.audio import match_length, resample
 from avse.data.errors import InputError
-from avse.data.front_end import SILENCE
+from avse.data.lip_front_end import LipTrack
+from avse.data.lips import Lips
+from avse.data.lips_files import LipsSource, lips_from
 from avse.data.stft import STFT
 from avse.guides.band_limited import BandLimitedGuide
 from avse.guides.guide import SpeechGuide
@@ -31,7 +32,7 @@ from avse.inference.posterior import Posterior
 from avse.models.band_limited import BandLimited
 from avse.models.speech import SpeechModel
 from avse.pair import SpeechPair
-from avse.version import __version__
+from avse.report import audio_report, video_report
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"mcem": default_mcem, "paper": papers_mcem}
 SEGMENT = 30.0
@@ -53,6 +54,7 @@ class Enhancement:
         deviation: posterior standard deviation of the speech STFT, (C, N, F).
         stft: of the three above.
         posteriors: one for each segment of the recording.
+        lips: what the model was shown with each frame, or None.
         report: what was run, with which seeds and versions, and how it went; plain values for JSON.
     """
 
@@ -64,6 +66,7 @@ class Enhancement:
     deviation: Tensor
     stft: STFT
     posteriors: tuple[Posterior, ...]
+    lips: LipTrack | None
     report: dict[str, Any]
 
     @property
@@ -76,6 +79,9 @@ def enhance(
     x: NDArray[Any],
     sample_rate: int,
     *,
+    video: LipsSource | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
     model: str | Path | SpeechPair = "auto",
     algorithm: str | Algorithm = "auto",
     seed: int = 0,
@@ -87,18 +93,25 @@ def enhance(
     Args:
         x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale works) or integer.
         sample_rate: Hz. Speech above half the model's rate is not modelled and is removed.
-        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes the best that fits.
+        video: the speaker's face: a video file; or lips that are cut out already: a file, an array
+            (T_v, 67, 67), or `Lips`. Its clock is that of the samples.
+        fps: pictures a second of lips that come without times.
+        video_offset: s by which the pictures come late: what is heard at t is seen at t + video_offset.
+        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae with a video and
+            a-vae without.
         algorithm: "mcem" (the default), "paper", or an algorithm object; "auto" takes the default.
         seed: of every random draw: same seed, same machine, same output.
         device: where to compute, "cpu" or "cuda".
         progress: told the fraction of the work that is done.
 
     Raises:
-        InputError: samples that are empty, not finite or not (T,) or (T, C); an unknown model or algorithm.
+        InputError: samples that are empty, not finite or not (T,) or (T, C); an unknown model or algorithm; a
+            video without a face, or none for a model that looks at lips.
     """
     start = time.perf_counter()
     samples = _checked(x, sample_rate)
-    pair = pair_named(model).to(device)
+    pair = pair_named(model, video is not None).to(device)
+    lips = _lips_for(pair, video, fps, video_offset)
     infer = algorithm_named(algorithm)
     stft = pair.stft
     generator = torch.Generator(device).manual_seed(seed)
@@ -110,6 +123,9 @@ def enhance(
 
     speech, guide, bins = _within_band(pair, sample_rate)
     pieces = segments(spectrum.shape[-2], stft)
+    frame_times = stft.frame_times(spectrum.shape[-2])
+    view = pair.config.lips
+    track = view.track(lips, frame_times, video_offset) if view and lips else None
     gain, variance = torch.zeros(spectrum.shape, device=device), torch.zeros(spectrum.shape, device=device)
     posteriors = []
     for index, (piece, fade) in enumerate(pieces):
@@ -118,7 +134,10 @@ def enhance(
             progress((index + fraction) / len(pieces))
 
         power = spectrum[..., piece, :bins].abs().square()
-        posterior = infer(speech, guide, power, None, generator, part)
+        visual = (
+            pair.config.lips.visual(track.frames(piece)).to(device) if pair.config.lips and track else None
+        )
+        posterior = infer(speech, guide, power, visual, generator, part)
         weight = fade.to(power)[:, None]
         gain[..., piece, :bins] += weight * posterior.gain
         variance[..., piece, :bins] += weight * posterior.variance
@@ -129,7 +148,17 @@ def enhance(
     del heard
     at_rate = resample(estimate.T.cpu().numpy(), stft.sample_rate, sample_rate)
     enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
-    seconds = time.perf_counter() - start
+    report = {
+        "model": str(model) if not isinstance(model, SpeechPair) else pair.config.architecture,
+        "algorithm": algorithm if isinstance(algorithm, str) else repr(algorithm),
+        "seed": seed,
+        **audio_report(samples, sample_rate, pair.config, posteriors, time.perf_counter() - start),
+    }
+    if lips is not None and track is not None:
+        report["video"], notes = video_report(lips, track, video_offset, len(samples) / sample_rate)
+        report["notes"] += notes
+    elif video is not None:
+        report["notes"].append(f"the video was not used: model {pair.config.architecture} listens only")
     return Enhancement(
         speech=enhanced,
         noise=samples - enhanced,
@@ -139,7 +168,8 @@ def enhance(
         deviation=variance.sqrt_().div_(scale[..., None]),
         stft=stft,
         posteriors=tuple(posteriors),
-        report=_report(samples, sample_rate, pair, model, algorithm, seed, posteriors, seconds),
+        lips=track,
+        report=report,
     )
 
 
@@ -187,15 +217,36 @@ def _checked(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
     return samples.astype(np.float32) if samples.dtype == np.float16 else samples
 
 
-def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
+def _lips_for(
+    pair: SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
+) -> Lips | None:
+    """The lips that the pair will look at; None for a pair that listens only."""
+    if not np.isfinite(video_offset):
+        raise InputError(f"video offset {video_offset} s: give a number of seconds")
+    if pair.config.lips is None:
+        return None
+    if video is None:
+        raise InputError(
+            f"model {pair.config.architecture} looks at lips: give a video, or take a model that listens only"
+        )
+    return lips_from(video, fps)
+
+
+def pair_named(model: str | Path | SpeechPair, video: bool = False) -> SpeechPair:
     """The pair of a name or folder, "auto" the best that fits; a loaded pair is returned as it is.
+
+    Args:
+        model: name, folder or pair.
+        video: whether there is one.
 
     Raises:
         InputError: unknown name, or a damaged folder.
     """
     if isinstance(model, SpeechPair):
         return model
-    return zoo.load("a-vae" if model == "auto" else model)
+    if model == "auto":
+        return zoo.load("av-vae" if video else "a-vae")
+    return zoo.load(model)
 
 
 def algorithm_named(algorithm: str | Algorithm) -> Algorithm:
@@ -218,59 +269,3 @@ def _within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, Speec
     if bins == pair.stft.bins:
         return pair.model, pair.guide, bins
     return BandLimited(pair.model, bins), BandLimitedGuide(pair.guide, pair.stft.bins), bins
-
-
-def _report(
-    samples: NDArray[Any],
-    sample_rate: int,
-    pair: SpeechPair,
-    model: str | Path | SpeechPair,
-    algorithm: str | Algorithm,
-    seed: int,
-    posteriors: list[Posterior],
-    seconds: float,
-) -> dict[str, Any]:
-    duration = len(samples) / sample_rate
-    silent = float(np.abs(samples).max()) <= SILENCE
-    clipped = clipped_fraction(samples)
-    notes = [
-        *(["the recording is digital silence"] if silent else []),
-        *([f"{clipped:.1%} of the samples are clipped: expect distortion"] if clipped > 0.001 else []),
-        *(
-            [f"speech above {pair.stft.sample_rate / 2:g} Hz is not modelled and was removed"]
-            if sample_rate > pair.stft.sample_rate
-            else []
-        ),
-    ]
-    return {
-        "model": str(model) if not isinstance(model, SpeechPair) else pair.config.architecture,
-        "architecture": asdict(pair.config),
-        "algorithm": algorithm if isinstance(algorithm, str) else repr(algorithm),
-        "seed": seed,
-        "input": {
-            "seconds": duration,
-            "sample_rate": sample_rate,
-            "channels": 1 if samples.ndim == 1 else samples.shape[1],
-            "peak": float(np.abs(samples).max()),
-            "clipped_fraction": clipped,
-        },
-        "segments": [
-            {
-                "iterations": len(posterior.costs),
-                "converged": posterior.converged,
-                "cost": posterior.costs,
-                "acceptance": float(posterior.acceptance.mean()),
-            }
-            for posterior in posteriors
-        ],
-        "notes": notes,
-        "seconds": seconds,
-        "real_time_factor": seconds / duration,
-        "versions": {
-            "avse": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "numpy": np.__version__,
-        },
-    }

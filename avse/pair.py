@@ -19,6 +19,7 @@ from torch import nn
 from avse.architectures import ARCHITECTURES
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
+from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
 from avse.guides.guide import SpeechGuide
 from avse.models.speech import SpeechModel
@@ -36,11 +37,13 @@ class PairConfig:
         architecture: name of a builder in `avse.architectures`.
         arguments: what the builder was called with, besides the number of bins.
         front_end: STFT, high-pass and level that the models were trained with.
+        lips: how they are shown to a model that looks at them; None for one that does not.
     """
 
     architecture: str
     arguments: dict[str, Any]
     front_end: FrontEnd
+    lips: LipFrontEnd | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PairConfig":
@@ -51,7 +54,13 @@ class PairConfig:
         """
         front_end = dict(values["front_end"])
         front_end["stft"] = STFT(**front_end["stft"])
-        return cls(values["architecture"], dict(values["arguments"]), FrontEnd(**front_end))
+        lips = values.get("lips")
+        return cls(
+            values["architecture"],
+            dict(values["arguments"]),
+            FrontEnd(**front_end),
+            None if lips is None else LipFrontEnd(**lips),
+        )
 
 
 class SpeechPair(ModelHubMixin):
@@ -73,8 +82,9 @@ class SpeechPair(ModelHubMixin):
         self.card = card
         self.model: SpeechModel
         self.guide: SpeechGuide
+        seen = {} if config.lips is None else {"lips": config.lips}
         self.model, self.guide = ARCHITECTURES[config.architecture](
-            bins=config.front_end.stft.bins, **config.arguments
+            bins=config.front_end.stft.bins, **seen, **config.arguments
         )
 
     @property
@@ -92,9 +102,7 @@ class SpeechPair(ModelHubMixin):
         return self
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        weights = {
-            name: tensor.detach().half().contiguous() for name, tensor in self.modules().state_dict().items()
-        }
+        weights = {name: tensor.half().contiguous() for name, tensor in _tensors(self.modules()).items()}
         for name, tensor in weights.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} is not finite in float16: training diverged")
@@ -149,7 +157,7 @@ def load_folder(folder: Path) -> SpeechPair:
             folder / CONFIG, lambda path: SpeechPair(PairConfig.from_dict(json.loads(path.read_text())), card)
         )
     weights = _read(folder / WEIGHTS, load_file)
-    expected = pair.modules().state_dict()
+    expected = _tensors(pair.modules())
     for problem, names in (
         ("is missing", expected.keys() - weights.keys()),
         ("does not belong to this architecture", weights.keys() - expected.keys()),
@@ -163,9 +171,17 @@ def load_folder(folder: Path) -> SpeechPair:
                 f"{folder / WEIGHTS}: tensor {min(names)} {problem}; save the model again, or mend {CONFIG}"
             )
     modules = pair.modules()
-    modules.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    modules.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
     modules.eval().requires_grad_(False)
     return pair
+
+
+def _tensors(modules: nn.Module) -> dict[str, torch.Tensor]:
+    """Every tensor of the modules, once; one that several modules share under the first of its names."""
+    first: dict[int, str] = {}
+    state = modules.state_dict(keep_vars=True)
+    own = {name: tensor for name, tensor in state.items() if first.setdefault(id(tensor), name) == name}
+    return {name: tensor.detach() for name, tensor in own.items()}
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

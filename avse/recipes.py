@@ -1,23 +1,34 @@
 """How the pairs of the zoo are trained: everything that `avse train` needs besides the speech itself."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch.callbacks import Callback
 
 from avse.data.corpora.base import Corpus
 from avse.data.datamodule import FrameDataModule
 from avse.data.front_end import FrontEnd
+from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
-from avse.inference.training import (
-    SVI,
+from avse.guides.visual import VisualGuide
+from avse.inference.augmentation import (
     Augmentation,
     EqualiserAugmentation,
     LevelAugmentation,
+    LipAugmentation,
+)
+from avse.inference.elbo import PriorMixedELBO
+from avse.inference.training import (
+    SVI,
+    FrozenAudioPath,
+    Objective,
     TrainingReport,
     TrainingSettings,
     train,
 )
+from avse.models.av_vae import AVVAE
 from avse.pair import PairConfig, SpeechPair
 
 
@@ -30,12 +41,16 @@ class Recipe:
         settings: optimiser, length and seed.
         augmentations: of the training frames.
         data: keyword arguments of `FrameDataModule`.
+        objective: the bound, made from the pair; the evidence lower bound by default.
+        callbacks: further Lightning callbacks.
     """
 
     pair: PairConfig
     settings: TrainingSettings
     augmentations: Sequence[Augmentation]
     data: dict[str, Any]
+    objective: Callable[[SpeechPair], Objective | None] = lambda pair: None
+    callbacks: Sequence[Callback] = ()
 
 
 def _a_vae() -> Recipe:
@@ -68,7 +83,80 @@ def _papers_a_vae() -> Recipe:
     )
 
 
-RECIPES = {"a-vae": _a_vae, "a-vae-paper": _papers_a_vae}
+def _a_vae_all_clips() -> Recipe:
+    """The A-VAE on every clip of every speaker: what the audio-visual models are compared with."""
+    recipe = _a_vae()
+    return replace(recipe, data={**recipe.data, "max_utterances": None})
+
+
+def _v_vae() -> Recipe:
+    """Convolutions over five consecutive pictures, with dropout, weight decay and spoilt pictures."""
+    audio, lips = _a_vae(), LipFrontEnd()
+    return Recipe(
+        replace(audio.pair, architecture="v-vae", arguments={"latent_size": 32}, lips=lips),
+        replace(audio.settings, weight_decay=0.05),
+        (*audio.augmentations, LipAugmentation(lips)),
+        {**audio.data, "max_utterances": None},
+    )
+
+
+def _av_vae() -> Recipe:
+    """As the V-VAE, with a prior network and the audio path of the A-VAE."""
+    visual = _v_vae()
+    return replace(
+        visual,
+        pair=replace(visual.pair, architecture="av-vae"),
+        objective=prior_mixed,
+        callbacks=(FrozenAudioPath(0.2),),
+    )
+
+
+def _papers_v_vae() -> Recipe:
+    """4489-512-128-32 and 32-128-513: Sadeghi et al., TASLP 2020."""
+    audio = _papers_a_vae()
+    arguments = {"latent_size": 32, "trunk": "papers", "encoder": (128,), "decoder": (128,), "dropout": 0.0}
+    activations = {"encoder_activation": "relu", "decoder_activation": "tanh"}
+    lips = LipFrontEnd(side=67, pictures=1, normalised=False)
+    return replace(
+        audio, pair=replace(audio.pair, architecture="v-vae", arguments=arguments | activations, lips=lips)
+    )
+
+
+def _papers_av_vae() -> Recipe:
+    """The papers' nets with one trunk for encoder, decoder and prior network."""
+    visual = _papers_v_vae()
+    arguments = {
+        "latent_size": 32,
+        "trunk": "papers",
+        "encoder": (128,),
+        "decoder": (128,),
+        "features": "power",
+        "decoder_activation": "tanh",
+        "dropout": 0.0,
+    }
+    return replace(
+        visual,
+        pair=replace(visual.pair, architecture="av-vae", arguments=arguments),
+        objective=prior_mixed,
+        callbacks=(FrozenAudioPath(0.2),),
+    )
+
+
+def prior_mixed(pair: SpeechPair, prior_weight: float = 0.1) -> Objective:
+    """The objective of the AV-VAE, in which its prior also serves as a guide."""
+    assert isinstance(pair.model, AVVAE)
+    return PriorMixedELBO(VisualGuide(pair.model.lips, pair.model.prior), prior_weight)
+
+
+RECIPES = {
+    "a-vae": _a_vae,
+    "a-vae-all-clips": _a_vae_all_clips,
+    "v-vae": _v_vae,
+    "av-vae": _av_vae,
+    "a-vae-paper": _papers_a_vae,
+    "v-vae-paper": _papers_v_vae,
+    "av-vae-paper": _papers_av_vae,
+}
 
 
 def run(
@@ -93,6 +181,7 @@ def run(
     module = FrameDataModule(
         corpora,
         recipe.pair.front_end,
+        lips=recipe.pair.lips,
         seed=recipe.settings.seed,
         **{**recipe.data, **data},
     )
@@ -100,8 +189,8 @@ def run(
     sample = frames[:: max(1, len(frames) // 20_000)]
     pair.model.fit_scales(sample)
     pair.guide.fit_scales(sample)
-    svi = SVI(pair.model, pair.guide, recipe.settings, augmentations=recipe.augmentations)
-    report = train(svi, module, out, device=device, resume=resume)
+    svi = SVI(pair.model, pair.guide, recipe.settings, recipe.objective(pair), recipe.augmentations)
+    report = train(svi, module, out, device=device, resume=resume, callbacks=recipe.callbacks)
     pair.to("cpu")
     pair.save_pretrained(Path(out) / "pair")
     return pair, report

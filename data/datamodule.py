@@ -1,15 +1,13 @@
 """Training frames: the power spectra of a corpus, cached on disk, in random batches.
 
 The sound of an utterance is resampled to the STFT's rate and brought to the common level, as every recording
-is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Frames are independent for the
-models of this package, so that a batch is any set of frames.
+is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Where lips are wanted, every frame
+is shown the pictures around its instant, which are put together when a batch is made. Frames are independent
+for the models of this package, so that a batch is any set of frames.
 """
 
-import hashlib
-import os
-import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -19,65 +17,40 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from avse.data.audio import resample
+from avse.data.caches import LipsCache, SpectrumCache, default_cache
 from avse.data.corpora.base import Corpus, Split, Utterance
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
+from avse.data.lip_front_end import LipFrontEnd, LipTrack
 
 Batch = dict[str, Tensor]
 """Keyword arguments of model and guide: power (B, F), and visual where the corpus has it."""
 
 
-def default_cache() -> Path:
-    """The folder for cached spectra: $XDG_CACHE_HOME/avse, by default ~/.cache/avse."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avse"
-
-
-def utterance_power(utterance: Utterance, front_end: FrontEnd, speed: float = 1.0) -> Tensor:
-    """|X|^2 (N, F) of an utterance at the common level, played `speed` times as fast (and as high)."""
-    samples, rate = utterance.load_audio()
-    signal = torch.from_numpy(resample(samples, round(rate * speed), front_end.stft.sample_rate))
-    return front_end.analysis(signal).values.abs().square()
-
-
-@dataclass(frozen=True)
-class SpectrumCache:
-    """Power spectra of utterances on disk, one file each, safe under several processes.
+class FrameDataset(Dataset[Batch]):
+    """All frames of some utterances in memory. Indexed by a list of frames, it gives a batch.
 
     Args:
-        folder: where the files are; made when missing.
-        front_end: analysis settings, part of the name of every file.
+        power: |s|^2 (N, F).
+        lips: what is shown with each frame, or None for sound alone.
+        front_end: how lips are shown.
     """
 
-    folder: Path
-    front_end: FrontEnd
-
-    def power(self, utterance: Utterance, speed: float = 1.0) -> Tensor:
-        """|X|^2 (N, F) of the utterance at a speed, read from disk or computed and written."""
-        settings = f"{utterance.key}|{self.front_end}|{speed}"
-        name = hashlib.sha256(settings.encode()).hexdigest()
-        path = Path(self.folder) / f"{name}.npy"
-        if path.exists():
-            return torch.from_numpy(np.load(path))
-        power = utterance_power(utterance, self.front_end, speed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.save(file, power.numpy())
-        Path(file.name).replace(path)
-        return power
-
-
-class FrameDataset(Dataset[Batch]):
-    """All frames of some utterances in memory. Indexed by a list of frames, it gives a batch."""
-
-    def __init__(self, power: Tensor) -> None:
+    def __init__(
+        self, power: Tensor, lips: LipTrack | None = None, front_end: LipFrontEnd | None = None
+    ) -> None:
         self.power = power
+        self.lips = lips
+        self.front_end = front_end
 
     def __len__(self) -> int:
         return self.power.shape[0]
 
     def __getitem__(self, frames: list[int]) -> Batch:
-        return {"power": self.power[frames]}
+        batch = {"power": self.power[frames]}
+        if self.lips is not None and self.front_end is not None:
+            batch["visual"] = self.front_end.visual(self.lips.frames(frames))
+        return batch
 
 
 class EpochSampler(Sampler[list[int]]):
@@ -122,7 +95,8 @@ class FrameDataModule(L.LightningDataModule):
         max_utterances: at most so many random utterances of one speaker, or None for all; keeps a speaker
             with many recordings from ruling the rest.
         speeds: every training utterance is also heard at these speeds, which shifts its formants and pitch.
-        cache: folder of cached spectra.
+        lips: how the lips are shown; utterances without a video are then left out. None for sound alone.
+        cache: folder of cached spectra and lips.
         seed: of the batches and of the choice of utterances.
 
     Raises:
@@ -137,6 +111,7 @@ class FrameDataModule(L.LightningDataModule):
         epoch_frames: int | None = None,
         max_utterances: int | None = None,
         speeds: Sequence[float] = (1.0,),
+        lips: LipFrontEnd | None = None,
         cache: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -146,18 +121,21 @@ class FrameDataModule(L.LightningDataModule):
         self.epoch_frames = epoch_frames
         self.max_utterances = max_utterances
         self.speeds = speeds
+        self.lips = lips
         self.cache = SpectrumCache(cache or default_cache(), front_end)
+        self.lips_cache = LipsCache(cache or default_cache())
         self.seed = seed
         self._frames: dict[Split, FrameDataset] = {}
 
     def utterances(self, split: Split) -> list[Utterance]:
         """The utterances that are used of a split."""
         found = [(index, u) for index, corpus in enumerate(self.corpora) for u in corpus.utterances(split)]
+        if self.lips is not None:
+            found = [(index, utterance) for index, utterance in found if utterance.load_lips is not None]
         if not found:
             names = ", ".join(corpus.name for corpus in self.corpora)
-            raise InputError(
-                f"corpus {names}: no utterance in the {split} split; add some or split otherwise"
-            )
+            what = "utterance" if self.lips is None else "utterance with a video"
+            raise InputError(f"corpus {names}: no {what} in the {split} split; add some or split otherwise")
         if self.max_utterances is None:
             return [utterance for _, utterance in found]
         shuffled = [found[i] for i in np.random.default_rng(self.seed).permutation(len(found))]
@@ -171,14 +149,30 @@ class FrameDataModule(L.LightningDataModule):
         if split not in self._frames:
             utterances = self.utterances(split)
             speeds = self.speeds if split == "train" else (1.0,)
-            powers = [
-                self.cache.power(utterance, speed)
+            heard = [
+                (utterance, speed)
                 for utterance in track(utterances, f"spectra ({split})", transient=True)
                 for speed in speeds
             ]
+            powers = [self.cache.power(utterance, speed) for utterance, speed in heard]
             power = torch.cat(powers)
-            self._frames[split] = FrameDataset(power[power.sum(-1) > 0])
+            loud = power.sum(-1) > 0
+            lips = None
+            if self.lips is not None:
+                tracks = [self._track(*each, len(p)) for each, p in zip(heard, powers, strict=True)]
+                lips = LipTrack.joined(tracks).frames(loud)
+            self._frames[split] = FrameDataset(power[loud], lips, self.lips)
         return self._frames[split]
+
+    def _track(self, utterance: Utterance, speed: float, frames: int) -> LipTrack:
+        """What is shown with the frames of an utterance that is heard at a speed."""
+        assert self.lips is not None
+        try:
+            lips = self.lips_cache.lips(utterance)
+        except InputError as error:
+            warnings.warn(f"trained without lips: {error}", stacklevel=2)
+            return self.lips.absent(frames)
+        return self.lips.track(lips, speed * self.cache.front_end.stft.frame_times(frames))
 
     def setup(self, stage: str) -> None:
         """Load both splits before training starts, so that a mistake shows at once."""

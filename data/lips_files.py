@@ -12,9 +12,11 @@ from scipy.fft import idctn
 
 from avse.data.errors import InputError
 from avse.data.files import atomic_path
-from avse.data.lips import Lips, Reason
+from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips_crop import SIDE
 
+ARRAY_SUFFIXES = (".npz", ".npy", ".mat")
+LipsSource = str | os.PathLike[str] | NDArray[Any] | Lips
 _FIELDS = ("images", "times", "reasons", "fps")
 _PIXELS = SIDE * SIDE
 
@@ -66,6 +68,25 @@ def load_lips_array(path: str | os.PathLike[str], fps: float | None = None) -> L
     if len(arrays) != 1:
         raise InputError(f"{path}: holds {len(arrays)} arrays; save the lips alone, (T_v, {SIDE}, {SIDE})")
     return lips_from_array(next(iter(arrays.values())), fps, str(path))
+
+
+def lips_from(source: LipsSource, fps: float | None = None) -> Lips:
+    """The lips in whatever holds them.
+
+    Args:
+        source: lips, an array of them, a .npz, .npy or .mat file of them, or a video of a speaker.
+        fps: pictures a second of an array that comes without times.
+
+    Raises:
+        InputError: see `lips_from_array`, `load_lips_array` and `avse.data.lips.read_lips`.
+    """
+    if isinstance(source, Lips):
+        return source
+    if isinstance(source, np.ndarray):
+        return lips_from_array(source, fps)
+    if Path(source).suffix.lower() in ARRAY_SUFFIXES:
+        return load_lips_array(source, fps)
+    return read_lips(source)
 
 
 def lips_from_array(array: NDArray[Any], fps: float | None, name: str = "lips") -> Lips:

@@ -66,6 +66,16 @@ def pictures(path: Path) -> Iterator[Picture]:
             )
 
 
+def has_pictures(path: Path) -> bool:
+    """Whether a file is a video; a sound file with a cover picture is none."""
+    try:
+        with _opened(path) as container:
+            _picture_stream(container, path)
+    except InputError:
+        return False
+    return True
+
+
 def sound_start(path: Path) -> float | None:
     """Time stamp in s of the first sample of the first sound track, as `Audio.start`; None without one."""
     with _opened(path) as container:

@@ -16,7 +16,8 @@ from avse.data.datamodule import FrameDataModule
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.guides.audio import AudioGuide
-from avse.inference.training import SVI, LevelAugmentation, TrainingSettings, train
+from avse.inference.augmentation import LevelAugmentation
+from avse.inference.training import SVI, TrainingSettings, train
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.networks import GaussianEncoder, LogPower, SpectrumDecoder
 

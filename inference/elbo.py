@@ -7,6 +7,7 @@ Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was
 mean either way; the closed form takes that noise out of the gradient of the encoder.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.enum import get_importance_trace
+
+from avse.data.errors import InputError
 
 
 class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
@@ -56,3 +59,51 @@ def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], wei
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
     # Packing takes the cost of a guide site from here, not from "log_prob".
     guide_site["score_parts"] = guide_site["score_parts"]._replace(log_prob=guide_site["log_prob"])
+
+
+class PriorMixedELBO:
+    """The objective of the conditional VAE: (1 - w) ELBO under the guide + w ELBO under a second guide.
+
+    With the model's own prior p(z | v) as the second guide its KL is zero and its bound
+    E_{p(z|v)} log p(s | z, v), so that the prior network learns to predict speech from the lips (Sadeghi et
+    al., TASLP 2020, equation 12, whose alpha is 1 - w). A mix of two lower bounds is a lower bound.
+
+    Args:
+        prior_guide: the second guide.
+        prior_weight: w, from 0 to 1.
+        elbo: computes both bounds.
+
+    Raises:
+        InputError: w out of range.
+    """
+
+    def __init__(
+        self,
+        prior_guide: Callable[..., Any],
+        prior_weight: float = 0.1,
+        elbo: AnalyticKLTraceEnumELBO | None = None,
+    ) -> None:
+        if not 0 <= prior_weight <= 1:
+            raise InputError(f"prior weight {prior_weight}: it lies between 0 and 1")
+        self.prior_guide = prior_guide
+        self.prior_weight = prior_weight
+        self.elbo = elbo or AnalyticKLTraceEnumELBO(max_plate_nesting=1)
+
+    @property
+    def kl_weight(self) -> float:
+        """Multiplies the closed-form KL of the guide; 1 is the bound."""
+        return self.elbo.kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, weight: float) -> None:
+        self.elbo.kl_weight = weight
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], **batch: Any
+    ) -> torch.Tensor:
+        """Minus the mix of the bounds, summed over frames, nats."""
+        w = self.prior_weight
+        own = self.elbo.differentiable_loss(model, guide, **batch)
+        if w == 0:
+            return own
+        return (1 - w) * own + w * self.elbo.differentiable_loss(model, self.prior_guide, **batch)

@@ -17,6 +17,7 @@ from avse.inference.kernels import MALA, RandomWalk
 from avse.inference.m_steps import NoiseStep
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import average_filter
+from avse.models.lips import one_look
 from avse.models.nmf import NMFNoise, QuantileStart, RandomStart
 from avse.models.noisy import NoisySpeech
 from avse.models.speech import SpeechModel
@@ -112,7 +113,7 @@ class MCEM:
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
-        with torch.no_grad():
+        with torch.no_grad(), one_look(speech, guide):
             noise = self.noise_start(power, generator)
             z = torch.stack([start(speech, guide, power, visual, noise) for start in self.latent_starts])
 

@@ -12,67 +12,27 @@ on a CPU.
 import csv
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from pyro.nn import PyroModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from avse.data.datamodule import Batch, FrameDataModule
 from avse.data.errors import InputError
+from avse.inference.augmentation import Augmentation
 from avse.inference.elbo import AnalyticKLTraceEnumELBO
+from avse.models.lips import one_look
 from avse.models.networks import POWER_FLOOR
 
-Augmentation = Callable[[Batch], Batch]
-
-
-@dataclass(frozen=True)
-class LevelAugmentation:
-    """Multiply every frame's power by a random gain, uniform in dB, so that loud and quiet are both modelled.
-
-    Args:
-        low: smallest gain, dB.
-        high: largest gain, dB.
-    """
-
-    low: float = -20.0
-    high: float = 5.0
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch with "power" (B, F) scaled."""
-        power = batch["power"]
-        level = torch.empty(power.shape[0], 1, device=power.device, dtype=power.dtype)
-        return {**batch, "power": power * 10 ** (level.uniform_(self.low, self.high) / 10)}
-
-
-@dataclass(frozen=True)
-class EqualiserAugmentation:
-    """Filter every frame with a random smooth response: microphones, rooms and voices that were not recorded.
-
-    The response in dB is sum_j c_j cos(pi j f / (F - 1)), j = 1..order, with c_j ~ N(0, deviation^2).
-
-    Args:
-        deviation: of each coefficient, dB.
-        order: number of cosines.
-    """
-
-    deviation: float = 2.0
-    order: int = 4
-
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch with "power" (B, F) filtered."""
-        power = batch["power"]
-        position = torch.linspace(0, torch.pi, power.shape[-1], device=power.device, dtype=power.dtype)
-        cosines = torch.cos(torch.arange(1, self.order + 1, device=power.device)[:, None] * position)
-        coefficients = torch.randn(len(power), self.order, device=power.device, dtype=power.dtype)
-        response = self.deviation * coefficients @ cosines
-        return {**batch, "power": power * 10 ** (response / 10)}
+VISUAL_PATH = frozenset({"lips", "prior", "condition"})
+"""Names of the parts of models and guides that see the lips."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +63,16 @@ class TrainingSettings:
     seed: int = 0
 
 
+class Objective(Protocol):
+    """A lower bound whose negative is minimised."""
+
+    kl_weight: float
+
+    def differentiable_loss(self, model: Any, guide: Any, **batch: Tensor) -> Tensor:
+        """Minus the bound, summed over frames, nats."""
+        ...
+
+
 class SVI(L.LightningModule):
     """Model and guide under one evidence lower bound.
 
@@ -119,20 +89,22 @@ class SVI(L.LightningModule):
         model: PyroModule,
         guide: PyroModule,
         settings: TrainingSettings,
-        elbo: AnalyticKLTraceEnumELBO | None = None,
+        elbo: Objective | None = None,
         augmentations: Sequence[Augmentation] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.guide = guide
         self.settings = settings
-        self.elbo = elbo or AnalyticKLTraceEnumELBO(max_plate_nesting=1)
+        self.elbo: Objective = elbo or AnalyticKLTraceEnumELBO(max_plate_nesting=1)
         self.augmentations = augmentations
 
     def loss(self, batch: Batch) -> Tensor:
         """Minus the bound a frame, nats."""
         batch = {**batch, "power": batch["power"] + self.settings.power_floor}
-        return self.elbo.differentiable_loss(self.model, self.guide, **batch) / batch["power"].shape[-2]
+        with one_look(self):
+            loss = self.elbo.differentiable_loss(self.model, self.guide, **batch)
+        return loss / batch["power"].shape[-2]
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step of stochastic gradient, its draws seeded by the number of the step."""
@@ -169,6 +141,38 @@ class SVI(L.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class FrozenAudioPath(Callback):
+    """In a share of the steps only the visual path learns, lest the audio path makes it superfluous.
+
+    The visual path are the parts named in `VISUAL_PATH`: trunks, what reads their embedding, prior networks.
+
+    Args:
+        probability: of such a step.
+        seed: of the choice, which depends on it and on the number of the step.
+    """
+
+    def __init__(self, probability: float = 0.2, seed: int = 0) -> None:
+        self.probability = probability
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
+        """Draw, and freeze all but the visual path."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + trainer.global_step)
+        if torch.rand((), generator=generator) < self.probability:
+            for parameter in audio_path(module):
+                parameter.requires_grad_(False)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
+        """Let all learn again."""
+        for parameter in audio_path(module):
+            parameter.requires_grad_(True)
+
+
+def audio_path(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model and guide that do not belong to the visual path."""
+    return [p for name, p in module.named_parameters() if not VISUAL_PATH & set(name.split("."))]
 
 
 @dataclass(frozen=True)

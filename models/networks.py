@@ -90,8 +90,31 @@ def perceptron(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> n
     return nn.Sequential(*layers)
 
 
+def conditioned(layers: nn.Sequential, inputs: Tensor, shift: Tensor | None) -> Tensor:
+    """A perceptron with `shift` (*, H) added before its first activation.
+
+    Two linear maps into one hidden layer, added up: what the papers call concatenation.
+    """
+    if shift is None:
+        return layers(inputs)
+    first, *rest = layers
+    hidden = first(inputs) + shift
+    for layer in rest:
+        hidden = layer(hidden)
+    return hidden
+
+
 class GaussianEncoder(nn.Module):
-    """features -> hidden layers -> mean and log variance of z, (*, L) each."""
+    """features (and an embedding of the lips) -> hidden layers -> mean and log variance of z, (*, L) each.
+
+    Args:
+        size_in: number of features.
+        hidden: sizes of the hidden layers.
+        latent_size: L.
+        activation: of the hidden layers, a key of `ACTIVATIONS`.
+        dropout: of the hidden layers.
+        embedding_size: E of an embedding that is read beside the features; 0 for none.
+    """
 
     def __init__(
         self,
@@ -100,31 +123,49 @@ class GaussianEncoder(nn.Module):
         latent_size: int,
         activation: str = "tanh",
         dropout: float = 0.0,
+        embedding_size: int = 0,
     ) -> None:
         super().__init__()
         self.trunk = perceptron([size_in, *hidden], activation, dropout)
+        self.condition = nn.Linear(embedding_size, hidden[0], bias=False) if embedding_size else None
         self.mean = nn.Linear(hidden[-1], latent_size)
         self.log_variance = nn.Linear(hidden[-1], latent_size)
 
-    def forward(self, features: Tensor) -> Gaussian:
-        """Parameters of q(z | features)."""
-        hidden = self.trunk(features)
+    def forward(self, features: Tensor, embedding: Tensor | None = None) -> Gaussian:
+        """Parameters of q(z | features, embedding): (*, size_in) and (*, E)."""
+        shift = self.condition(embedding) if self.condition is not None else None
+        hidden = conditioned(self.trunk, features, shift)
         return Gaussian(self.mean(hidden), self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE))
 
 
 class SpectrumDecoder(nn.Module):
-    """z (*, L) -> hidden layers -> log sigma(z), the log variance of every bin, (*, F).
+    """z (*, L) (and an embedding of the lips) -> hidden layers -> log sigma(z), (*, F).
 
     The last layer speaks in units of `scale` about `shift`, the spread and mean of the log power of the
     training frames, so that it learns as fast as the layers before it.
+
+    Args:
+        latent_size: L.
+        hidden: sizes of the hidden layers.
+        bins: F.
+        activation: of the hidden layers, a key of `ACTIVATIONS`.
+        embedding_size: E of an embedding that is read beside z; 0 for none.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, latent_size: int, hidden: Sequence[int], bins: int, activation: str = "tanh") -> None:
+    def __init__(
+        self,
+        latent_size: int,
+        hidden: Sequence[int],
+        bins: int,
+        activation: str = "tanh",
+        embedding_size: int = 0,
+    ) -> None:
         super().__init__()
         self.trunk = perceptron([latent_size, *hidden], activation)
+        self.condition = nn.Linear(embedding_size, hidden[0], bias=False) if embedding_size else None
         self.output = nn.Linear(hidden[-1], bins)
         nn.init.zeros_(self.output.bias)
         self._folded: tuple[tuple[object, ...], Tensor, Tensor] | None = None
@@ -136,15 +177,21 @@ class SpectrumDecoder(nn.Module):
         self.shift.copy_(log_power_mean(power))
         self.scale.copy_(log_power_spread(power).expand_as(self.scale))
 
-    def forward(self, z: Tensor) -> Tensor:
-        """log sigma_f(z)."""
-        hidden = self.trunk(z.reshape(-1, z.shape[-1]))  # two dimensions: one fused product
+    def forward(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """log sigma_f(z, v), from z (*, N, L) and the embedding of the lips (*, N, E)."""
+        batch = z.shape[:-1]
+        if self.condition is None:
+            hidden = self.trunk(z.reshape(-1, z.shape[-1]))  # two dimensions: one fused product
+        else:
+            hidden = conditioned(self.trunk, z, self.condition(embedding))
+            batch = hidden.shape[:-1]
+            hidden = hidden.reshape(-1, hidden.shape[-1])
         if self.output.weight.requires_grad:
             flat = self.output(hidden).mul_(self.scale).add_(self.shift)
         else:
             weight, bias = self._frozen_output()
             flat = (hidden @ weight).add_(bias)
-        return flat.reshape(*z.shape[:-1], -1)
+        return flat.reshape(*batch, -1)
 
     def _frozen_output(self) -> tuple[Tensor, Tensor]:
         """Weight (H, F) and bias of the last layer with scale and shift in them, made anew at changes."""

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from avse.data.audio import read_audio
 from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
 from avse.data.errors import InputError
+from avse.data.lips import read_lips
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".mp4", ".mkv", ".mpg", ".avi", ".webm", ".mov")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".mpg", ".avi", ".webm", ".mov")
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", *VIDEO_SUFFIXES)
 
 
 def load_mono(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -22,10 +24,11 @@ def load_mono(path: Path) -> tuple[NDArray[np.float32], int]:
 
 
 def file_utterance(path: Path, speaker: str, split: Split) -> Utterance:
-    """The utterance in a file; its key changes when the file does."""
+    """The utterance in a file, with its lips if it is a video; its key changes when the file does."""
     status = path.stat()
     key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-    return Utterance(key, speaker, split, partial(load_mono, path))
+    lips = partial(read_lips, path) if path.suffix.lower() in VIDEO_SUFFIXES else None
+    return Utterance(key, speaker, split, partial(load_mono, path), lips)
 
 
 @dataclass(frozen=True)

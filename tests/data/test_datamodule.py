@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from avse.data.caches import SpectrumCache, utterance_power
 from avse.data.corpora.base import Split, Utterance
-from avse.data.datamodule import EpochSampler, FrameDataModule, SpectrumCache, utterance_power
+from avse.data.datamodule import EpochSampler, FrameDataModule
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT

@@ -16,10 +16,9 @@ from torch import Tensor
 from avse.data.corpora.base import Split, Utterance
 from avse.data.datamodule import FrameDataModule
 from avse.data.errors import InputError
+from avse.inference.augmentation import EqualiserAugmentation, LevelAugmentation
 from avse.inference.training import (
     SVI,
-    EqualiserAugmentation,
-    LevelAugmentation,
     TrainingReport,
     TrainingSettings,
     read_history,

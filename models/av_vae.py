@@ -1,0 +1,78 @@
+"""AV-VAE: a conditional VAE, speech explained by audio and lips.
+
+    z_n | v_n ~ N(mu(v_n), diag sigma(v_n))        from a prior network, or N(0, I)
+    s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))
+
+Sadeghi, Leglaive, Alameda-Pineda, Girin, Horaud, TASLP 2020 (arXiv 1908.02590), equations 8 to 12.
+"""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+
+from avse.models.networks import GaussianEncoder, SpectrumDecoder
+from avse.models.sites import Z
+from avse.models.speech import Evaluation, SpeechModel
+
+Trunk = Callable[[Tensor | None], Tensor]
+"""What is seen of the lips (*, N, D) -> embedding (*, N, E)."""
+
+ConditionalPrior = Callable[[Tensor], dist.TorchDistribution]
+"""Embedding (*, N, E) -> distribution of z in a frame, event shape (L,)."""
+
+ConditionalDecoder = Callable[[Tensor, Tensor], Tensor]
+"""z (*, N, L), embedding (*, N, E) -> log variance of the speech (*, N, F)."""
+
+
+class VisualPrior(nn.Module):
+    """z | v ~ N(mu(v), diag sigma(v)): the prior network.
+
+    Args:
+        network: embedding (*, N, E) -> mean and log variance of z.
+    """
+
+    def __init__(self, network: GaussianEncoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, embedding: Tensor) -> dist.TorchDistribution:
+        """p(z | v), batch shape (*, N), event shape (L,)."""
+        z = self.network(embedding)
+        return dist.Normal(z.mean, z.scale, validate_args=False).to_event(1)
+
+
+class AVVAE(SpeechModel):
+    """AV-VAE with replaceable parts.
+
+    Args:
+        lips: trunk, visual (*, N, D) -> embedding (*, N, E).
+        prior: embedding -> p(z | v); `StandardNormal` for the variant with z ~ N(0, I).
+        decoder: z and embedding -> log variance of the speech (*, N, F).
+    """
+
+    def __init__(self, lips: Trunk, prior: ConditionalPrior, decoder: ConditionalDecoder) -> None:
+        super().__init__()
+        self.lips = lips
+        self.prior = prior
+        self.decoder = decoder
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        """z ~ p(z | v); returns log sigma(z, v)."""
+        embedding = self.lips(visual)
+        z = pyro.sample(Z, self.prior(embedding))
+        return self.decoder(z, embedding)
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Start the decoder at the mean log power of the training frames (N, F), if it can."""
+        if isinstance(self.decoder, SpectrumDecoder):
+            self.decoder.fit(power)
+
+    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
+        if type(self).latent is not AVVAE.latent:
+            return super().evaluate(z, visual)
+        embedding = self.lips(visual)
+        log_prior = self.prior(embedding).log_prob(z)
+        return Evaluation(log_prior.unsqueeze(0), self.decoder(z, embedding).unsqueeze(0))
