@@ -14,7 +14,7 @@ from avse.guides.guide import SpeechGuide
 from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipTrunk, convolutions, papers_layers
+from avse.models.lips import LipTrunk, convolutions, papers_layers, shared_map
 from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.speech import SpeechModel
 
@@ -64,6 +64,10 @@ def lip_trunk(
     """
     if kind == "papers":
         return LipTrunk(papers_layers(lips.side, lips.pictures, embedding_size), embedding_size)
+    if kind == "shared":
+        return LipTrunk(
+            shared_map(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size
+        )
     layers = convolutions(lips.side, lips.pictures, embedding_size, dropout=dropout)
     return LipTrunk(layers, embedding_size)
 

@@ -61,10 +61,13 @@ def warnings_as_notes() -> Iterator[None]:
     """Show each warning once, as one plain line."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = lambda message, *rest, **more: console.print(
-            f"note: {message}", highlight=False
-        )
+        warnings.showwarning = lambda message, *rest, **more: show_note(message)
         yield
+
+
+def show_note(text: object) -> None:
+    """One line on stderr, whatever the width of the terminal and whatever brackets a file name holds."""
+    console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -103,7 +106,7 @@ def enhance(
             progress=progress,
         )
     for note in summary["notes"]:
-        console.print(f"note: {note}", highlight=False)
+        show_note(note)
     print(destination)
 
 

@@ -91,10 +91,11 @@ def video_report(
     first, last = float(lips.times[0]) - offset, float(lips.times[-1]) + period - offset
     without = max(0.0, first - period) + max(0.0, duration - last - period)
     beyond = max(0.0, -first - period) + max(0.0, last - duration - period)
+    missed = seen < 0.995 and (1 - seen) * duration > 2 * period  # half a period at each end is unavoidable
     notes = {
         f"{without:.2f} s of the sound have no pictures": without > 0,
         f"{beyond:.2f} s of the video have no sound and were not used": beyond > 0,
-        f"the lips are not seen in {1 - seen:.0%} of the frames: the sound alone decides there": seen < 0.995,
+        f"the lips are not seen in {1 - seen:.0%} of the frames: the sound alone decides there": missed,
     }
     return {
         "pictures": len(lips.times),

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from avse.data.audio import resample
 from avse.data.corpora.base import Utterance
 from avse.data.errors import InputError
+from avse.data.files import atomic_path
 from avse.data.front_end import FrontEnd
 from avse.data.lips import Lips
 from avse.data.lips_files import load_lips_array, save_lips
@@ -54,9 +54,8 @@ class SpectrumCache:
             return torch.from_numpy(np.load(path))
         power = utterance_power(utterance, self.front_end, speed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.save(file, power.numpy())
-        Path(file.name).replace(path)
+        with atomic_path(path) as temporary:
+            np.save(temporary, power.numpy())
         return power
 
 

@@ -71,7 +71,8 @@ class LipFrontEnd:
     normalised: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.side <= SIDE or self.pictures < 1 or self.pictures % 2 == 0 or self.spacing <= 0:
+        in_range = 1 <= self.side <= SIDE and self.pictures >= 1 and 0 < self.spacing < np.inf
+        if not in_range or self.pictures % 2 == 0:
             raise InputError(
                 f"lips of side {self.side}, {self.pictures} pictures {self.spacing} s apart: "
                 f"the side is 1 to {SIDE}, the pictures an odd number, the spacing positive"

@@ -88,6 +88,9 @@ def read_lips(path: str | os.PathLike[str]) -> Lips:
     out along its smoothed path. A `UserWarning` tells of several faces, of which the large, central and
     lasting one is followed, of pictures that end before the file does, and of less than 10 a second.
 
+    Pictures may have any size. Only the search for faces reduces them, to at most 480 pixels a side, where it
+    finds faces from about 24 pixels on.
+
     Raises:
         InputError: the file is missing, not readable as a video, without pictures, or without a face.
     """

@@ -1,7 +1,6 @@
 """Images of lips in files: our own .npz, arrays in .npy and .npz, and the .mat files of NTCD-TIMIT."""
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +60,7 @@ def load_lips_array(path: str | os.PathLike[str], fps: float | None = None) -> L
         with path.open("rb") as file:
             content = np.load(file)
             arrays = {"": content} if suffix == ".npy" else {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy, zipfile and zlib raise nearly anything over a damaged file
         raise InputError(f"{path}: is no whole {suffix} file of numbers; write it again") from error
     if set(_FIELDS) <= set(arrays):
         return _own(arrays, path)
@@ -133,14 +132,16 @@ def _coefficients(path: Path) -> NDArray[np.float64]:
         if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and item.shape[1:] == (_PIXELS,):
             found.append(np.asarray(item, np.float64))
 
-    with path.open("rb") as start:
-        if start.read(10) == b"MATLAB 5.0":
-            raise InputError(f"{path}: is of an old version of .mat; save it with -v7.3, or as .npy")
     try:
-        with h5py.File(path) as content:
-            content.visititems(collect)
-    except OSError as error:
+        with path.open("rb") as start:
+            old = start.read(10) == b"MATLAB 5.0"
+        if not old:
+            with h5py.File(path) as content:
+                content.visititems(collect)
+    except Exception as error:  # h5py, too
         raise InputError(f"{path}: is no whole .mat file of version 7.3; copy it again") from error
+    if old:
+        raise InputError(f"{path}: is of an old version of .mat; save it with -v7.3, or as .npy")
     if len(found) != 1 or not len(found[0]):
         raise InputError(
             f"{path}: holds {len(found)} data sets of shape (T_v, {_PIXELS}), not one; "

@@ -14,6 +14,8 @@ from avse.data.errors import InputError
 
 EARLY = 0.5  # s; pictures that end more than that before the file are missing some
 
+UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
+
 
 class Picture(NamedTuple):
     """A picture of a video.
@@ -46,7 +48,7 @@ def pictures(path: Path) -> Iterator[Picture]:
             if frame is None:
                 broken = True
                 continue
-            time = frame.time
+            time = _time(frame, last)
             if time is None:
                 time = 0.0 if last is None else last + period
             if last is not None and time <= last:
@@ -120,9 +122,21 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
         return
 
 
+def _time(frame: Any, last: float | None) -> float | None:
+    """Time stamp of a frame in s; the one for decoding it, if the one for showing it is not after `last`.
+
+    An avi file has only the former; FFmpeg guesses the latter, and fails where H.264 reorders its pictures.
+    """
+    stamps = [float(stamp * frame.time_base) for stamp in (frame.pts, frame.dts) if stamp is not None]
+    return next((stamp for stamp in stamps if last is None or stamp > last), stamps[0] if stamps else None)
+
+
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
     """Luma at full range, turned as the file says, with square pixels."""
-    aspect = float(stream.sample_aspect_ratio or 1)
-    width = round(frame.width * aspect)
-    grey = frame.reformat(width=width, format="gray", dst_color_range="JPEG").to_ndarray()
-    return np.ascontiguousarray(np.rot90(grey, round(frame.rotation / 90)))
+    width = round(frame.width * float(stream.sample_aspect_ratio or 1))
+    try:
+        grey = frame.reformat(width=width, format="gray", dst_color_range="JPEG")
+    except av.error.FFmpegError:  # a colour space that FFmpeg cannot convert, such as YCgCo: luma as it is
+        frame.colorspace = UNSPECIFIED
+        grey = frame.reformat(width=width, format="gray", dst_color_range="JPEG")
+    return np.ascontiguousarray(np.rot90(grey.to_ndarray(), round(frame.rotation / 90)))

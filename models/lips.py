@@ -89,6 +89,42 @@ def convolutions(
     return nn.Sequential(*layers, ACTIVATIONS[activation](), nn.Dropout(dropout))
 
 
+def shared_map(
+    side: int,
+    pictures: int,
+    embedding_size: int,
+    features: int = 48,
+    hidden: int = 256,
+    dropout: float = 0.0,
+    activation: str = "silu",
+) -> nn.Sequential:
+    """Pixels (B, P side^2) -> embedding (B, E): one linear map for all pictures, then layers over their course.
+
+    Args:
+        side: of the pictures, pixels.
+        pictures: P.
+        embedding_size: E.
+        features: numbers that a picture becomes.
+        hidden: size of the hidden layer.
+        dropout: before every layer but the first.
+        activation: a key of `ACTIVATIONS`.
+    """
+    act = ACTIVATIONS[activation]
+    return nn.Sequential(
+        nn.Unflatten(1, (pictures, side**2)),
+        nn.Linear(side**2, features),
+        act(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(pictures * features, hidden),
+        act(),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, embedding_size),
+        act(),
+        nn.Dropout(dropout),
+    )
+
+
 def papers_layers(side: int, pictures: int, embedding_size: int = 128) -> nn.Sequential:
     """4489-512-128, ReLU: the trunk of Sadeghi et al., TASLP 2020."""
     return perceptron([pictures * side**2, 512, embedding_size], "relu")

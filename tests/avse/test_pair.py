@@ -12,8 +12,14 @@ from safetensors.torch import load_file, save_file
 from avse import zoo
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
+from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
+from avse.inference.elbo import PriorMixedELBO
+from avse.inference.training import FrozenAudioPath
+from avse.models.lips import LipTrunk
+from avse.models.networks import RawPower
 from avse.pair import CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder
+from avse.recipes import RECIPES
 
 
 @pytest.fixture
@@ -159,7 +165,216 @@ def test_shipped_pairs_load() -> None:
     for name in zoo.shipped():
         pair = zoo.load(name)
         power = torch.rand(3, pair.stft.bins)
-        z = pair.guide.posterior(power).mean
-        log_prior, log_variance = pair.model.evaluate(z)
+        visual = None if pair.config.lips is None else torch.rand(3, pair.config.lips.size)
+        z = pair.guide.posterior(power, visual).mean
+        log_prior, log_variance = pair.model.evaluate(z, visual)
         assert log_variance.shape == (*log_prior.shape, pair.stft.bins)
         assert all(t.isfinite().all() for t in pair.modules().state_dict().values())
+
+
+# Pairs that look at lips ---------------------------------------------------------------------------------
+
+LIPS = LipFrontEnd(side=5, pictures=3, spacing=0.03)
+SMALL = {"latent_size": 3, "embedding_size": 4, "encoder": [8], "decoder": [8]}
+SEEING = {
+    "v-vae": ("v-vae", {"trunk": "convolutions"}),
+    "v-vae-papers": ("v-vae", {"trunk": "papers"}),
+    "tied": ("av-vae", {"tied": True}),
+    "standard": ("av-vae", {"tied": True, "prior": "standard"}),
+    "untied": ("av-vae", {"tied": False, "trunk": "papers"}),
+}
+OWNERS = {
+    "v-vae": {"guide"},
+    "v-vae-papers": {"guide"},
+    "tied": {"model"},
+    "standard": {"model"},
+    "untied": {"model", "guide"},
+}
+"""Under whose names the trunks are saved."""
+
+
+def seeing_pair(name: str) -> SpeechPair:
+    """Untrained, with scales and an embedding of unseen lips that are not those of every new pair."""
+    architecture, arguments = SEEING[name]
+    pair = SpeechPair(PairConfig(architecture, {**SMALL, **arguments}, FrontEnd(STFT(64, 32)), LIPS))
+    for part in (pair.model, pair.guide):
+        part.fit_scales(torch.rand(50, 33))
+    for trunk in trunks(pair):
+        torch.nn.init.normal_(trunk.unseen)
+    return pair
+
+
+def trunks(pair: SpeechPair) -> set[LipTrunk]:
+    return {part for part in pair.modules().modules() if isinstance(part, LipTrunk)}
+
+
+def answers(pair: SpeechPair) -> list[torch.Tensor]:
+    """What a pair makes of fixed sound, lips and z; two frames of six are not seen."""
+    generator = torch.Generator().manual_seed(1)
+    power, z = torch.rand(6, 33, generator=generator), torch.randn(6, 3, generator=generator)
+    seen = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])[:, None]
+    visual = torch.cat([torch.randn(6, LIPS.size - 1, generator=generator) * seen, seen], 1)
+    q = pair.guide.posterior(power, visual)
+    return [part.detach() for part in (q.mean, q.variance, *pair.model.evaluate(z, visual))]
+
+
+@pytest.mark.parametrize(("tied", "prior"), [(True, "network"), (False, "network"), (True, "standard")])
+def test_tied_trunks_are_one(tied: bool, prior: str) -> None:
+    """One set of parameters, or two: a change of the model's trunk is a change of the guide's, or not."""
+    config = PairConfig("av-vae", {**SMALL, "tied": tied, "prior": prior}, FrontEnd(STFT(64, 32)), LIPS)
+    pair = SpeechPair(config)
+    model, guide = (list(part.lips.parameters()) for part in (pair.model, pair.guide))  # type: ignore[union-attr, operator]
+    assert [p.shape for p in model] == [p.shape for p in guide]
+    assert all((one is other) == tied for one, other in zip(model, guide, strict=True))
+    assert len(trunks(pair)) == (1 if tied else 2)
+    pair.modules().eval()
+    before = answers(pair)[0]
+    with torch.no_grad():
+        for parameter in model:
+            parameter.add_(1)
+    assert torch.equal(answers(pair)[0], before) == (not tied)
+
+
+@pytest.mark.parametrize("load", [load_folder, SpeechPair.from_pretrained])
+@pytest.mark.parametrize("name", SEEING)
+def test_round_trip_with_lips(name: str, load: Callable[[Path], SpeechPair], tmp_path: Path) -> None:
+    """Weights rounded to float16 beforehand come back with the same answers, to the bit."""
+    pair = seeing_pair(name)
+    pair.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert loaded.config == pair.config
+    assert loaded.config.lips == LIPS
+    pair.modules().eval().requires_grad_(False)
+    exact = answers(pair)
+    with torch.no_grad():
+        for tensor in pair.modules().state_dict().values():
+            tensor.copy_(tensor.half())
+    for ours, rounded, theirs in zip(answers(loaded), answers(pair), exact, strict=True):
+        assert torch.equal(ours, rounded)
+        torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02)
+    assert len(trunks(loaded)) == len(trunks(pair))
+    assert not any(part.training for half in (loaded.model, loaded.guide) for part in half.modules())
+    assert not any(p.requires_grad for p in loaded.modules().parameters())
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_a_shared_tensor_is_saved_once(name: str, tmp_path: Path) -> None:
+    pair = seeing_pair(name)
+    pair.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / WEIGHTS)
+    state = [*pair.modules().parameters(), *(b for b in pair.modules().buffers() if b.shape == (33,))]
+    assert sum(t.numel() for t in saved.values()) == sum(t.numel() for t in state)
+    owners = {key.split(".")[0] for key in saved if ".lips." in key}
+    assert owners == OWNERS[name]
+    load_folder(tmp_path).save_pretrained(tmp_path / "again")
+    assert (tmp_path / WEIGHTS).read_bytes() == (tmp_path / "again" / WEIGHTS).read_bytes()
+    assert (tmp_path / CONFIG).read_bytes() == (tmp_path / "again" / CONFIG).read_bytes()
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_every_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
+    seeing_pair(name).save_pretrained(tmp_path)
+    whole = load_file(tmp_path / WEIGHTS)
+    for missing in whole:
+        save_file({key: t for key, t in whole.items() if key != missing}, tmp_path / WEIGHTS)
+        with pytest.raises(InputError, match=f"tensor {missing} is missing"):
+            load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "claimed", "problem"),
+    [("tied", False, r"guide\.lips.* is missing"), ("untied", True, r"guide\.lips.* does not belong")],
+)
+def test_tied_weights_are_not_taken_for_untied(
+    saved: str, claimed: bool, problem: str, tmp_path: Path
+) -> None:
+    pair = seeing_pair(saved)
+    pair.save_pretrained(tmp_path)
+    edit(tmp_path, arguments={**pair.config.arguments, "tied": claimed})
+    with pytest.raises(InputError, match=problem):
+        load_folder(tmp_path)
+
+
+def test_a_config_from_before_the_lips_loads(folder: Path) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    assert config.pop("lips") is None
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert load_folder(folder).config.lips is None
+
+
+@pytest.mark.parametrize(
+    "lips", [None, {}, {"side": 5}, {"side": 0}, {"pictures": 2}, {"spacing": -1}, {"colour": "blue"}, [5], 5]
+)
+def test_lips_that_do_not_fit_are_refused(lips: object, tmp_path: Path) -> None:
+    """Missing, of another size than the weights, or senseless."""
+    seeing_pair("tied").save_pretrained(tmp_path)
+    edit(tmp_path, lips=lips)
+    with pytest.raises(InputError) as error:
+        load_folder(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_lips_for_a_pair_that_only_listens_are_refused(folder: Path) -> None:
+    edit(folder, lips={"side": 5})
+    with pytest.raises(InputError, match="unexpected keyword"):
+        load_folder(folder)
+
+
+# The nets of the papers ----------------------------------------------------------------------------------
+
+
+def chain(module: Any) -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers, in order."""
+    return [(m.in_features, m.out_features) for m in module.modules() if isinstance(m, torch.nn.Linear)]
+
+
+def activations(module: Any) -> set[type]:
+    return {type(m) for m in module.modules()} & {torch.nn.ReLU, torch.nn.Tanh, torch.nn.SiLU, torch.nn.ELU}
+
+
+TRUNK = [(4489, 512), (512, 128)]
+
+
+def papers_pair(name: str) -> Any:
+    config = RECIPES[name]().pair
+    assert config.lips == LipFrontEnd(side=67, pictures=1, normalised=False)
+    assert config.lips.size == 4489 + 1
+    assert config.front_end.stft.bins == 513
+    pair = SpeechPair(config)
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in pair.modules().modules())
+    return pair
+
+
+def test_the_papers_v_vae() -> None:
+    """Trunk 4489-512-128, 32 latents, decoder 32-128-513."""
+    pair = papers_pair("v-vae-paper")
+    assert chain(pair.guide.lips) == TRUNK
+    assert activations(pair.guide.lips) == {torch.nn.ReLU}
+    assert chain(pair.guide.network)[0][0] == 128
+    assert chain(pair.guide.network)[-2:] == [(128, 32), (128, 32)]
+    assert chain(pair.model.decoder) == [(32, 128), (128, 513)]
+    assert activations(pair.model.decoder) == {torch.nn.Tanh}
+
+
+def test_the_papers_av_vae() -> None:
+    """One trunk; encoder 513 and 128 to 128, decoder 32 and 128 to 128, prior network 128-128-32."""
+    pair = papers_pair("av-vae-paper")
+    assert pair.model.lips is pair.guide.lips
+    assert chain(pair.model.lips) == TRUNK
+    assert activations(pair.model.lips) == {torch.nn.ReLU}
+    assert chain(pair.guide.encoder) == [(513, 128), (128, 128), (128, 32), (128, 32)]
+    assert chain(pair.model.decoder) == [(32, 128), (128, 128), (128, 513)]
+    assert chain(pair.model.prior) == [(128, 128), (128, 32), (128, 32)]
+    assert activations(pair.guide.encoder) == activations(pair.model.decoder) == {torch.nn.Tanh}
+    assert activations(pair.model.prior) == {torch.nn.ReLU}
+    assert isinstance(pair.guide.features, RawPower)
+    recipe = RECIPES["av-vae-paper"]()
+    objective = recipe.objective(pair)
+    assert isinstance(objective, PriorMixedELBO)
+    assert objective.prior_weight == 0.1
+    (callback,) = recipe.callbacks
+    assert isinstance(callback, FrozenAudioPath)
+    assert callback.probability == 0.2
+    settings = recipe.settings
+    assert (settings.learning_rate, settings.annealed, settings.weight_decay) == (1e-4, False, 0.0)
+    assert (settings.max_epochs, settings.patience, recipe.data["batch_size"]) == (200, 20, 128)

@@ -1,4 +1,4 @@
-"""Training frames: cached once, drawn reproducibly, without silence."""
+"""Training frames: cached once, drawn reproducibly, without silence, shown the lips of their instant."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from avse.data.caches import SpectrumCache, utterance_power
 from avse.data.corpora.base import Split, Utterance
-from avse.data.datamodule import EpochSampler, FrameDataModule
+from avse.data.datamodule import Batch, EpochSampler, FrameDataModule
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
+from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lips import Lips
 from avse.data.stft import STFT
 
 SHORT = STFT(64, 32)
@@ -186,3 +188,137 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
     data = FrameDataModule([corpus(validation=0)], TINY, cache=tmp_path)
     with pytest.raises(InputError, match="fixed: no utterance in the validation split"):
         data.setup("fit")
+
+
+GREY = LipFrontEnd(side=1, pictures=1, normalised=False)
+SECONDS = 1.0
+
+
+def swelling(silent: float) -> tuple[NDArray[np.float32], int]:
+    """A tone whose amplitude grows as t; digital silence before `silent` s."""
+    t = np.arange(round(16000 * SECONDS)) / 16000
+    tone = 0.5 * t * np.sin(2 * np.pi * 2000 * t)
+    return np.where(t < silent, 0, tone).astype(np.float32), 16000
+
+
+def brightening() -> Lips:
+    """25 pictures a second whose grey level grows as t: 250 after `SECONDS`."""
+    images = np.empty((25, 67, 67), np.uint8)
+    images[:] = (10 * np.arange(25))[:, None, None]
+    return Lips(images, np.arange(25) / 25, np.zeros(25, np.uint8), 25.0)
+
+
+def faceless() -> Lips:
+    raise InputError("clip.mkv: no face in its 9 pictures")
+
+
+def swell(key: str, silent: float = 0.0, split: Split = "train") -> Utterance:
+    return Utterance(f"{key}-{silent}", "anna", split, partial(swelling, silent), brightening)
+
+
+def heard(power: torch.Tensor, silent: float = 0.0) -> torch.Tensor:
+    """The fraction of the way up the ramp that the level of a frame tells, (B,).
+
+    At level 1 the mean power of a frame is 3 u^2 / (1 - u_0^3), where the sound starts u_0 up its ramp.
+    """
+    return (power.mean(-1) * (1 - silent**3) / 3).sqrt()
+
+
+def seen(batch: Batch) -> torch.Tensor:
+    """The fraction of the way up the ramp that the picture of a frame tells, (B,)."""
+    return batch["visual"][:, 0] * 255 / 250
+
+
+def test_without_a_lip_front_end_there_is_nothing_to_see(tmp_path: Path) -> None:
+    data = FrameDataModule([FixedCorpus([swell("a"), utterance(0)])], TINY, cache=tmp_path)
+    assert len(data.utterances("train")) == 2
+    assert set(data.frames("train")[[0, 1]]) == {"power"}
+    assert set(next(iter(data.train_dataloader()))) == {"power"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".npy"}
+
+
+def test_utterances_without_a_video_are_left_out_where_lips_are_wanted(tmp_path: Path) -> None:
+    found = FixedCorpus([utterance(0), swell("a"), utterance(1), utterance(2, split="validation")])
+    data = FrameDataModule([found], TINY, lips=GREY, cache=tmp_path)
+    assert [u.key for u in data.utterances("train")] == ["a-0.0"]
+    batch = data.frames("train")[[0, 3]]
+    assert batch["power"].shape == (2, 33)
+    assert batch["visual"].shape == (2, GREY.size)
+    with pytest.raises(InputError, match="fixed: no utterance with a video in the validation split"):
+        data.setup("fit")
+
+
+def test_a_video_without_a_face_is_trained_unseen(tmp_path: Path) -> None:
+    """With a warning that names it; the frames of its neighbours are shown their own lips."""
+    blind = Utterance("blind", "anna", "train", partial(noise, 0, length=1600), faceless)
+    data = FrameDataModule([FixedCorpus([swell("a"), blind, swell("b")])], TINY, lips=GREY, cache=tmp_path)
+    with pytest.warns(UserWarning, match="trained without lips: clip.mkv: no face") as caught:
+        frames = data.frames("train")
+    assert len(caught) == 1
+    lengths = [int((data.cache.power(u).sum(-1) > 0).sum()) for u in data.utterances("train")]
+    first, unseen, last = (frames[part.tolist()] for part in torch.arange(len(frames)).split(lengths))
+    assert (unseen["visual"] == 0).all()
+    assert torch.equal(first["visual"], last["visual"])
+    assert first["visual"][:, -1].mean() > 0.95
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+def test_lips_stay_with_the_sound_at_any_speed(speed: float, tmp_path: Path) -> None:
+    """Sound level and grey level climb one ramp. Lips at the plain speed would leave it."""
+    data = FrameDataModule([FixedCorpus([swell("a")])], TINY, speeds=(speed,), lips=GREY, cache=tmp_path)
+    frames = data.frames("train")
+    assert len(frames) == pytest.approx(SHORT.frames(round(16000 * SECONDS / speed)), abs=2)
+    batch = frames[list(range(len(frames)))]
+    inside = batch["visual"][:, -1] == 1
+    assert inside.float().mean() > 0.97  # the pictures end half a period before the sound
+    assert (~inside).nonzero().min() > 0.97 * len(frames)
+    before_the_last = seen(batch) < 0.955  # which is shown for half a period more
+    apart = (seen(batch) - heard(batch["power"]))[inside & before_the_last]
+    assert len(apart) > 0.94 * len(frames)
+    assert float(apart.abs().max()) < 0.005
+
+    (utterance_,) = data.utterances("train")
+    unsped = GREY.visual(GREY.track(data.lips_cache.lips(utterance_), SHORT.frame_times(len(frames))))
+    wrong = (unsped[:, 0] * 255 / 250 - heard(frames.power))[inside & before_the_last]
+    assert (float(wrong.abs().max()) > 0.03) == (speed != 1)
+
+
+def test_power_and_lips_stay_in_step_when_silence_is_left_out(tmp_path: Path) -> None:
+    """The first half of every utterance is left out, at two speeds; every batch hears what it sees."""
+    found = FixedCorpus([swell("a", silent=0.5), swell("b", silent=0.5)])
+    data = FrameDataModule([found], TINY, 100, speeds=(0.9, 1.1), lips=GREY, cache=tmp_path)
+    frames = data.frames("train")
+    whole = sum(SHORT.frames(round(16000 * SECONDS / speed)) for speed in (0.9, 1.1, 0.9, 1.1))
+    assert 0.5 * whole < len(frames) < 0.6 * whole  # the resampler rings before the sound begins
+    assert len(frames.power) == len(frames.lips.valid) == len(frames.lips.place)
+    count = 0
+    for batch in data.train_dataloader():
+        told, level = seen(batch), heard(batch["power"], silent=0.5)
+        inside = (batch["visual"][:, -1] == 1) & (told < 0.955) & (told > 0.505)  # a frame off the step
+        assert float((told - level)[inside].abs().max()) < 0.01
+        count += int(inside.sum())
+    assert count > 0.4 * whole
+
+
+def test_utterances_of_a_corpus_keep_their_own_lips(tmp_path: Path) -> None:
+    """Lips of one grey level each, whose utterances come at random; validation in order."""
+
+    def flat(level: int) -> Lips:
+        images = np.full((5, 67, 67), level, np.uint8)
+        return Lips(images, np.arange(5) / 25, np.zeros(5, np.uint8), 25.0)
+
+    def marked(level: int, split: Split) -> Utterance:
+        """A tone in the bin that is a twentieth of the level of its lips."""
+        t = np.arange(1600) / 16000
+        tone = np.sin(2 * np.pi * 250 * (level // 20) * t).astype(np.float32)
+        return Utterance(f"{split}{level}", "anna", split, lambda: (tone, 16000), partial(flat, level))
+
+    levels = [40, 80, 120, 160, 200, 240]
+    found = [marked(level, split) for split in ("train", "validation") for level in levels]
+    data = FrameDataModule([FixedCorpus(found)], TINY, 32, lips=GREY, cache=tmp_path)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batches = list(loader)
+        power, visual = (torch.cat([batch[name] for batch in batches]) for name in ("power", "visual"))
+        assert (visual[:, -1] == 1).all()
+        assert torch.equal(power.argmax(-1), (visual[:, 0] * 255 / 20).round().long())
+        assert set(power.argmax(-1).tolist()) == {level // 20 for level in levels}

@@ -1,28 +1,38 @@
 """Lips of generated videos: a photograph whose mouth opens at a known time."""
 
+import io
+import os
+import struct
+import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
 import pytest
 from matplotlib import cbook
-from matplotlib.image import imread
+from matplotlib.image import imread, imsave
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, zoom
 
+from avse import cli
+from avse.data import lips_video
 from avse.data.audio import read_audio
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason, picture_rate, read_lips, resample_lips
+from avse.data.lips_files import load_lips_array
 from avse.data.stft import STFT
 
 Grey = NDArray[np.uint8]
 MOUTH = (159, 190)  # x and y in the photograph
 OPENS = 0.61  # s, when the mouth is widest open
+CLICK = 0.61  # s, when the sound clicks
 _OPTIONS = {
-    "libx264": {"preset": "ultrafast", "crf": "18"},
+    "libx264": {"preset": "ultrafast", "crf": "18", "bf": "2"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8", "b": "3000k"},
     "ffv1": {},
 }
@@ -50,6 +60,17 @@ def _speaking(times: Sequence[float], face: Grey | None = None, noise: float = 2
     return pictures
 
 
+class Sound(NamedTuple):
+    """Samples (T,) int16 at a rate in Hz, and how a video is to hold them."""
+
+    samples: NDArray[np.int16]
+    rate: int = 16000
+    codec: str = "pcm_s16le"
+
+
+SILENCE = Sound(np.zeros(1600, np.int16))
+
+
 def _write(
     path: Path,
     pictures: Sequence[Grey],
@@ -57,17 +78,24 @@ def _write(
     times: Sequence[float] | None = None,
     sound_at: float | None = None,
     codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    aspect: Fraction | int = 1,
+    sound: Sound = SILENCE,
 ) -> Path:
-    """A video of the pictures, at `times` in s or `fps` a second; with 0.1 s of sound from `sound_at`."""
+    """A video of the pictures, at `times` in s or `fps` a second; with the sound from `sound_at` on.
+
+    `aspect` is the width of a pixel over its height.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = pictures[0].shape
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.sample_aspect_ratio = aspect
         stream.options = _OPTIONS.get(codec, {"b": "3000k"})
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if sound_at is not None:
-            sound = container.add_stream("pcm_s16le", rate=16000, layout="mono")
+            track = container.add_stream(sound.codec, rate=sound.rate, layout="mono")
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="gray")
             if times is not None:
@@ -75,11 +103,11 @@ def _write(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if sound_at is not None:
-            block = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
-            block.sample_rate, block.time_base = 16000, Fraction(1, 16000)
-            block.pts = round(sound_at * 16000)
-            container.mux(sound.encode(block))
-            container.mux(sound.encode())
+            block = av.AudioFrame.from_ndarray(sound.samples[None], format="s16", layout="mono")
+            block.sample_rate, block.time_base = sound.rate, Fraction(1, sound.rate)
+            block.pts = round(sound_at * sound.rate)
+            container.mux(track.encode(block))
+            container.mux(track.encode())
     return path
 
 
@@ -124,6 +152,193 @@ def test_variable_rate_is_read_by_its_time_stamps(tmp_path: Path) -> None:
     lips = read_lips(_write(tmp_path / "a.mkv", _speaking(times), times=times))
     np.testing.assert_allclose(lips.times, times, atol=2e-3)
     assert _opening_time(lips) == pytest.approx(OPENS, abs=0.01)
+
+
+CONTAINERS = [
+    (".mp4", "libx264", "aac", 0.0),
+    (".mp4", "libx264", "aac", 0.2),
+    (".mov", "mpeg4", "pcm_s16le", 0.0),
+    (".mkv", "libx264", "flac", 0.0),
+    (".mkv", "ffv1", "libopus", 0.2),
+    (".webm", "libvpx", "libopus", 0.0),
+    (".avi", "mpeg4", "pcm_s16le", 0.0),
+    (".mpg", "mpeg1video", "mp2", 0.0),
+    (".ts", "mpeg2video", "mp2", 0.2),
+    (".flv", "flv", "libmp3lame", 0.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound_codec", "sound_at", "fps"),
+    [
+        (*kind, fps)
+        for kind in CONTAINERS
+        for fps in (25, Fraction(30000, 1001), 30, None)
+        if fps is not None or not kind[1].endswith("video")  # MPEG-1 and 2 know no other rates
+    ],
+)
+def test_what_is_heard_and_seen_together_stays_together(
+    tmp_path: Path, suffix: str, codec: str, sound_codec: str, sound_at: float, fps: Fraction | int | None
+) -> None:
+    """The brightness of a picture tells its time, and a click tells that of the sound.
+
+    `fps` None is a rate that varies; the sound starts later than the pictures by `sound_at`.
+    """
+    generator = np.random.default_rng(0)
+    steps = np.full(36, 1 / float(fps)) if fps else generator.choice([0.02, 0.033, 0.05], 36)
+    times = np.cumsum(steps) - steps[0]
+    levels = (40 + 120 * times)[:, None, None] + generator.normal(0, 8, (len(times), 96, 96))
+    rate = 48000
+    instants = sound_at + np.arange(rate) / rate
+    click = 20000 * np.sin(2000 * np.pi * instants) * np.exp(-(((instants - CLICK) / 0.004) ** 2))
+    path = _write(
+        tmp_path / f"a{suffix}",
+        list(levels.round().astype(np.uint8)),
+        fps or 30,
+        None if fps else times.tolist(),
+        sound_at,
+        codec,
+        sound=Sound(click.astype(np.int16), rate, sound_codec),
+    )
+
+    read = list(lips_video.pictures(path))
+    assert len(read) == len(times)
+    stamps = np.array([picture.time for picture in read])
+    start = lips_video.sound_start(path)
+    audio = read_audio(path)
+    assert start == audio.start
+    images = np.stack([picture.grey[:67, :67] for picture in read])
+    lips = Lips(images, stamps - start, np.zeros(len(read), np.uint8), picture_rate(stamps))
+
+    stft = STFT(1024, 256, 16000)
+    frames = stft.frame_times(100).numpy()
+    frames = frames[(frames >= lips.times[0]) & (frames <= lips.times[-1])]
+    resampled, valid = resample_lips(lips, frames)
+    assert valid.all()
+    assert len(frames) > 50
+    energy = audio.samples.mean(1) ** 2
+    heard = (energy * np.arange(len(energy))).sum() / energy.sum() / audio.sample_rate  # the click
+    shown = (255 * resampled.mean((1, 2)) - 40) / 120
+    assert np.abs((shown - CLICK) - (frames - heard)).max() < 0.5 / stft.frame_rate
+
+
+def test_pictures_that_an_avi_reorders_are_kept(tmp_path: Path) -> None:
+    """It has no time stamps for showing, and those that FFmpeg guesses for H.264 go back and forth."""
+    levels = np.repeat(np.arange(20, 220, 5, np.uint8), 96 * 96).reshape(-1, 96, 96)
+    read = list(lips_video.pictures(_write(tmp_path / "a.avi", list(levels))))
+    assert len(read) >= 38
+    steps = np.diff([picture.time for picture in read])
+    np.testing.assert_allclose(steps[1:], 1 / 25, atol=1e-3)
+    assert np.diff([picture.grey.mean() for picture in read]).min() > 0
+
+
+def _alike(found: Lips, expected: Lips) -> bool:
+    """Whether the images show the same in the same greys, apart from a shift by less than a pixel or so."""
+    likeness = np.corrcoef(found.images.ravel(), expected.images.ravel())[0, 1]
+    darker = np.mean(expected.images.astype(float) - found.images)
+    return bool(likeness > 0.93 and abs(darker) < 3)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"),
+    [
+        (".gif", "gif", "gray"),
+        (".mov", "png", "rgb24"),
+        (".ts", "mpeg2video", "yuv422p"),
+        (".flv", "flv", "yuv420p"),
+        (".wmv", "wmv2", "yuv420p"),
+        (".avi", "rawvideo", "yuv420p"),
+        (".mkv", "libx264", "yuv420p10le"),
+        (".webm", "libvpx-vp9", "yuv420p"),
+    ],
+)
+def test_other_kinds_of_video(tmp_path: Path, suffix: str, codec: str, pix_fmt: str) -> None:
+    pictures = _speaking([index / 25 for index in range(6)])
+    expected = read_lips(_write(tmp_path / "reference.mkv", pictures, codec="ffv1", pix_fmt="gray"))
+    found = read_lips(_write(tmp_path / f"a{suffix}", pictures, codec=codec, pix_fmt=pix_fmt))
+    np.testing.assert_allclose(found.times, expected.times, atol=2e-3)
+    assert _alike(found, expected)
+
+
+def test_a_turned_video_is_seen_upright(tmp_path: Path) -> None:
+    """As a telephone writes it: the pictures lie on their side, and the file says so."""
+    pictures = _speaking([index / 25 for index in range(6)])
+    expected = read_lips(_write(tmp_path / "a.mkv", pictures))
+    lying = [np.ascontiguousarray(np.rot90(picture)) for picture in pictures]
+    path = _write(tmp_path / "a.mp4", lying, codec="mpeg4")
+    upright, turned = (
+        struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+        for a, b, c, d in ((1 << 16, 0, 0, 1 << 16), (0, 1 << 16, -(1 << 16), 0))
+    )
+    header, content = path.read_bytes().split(b"tkhd", 1)
+    path.write_bytes(header + b"tkhd" + content.replace(upright, turned, 1))
+    assert _alike(read_lips(path), expected)
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    pictures = _speaking([index / 25 for index in range(6)])
+    expected = read_lips(_write(tmp_path / "a.mkv", pictures))
+    narrow = [zoom(picture, (1, 0.75), order=1) for picture in pictures]
+    found = read_lips(_write(tmp_path / "b.mkv", narrow, aspect=Fraction(4, 3)))
+    assert _alike(found, expected)
+    assert not _alike(read_lips(_write(tmp_path / "c.mkv", narrow)), expected)
+
+
+def test_a_colour_space_that_cannot_be_converted(tmp_path: Path) -> None:
+    pictures = _speaking([index / 25 for index in range(6)])
+    expected = read_lips(_write(tmp_path / "a.mkv", pictures))
+    with av.open(str(tmp_path / "b.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = pictures[0].shape
+        stream.pix_fmt, stream.options = "yuv420p", _OPTIONS["libx264"]
+        stream.codec_context.colorspace = 8  # YCgCo
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(picture, format="gray").reformat(format="yuv420p")
+            frame.colorspace = 8
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        assert next(container.decode(video=0)).colorspace == 8
+    assert _alike(read_lips(tmp_path / "b.mkv"), expected)
+
+
+def _peak(work: Callable[[], Lips]) -> tuple[Lips, float]:
+    """The result, and by how many bytes the memory of this process grew at most on the way to it."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    seen, done = [resident()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+        watcher.join()
+    return result, float(max(seen) - seen[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory figures of Linux")
+def test_4k_takes_no_gigabytes(tmp_path: Path) -> None:
+    """Pictures of 8 MB, 33 MB in float32, none of which is kept."""
+    face = zoom(_photograph(), 4, order=1)
+    pictures = []
+    for shift in range(14):
+        canvas = np.full((2160, 3840), 90, np.uint8)
+        canvas[400 + shift : 1600 + shift, 1200 + 2 * shift : 2480 + 2 * shift] = face
+        pictures.append(canvas)
+    path = _write(tmp_path / "a.mkv", pictures)
+    del pictures, canvas
+    lips, grown = _peak(lambda: read_lips(path))
+    assert lips.images.shape == (14, 67, 67)
+    assert lips.valid.all()
+    assert grown < 400e6
 
 
 def test_times_are_those_of_the_sound(tmp_path: Path) -> None:
@@ -239,30 +454,86 @@ def test_a_cut_file_gives_what_is_there_with_a_warning(tmp_path: Path) -> None:
     assert valid.tolist() == [True, False]
 
 
-def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
-    empty = _write(tmp_path / "empty.mkv", [np.full((120, 160), 90, np.uint8)] * 5)
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(_write(tmp_path / "a.mp4", _speaking([0.0] * 5)).read_bytes()[:2000])
-    text = tmp_path / "text.mkv"
-    text.write_text("no video")
-    silent = tmp_path / "sound.mkv"
-    with av.open(str(silent), "w") as container:
-        sound = container.add_stream("pcm_s16le", rate=16000, layout="mono")
-        block = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
-        block.sample_rate = 16000
-        container.mux(sound.encode(block))
-    for path, message in (
-        (tmp_path / "missing.mp4", "does not exist"),
-        (tmp_path, "is a folder"),
-        (empty, "no face in its 5 pictures"),
-        (cut, "cannot be read as a video"),
-        (text, "cannot be read as a video"),
-        (silent, "has no pictures"),
-    ):
+def _mistakes(folder: Path) -> dict[Path, str]:
+    """Files that show no lips, and what is said of each."""
+    speaking = _speaking([0.0] * 5)
+    _write(folder / "nobody.mkv", [np.full((120, 160), 90, np.uint8)] * 5)
+    whole = _write(folder / "whole.mp4", speaking).read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[:2000])
+    whole = _write(folder / "whole.mkv", speaking).read_bytes()
+    (folder / "header.mkv").write_bytes(whole[: whole.index(b"\x1f\x43\xb6\x75") + 40])  # the first cluster
+    (folder / "text.mkv").write_text("no video")
+    (folder / "empty.mp4").touch()
+    np.save(folder / "lips.npy", np.zeros((3, 67, 67), np.uint8))
+    for name, codec in (("sound.mkv", "pcm_s16le"), ("song.mp3", "libmp3lame")):
+        with av.open(str(folder / name), "w") as container:
+            sound = container.add_stream(codec, rate=16000, layout="mono")
+            block = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+            block.sample_rate = 16000
+            container.mux(sound.encode(block))
+            container.mux(sound.encode())
+    cover = io.BytesIO()
+    imsave(cover, _photograph(), cmap="gray", format="png")
+    picture = b"\0image/png\0\3\0" + cover.getvalue()
+    picture = struct.pack(">4sIH", b"APIC", len(picture), 0) + picture
+    size = bytes(len(picture) >> shift & 127 for shift in (21, 14, 7, 0))
+    song = folder / "song.mp3"
+    song.write_bytes(b"ID3\3\0\0" + size + picture + song.read_bytes())
+    messages = {
+        "missing.mp4": "does not exist; check the name",
+        "": "is a folder; give a video",
+        "nobody.mkv": "no face in its 5 pictures; give a video that shows the speaker",
+        "cut.mp4": "cannot be read as a video",
+        "header.mkv": "none of its pictures can be decoded; export the video again",
+        "text.mkv": "cannot be read as a video",
+        "empty.mp4": "cannot be read as a video",
+        "lips.npy": "cannot be read as a video",
+        "sound.mkv": "has no pictures; give a video that shows the speaker",
+        "song.mp3": "has no pictures; give a video that shows the speaker",
+    }
+    return {folder / name: message for name, message in messages.items()}
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *arguments: Path | str) -> int:
+    """Exit code of `avse lips`."""
+    monkeypatch.setattr(sys, "argv", ["avse", "lips", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    return int(exit_info.value.code or 0)
+
+
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mistakes = _mistakes(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for path, message in mistakes.items():
         with pytest.raises(InputError, match=message) as caught:
             read_lips(path)
-        assert str(path) in str(caught.value)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert ";" in str(caught.value)
         assert "\n" not in str(caught.value)
+        capfd.readouterr()
+        assert _command(monkeypatch, path, "--out", tmp_path / "out.npz") == cli.USER_ERROR
+        assert capfd.readouterr().err == f"avse: {caught.value}\n"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_command_writes_the_lips_and_notes_what_is_odd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A silent video of two faces, one picture a second."""
+    pictures = [np.hstack([picture, picture]) for picture in _speaking([0, 1, 2])]
+    path = _write(tmp_path / "a.mkv", pictures, 1, times=[0, 1, 2])
+    assert _command(monkeypatch, path) == 0
+    printed = capfd.readouterr()
+    assert printed.out.strip() == str(tmp_path / "a_lips.npz")
+    notes = " ".join(printed.err.split())  # the console folds long lines
+    assert "2 faces; the lips are those of the one around pixel" in notes
+    assert "1 pictures a second are too few to follow lips" in notes
+    lips = load_lips_array(tmp_path / "a_lips.npz")
+    assert lips.times.tolist() == [0, 1, 2]
+    assert lips.valid.any()
 
 
 def _lips(times: Sequence[float], reasons: Sequence[int], fps: float) -> Lips:

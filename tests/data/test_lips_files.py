@@ -72,6 +72,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, images: np.ndarray) -> No
     np.savez(unknown, images=images, times=np.arange(6.0), reasons=np.full(6, 99, np.uint8), fps=25)
     old = tmp_path / "old.mat"
     savemat(old, {"mouth": np.zeros((4489, 6))})
+    older = tmp_path / "older.mat"
+    savemat(older, {"mouth": np.zeros((4489, 6))}, format="4")
     text = tmp_path / "text.mat"
     text.write_text("no data")
     for path, message in (
@@ -86,7 +88,8 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, images: np.ndarray) -> No
         (two, "2 arrays"),
         (unsorted, "must increase"),
         (unknown, "unknown reasons"),
-        (old, "old version"),
+        (old, "old version of .mat; save it with -v7.3"),
+        (older, "no whole .mat file of version 7.3"),
         (text, "no whole .mat"),
         (_write_mat(tmp_path / "wrong.mat", audio=np.zeros((4, 513))), "0 data sets"),
         (_write_mat(tmp_path / "loud.mat", mouth=np.full((2, 4489), 1e4)), "outside 0 to 255"),
@@ -101,6 +104,40 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, images: np.ndarray) -> No
             load_lips_array(array("good", images), fps)
     with pytest.raises(InputError, match="let the name end so"):
         save_lips(tmp_path / "a.npy", load_lips_array(tmp_path / "good.npy", 25))
+
+
+@pytest.mark.parametrize("name", ["own.npz", "one.npz", "one.npy", "plain.mat", "packed.mat"])
+def test_any_damage_is_told(tmp_path: Path, images: np.ndarray, name: str) -> None:
+    """Whatever NumPy, zipfile, zlib and h5py raise over a broken byte, or nothing if they do not notice."""
+    path = tmp_path / name
+    coefficients = dctn(images.swapaxes(1, 2).astype(float), axes=(1, 2), norm="ortho").reshape(6, 4489)
+    if name == "own.npz":
+        save_lips(path, Lips(images, np.arange(6.0), np.zeros(6, np.uint8), 25))
+    elif name == "one.npz":
+        np.savez(path, images)
+    elif name == "one.npy":
+        np.save(path, images)
+    else:
+        _write_mat(path, mouth=coefficients)
+        if name == "packed.mat":
+            with h5py.File(path, "a") as content:
+                del content["mouth"]
+                content.create_dataset("mouth", data=coefficients, compression="gzip")
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    told = []
+    for _ in range(150):
+        broken = bytearray(whole)
+        for _ in range(3):  # near the ends, where the tables of contents are
+            place = int(generator.integers(1000)) * int(generator.choice([1, -1]))
+            broken[place] = generator.integers(256)
+        path.write_bytes(broken)
+        try:
+            load_lips_array(path, 25)
+        except InputError as error:
+            told.append(str(error))
+    assert len(told) > 10
+    assert all(str(path) in message and "\n" not in message for message in told)
 
 
 def test_contact_sheet_frames_what_is_not_valid(images: np.ndarray) -> None:

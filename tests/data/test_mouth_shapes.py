@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from avse.data.corpora.espeak import SyntheticSpeech, Voice, synthesise
 from avse.data.corpora.mouth_shapes import (
     APERTURE,
     PROTRUSION,
@@ -10,7 +11,7 @@ from avse.data.corpora.mouth_shapes import (
     articulation,
     visemes,
 )
-from avse.data.corpora.synthetic import SyntheticSpeech, Voice, synthesise, utterance_speech
+from avse.data.corpora.synthetic import utterance_speech
 
 PICTURE = 1 / 30  # s
 TEXT = "Bob may pop a big map. Who moved it? My father had five very good hats, we saw."

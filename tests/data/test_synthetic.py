@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 
 from avse.data.corpora import synthetic
 from avse.data.corpora.base import SPLITS, Corpus
-from avse.data.corpora.synthetic import (
-    PAUSE,
-    SyntheticCorpus,
-    SyntheticSpeech,
-    Voice,
-    synthesise,
-    utterance_speech,
-)
+from avse.data.corpora.espeak import LANGUAGES, PAUSE, SyntheticSpeech, Voice, synthesise
+from avse.data.corpora.mouth_shapes import APERTURE, articulation
+from avse.data.corpora.synthetic import SyntheticCorpus, synthetic_lips, utterance_speech
 from avse.data.errors import InputError
+from avse.data.lips import Lips, resample_lips
+from avse.data.stft import STFT
 
 TEXT = "Push purple over F six once more."
 # Flutter and gain; breath noise (random numbers) and echo; another synthesiser; random consonant noise.
@@ -53,7 +50,7 @@ def test_repeats_after_anything_else(voice: Voice) -> None:
 def test_repeats_in_another_process() -> None:
     code = (
         "import hashlib\n"
-        "from avse.data.corpora.synthetic import Voice, synthesise\n"
+        "from avse.data.corpora.espeak import Voice, synthesise\n"
         f"for voice in {VOICES!r}:\n"
         f"    speech = synthesise({TEXT!r}, voice)\n"
         "    data = speech.samples.tobytes() + repr(speech.phonemes).encode()\n"
@@ -132,7 +129,7 @@ def test_phonemes_name_the_text_in_order() -> None:
     ]
 
 
-@pytest.mark.parametrize("language", synthetic.LANGUAGES)
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_phonemes_cover_the_utterance(language: str) -> None:
     speech = synthesise("We carried a wooden chair, two fresh pears and zero. Then J nine!", Voice(language))
     starts = np.array([phoneme.start for phoneme in speech.phonemes])
@@ -236,6 +233,78 @@ def test_utterances_can_be_pickled() -> None:
     assert rate == expected_rate == 22050
 
 
+def lips_digest(lips: Lips) -> str:
+    parts = lips.images.tobytes() + lips.times.tobytes() + lips.reasons.tobytes()
+    return hashlib.sha256(parts + lips.fps.hex().encode()).hexdigest()
+
+
+@pytest.mark.parametrize("which", [(0, 0), (3, 1), (5, 2)])
+def test_lips_move_with_the_sound(which: tuple[int, int]) -> None:
+    """The mouth is darkest where the phonemes open it, at the time that they are heard."""
+    speaker, index = which
+    utterance = SyntheticCorpus(12, 3, seed=4).utterances("train")[3 * speaker + index]
+    assert utterance.load_lips is not None
+    lips = utterance.load_lips()
+    samples, rate = utterance.load_audio()
+    duration = len(samples) / rate
+    phonemes = utterance_speech(4, speaker, index).phonemes
+    dark = -lips.images[:, 18:50, 15:52].mean((1, 2))
+    shifts = np.arange(-6, 7) / 120  # a quarter of a picture each
+    apertures = [articulation(phonemes, duration, lips.times + shift)[:, APERTURE] for shift in shifts]
+    likeness = [np.corrcoef(dark, aperture)[0, 1] for aperture in apertures]
+    assert max(likeness) > 0.6  # bright teeth fill a small opening
+    assert abs(shifts[np.argmax(likeness)]) < 0.5 / 30
+
+
+def test_lips_cover_the_sound() -> None:
+    stft = STFT()
+    for utterance in SyntheticCorpus(3, 2).utterances("test"):
+        assert utterance.load_lips is not None
+        lips = utterance.load_lips()
+        samples, rate = utterance.load_audio()
+        duration = len(samples) / rate
+        assert lips.fps == 30
+        np.testing.assert_allclose(lips.times, np.arange(len(lips.images)) / 30)
+        assert lips.times[-1] < duration <= lips.times[-1] + 1.001 / 30
+        assert lips.valid.all()
+        frames = stft.frame_times(stft.frames(round(duration * stft.sample_rate)))
+        images, valid = resample_lips(lips, frames)
+        assert valid[:-2].all()  # the last frames may be centred behind the last picture
+        assert images.std(0).max() > 0.1
+
+
+def test_lips_repeat_in_another_process_and_order() -> None:
+    """The loaders themselves are sent there."""
+    loaders = [utterance.load_lips for utterance in SyntheticCorpus(3, 3).utterances("validation")]
+    code = (
+        "import hashlib, pickle, sys\n"
+        "for load in pickle.load(sys.stdin.buffer):\n"
+        "    lips = load()\n"
+        "    parts = lips.images.tobytes() + lips.times.tobytes() + lips.reasons.tobytes()\n"
+        "    print(hashlib.sha256(parts + lips.fps.hex().encode()).hexdigest())\n"
+    )
+    backwards = pickle.dumps(loaders[::-1])
+    done = subprocess.run([sys.executable, "-c", code], input=backwards, capture_output=True, check=True)
+    here = [lips_digest(load()) for load in loaders if load is not None]
+    assert len(set(here)) == 3
+    assert done.stdout.decode().split() == here[::-1]
+
+
+def test_lips_speak_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken = []
+
+    def counted(text: str, voice: Voice) -> SyntheticSpeech:
+        spoken.append(text)
+        return synthesise(text, voice)
+
+    monkeypatch.setattr(synthetic, "synthesise", counted)
+    utterance = SyntheticCorpus(3, 1).utterances("train")[0]
+    assert utterance.load_lips is not None
+    assert not spoken
+    utterance.load_lips()
+    assert spoken == [utterance.key.split(" ", 1)[1]]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -244,6 +313,10 @@ def test_utterances_can_be_pickled() -> None:
         (lambda: SyntheticCorpus(seed=-1), "at least 0"),
         (lambda: SyntheticCorpus().utterances("dev"), "train, validation, test"),  # type: ignore[arg-type]
         (lambda: utterance_speech(0, 0, -1), "from 0"),
+        (lambda: synthetic_lips(0, 0, 0, 0.0), "0.0 pictures a second: give a positive"),
+        (lambda: synthetic_lips(0, 0, 0, -25.0), "give a positive"),
+        (lambda: synthetic_lips(0, 0, 0, float("inf")), "give a positive"),
+        (lambda: synthetic_lips(0, 0, 0, float("nan")), "give a positive"),
         (lambda: synthesise("", Voice()), "at least one word"),
         (lambda: synthesise(" ... ", Voice()), "at least one word"),
         (lambda: synthesise(TEXT, Voice(language="en-moon")), "en-gb-scotland"),
