@@ -65,9 +65,7 @@ def lip_trunk(
     if kind == "papers":
         return LipTrunk(papers_layers(lips.side, lips.pictures, embedding_size), embedding_size)
     if kind == "shared":
-        return LipTrunk(
-            shared_map(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size
-        )
+        return LipTrunk(shared_map(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size)
     layers = convolutions(lips.side, lips.pictures, embedding_size, dropout=dropout)
     return LipTrunk(layers, embedding_size)
 

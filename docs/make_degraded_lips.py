@@ -13,7 +13,7 @@ from avse.data.degrade import KINDS
 
 FPS = 30.0
 START, STOP = 20, 40  # the block, pictures
-SHOWN = [16, 19, 20, 24, 28, 32, 36, 39, 40, 43]
+SHOWN = [16, 19, 20, 25, 30, 35, 39, 40, 43]
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         rows.append(spoilt)
 
     side = clear.shape[-1]
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.8), layout="constrained")
     axes.imshow(np.vstack([np.hstack(row[SHOWN]) for row in rows]), cmap="gray", vmin=0, vmax=255)
     axes.set_xticks((np.arange(len(SHOWN)) + 0.5) * side, [f"{times[index]:.2f}" for index in SHOWN])
     axes.set_yticks((np.arange(len(rows)) + 0.5) * side, ["clear", *KINDS])
@@ -34,7 +34,7 @@ def main() -> None:
     axes.tick_params(length=0)
     for edge in (START, STOP):
         axes.axvline(SHOWN.index(edge) * side - 0.5, ymax=len(KINDS) / len(rows), color="tab:red")
-    figure.savefig(Path(__file__).with_name("degraded_lips.png"), dpi=90)
+    figure.savefig(Path(__file__).with_name("degraded_lips.png"), dpi=85, pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":
