@@ -98,7 +98,7 @@ def shared_map(
     dropout: float = 0.0,
     activation: str = "silu",
 ) -> nn.Sequential:
-    """Pixels (B, P side^2) -> embedding (B, E): one linear map for all pictures, then layers over their course.
+    """Pixels (B, P side^2) -> embedding (B, E): one linear map for all pictures, then layers over time.
 
     Args:
         side: of the pictures, pixels.
