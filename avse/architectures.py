@@ -7,6 +7,7 @@ wants other parts calls the classes directly.
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from avse.data.errors import InputError
 from avse.data.lip_front_end import LipFrontEnd
 from avse.guides.audio import AudioGuide
 from avse.guides.audio_visual import AudioVisualGuide
@@ -14,7 +15,7 @@ from avse.guides.guide import SpeechGuide
 from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipTrunk, convolutions, papers_layers, shared_map
+from avse.models.lips import LipTrunk, papers_layers, shared_map
 from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.speech import SpeechModel
 
@@ -51,23 +52,23 @@ def a_vae(
     return model, guide
 
 
-def lip_trunk(
-    lips: LipFrontEnd, embedding_size: int, kind: str = "convolutions", dropout: float = 0.0
-) -> LipTrunk:
+def lip_trunk(lips: LipFrontEnd, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
     """A trunk for lips.
 
     Args:
         lips: how they are shown.
         embedding_size: E.
-        kind: "convolutions", or "papers" for their perceptron.
-        dropout: of the convolutional trunk.
+        kind: "shared" for one linear map of all pictures, "papers" for their perceptron.
+        dropout: of the former.
+
+    Raises:
+        InputError: an unknown kind.
     """
     if kind == "papers":
         return LipTrunk(papers_layers(lips.side, lips.pictures, embedding_size), embedding_size)
-    if kind == "shared":
-        return LipTrunk(shared_map(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size)
-    layers = convolutions(lips.side, lips.pictures, embedding_size, dropout=dropout)
-    return LipTrunk(layers, embedding_size)
+    if kind != "shared":
+        raise InputError(f"unknown trunk {kind!r}: use shared or papers")
+    return LipTrunk(shared_map(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size)
 
 
 def v_vae(
@@ -75,12 +76,12 @@ def v_vae(
     lips: LipFrontEnd,
     latent_size: int = 32,
     embedding_size: int = 128,
-    trunk: str = "convolutions",
+    trunk: str = "shared",
     encoder: Sequence[int] = (128,),
     decoder: Sequence[int] = (256, 256),
     encoder_activation: str = "silu",
     decoder_activation: str = "silu",
-    dropout: float = 0.3,
+    dropout: float = 0.4,
 ) -> tuple[SpeechModel, SpeechGuide]:
     """V-VAE: the model of the A-VAE, and a guide that sees the lips alone.
 
@@ -89,7 +90,7 @@ def v_vae(
         lips: how they are shown.
         latent_size: L.
         embedding_size: E, of what the trunk makes of the lips.
-        trunk: "convolutions" or "papers".
+        trunk: "shared" or "papers".
         encoder: hidden sizes after the trunk.
         decoder: hidden sizes of the decoder.
         encoder_activation: of the encoder's hidden layers.
@@ -106,7 +107,7 @@ def av_vae(
     lips: LipFrontEnd,
     latent_size: int = 32,
     embedding_size: int = 128,
-    trunk: str = "convolutions",
+    trunk: str = "shared",
     tied: bool = True,
     prior: str = "network",
     prior_hidden: Sequence[int] = (128,),
@@ -115,7 +116,7 @@ def av_vae(
     features: str = "log-power",
     encoder_activation: str = "tanh",
     decoder_activation: str = "silu",
-    dropout: float = 0.3,
+    dropout: float = 0.4,
 ) -> tuple[SpeechModel, SpeechGuide]:
     """AV-VAE: prior and decoder that see the lips, and a guide that hears and sees.
 
@@ -124,7 +125,7 @@ def av_vae(
         lips: how they are shown.
         latent_size: L.
         embedding_size: E, of what the trunk makes of the lips.
-        trunk: "convolutions" or "papers".
+        trunk: "shared" or "papers".
         tied: one trunk for model and guide; else each has its own.
         prior: "network" for z ~ N(mu(v), sigma(v)), "standard" for z ~ N(0, I).
         prior_hidden: hidden sizes of the prior network, after the trunk.
@@ -133,11 +134,11 @@ def av_vae(
         features: what the encoder reads of the sound, "log-power" or "power" (the papers').
         encoder_activation: of its hidden layers.
         decoder_activation: likewise.
-        dropout: of the trunk and of the prior network.
+        dropout: of the trunk, and of nothing after it: guide and model must agree on the prior.
     """
     make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
     seen = make_trunk()
-    network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu", dropout)
+    network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
     model = AVVAE(
         seen,
         VisualPrior(network) if prior == "network" else StandardNormal(latent_size),

@@ -58,6 +58,8 @@ def enhance_file(
             check_destination(path)
     if figure is not None:
         check_figure_format(figure)
+    if algorithm != "auto":
+        algorithm_named(algorithm)
     lips, excuse = _lips_of(noisy, video, fps, model)
     pair = pair_named(model, lips is not None)
     enhancement = enhance(
@@ -66,7 +68,7 @@ def enhance_file(
         video=lips,
         video_offset=video_offset,
         model=pair,
-        algorithm=algorithm_named(algorithm),
+        algorithm=algorithm,
         seed=seed,
         device=device,
         progress=progress,

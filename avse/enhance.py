@@ -27,14 +27,18 @@ from avse.data.lips_files import LipsSource, lips_from
 from avse.data.stft import STFT
 from avse.guides.band_limited import BandLimitedGuide
 from avse.guides.guide import SpeechGuide
-from avse.inference.mcem import Algorithm, default_mcem, papers_mcem
+from avse.inference.mcem import Algorithm, default_mcem, lips_mcem, papers_mcem
 from avse.inference.posterior import Posterior
 from avse.models.band_limited import BandLimited
 from avse.models.speech import SpeechModel
 from avse.pair import SpeechPair
 from avse.report import audio_report, video_report
 
-ALGORITHMS: dict[str, Callable[[], Algorithm]] = {"mcem": default_mcem, "paper": papers_mcem}
+ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
+    "mcem": default_mcem,
+    "mcem-lips": lips_mcem,
+    "paper": papers_mcem,
+}
 SEGMENT = 30.0
 """Longest segment, seconds."""
 OVERLAP = 1.0
@@ -99,7 +103,7 @@ def enhance(
         video_offset: s by which the pictures come late: what is heard at t is seen at t + video_offset.
         model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae with a video and
             a-vae without.
-        algorithm: "mcem" (the default), "paper", or an algorithm object; "auto" takes the default.
+        algorithm: a name in `ALGORITHMS` or an algorithm object; "auto" takes what suits the model best.
         seed: of every random draw: same seed, same machine, same output.
         device: where to compute, "cpu" or "cuda".
         progress: told the fraction of the work that is done.
@@ -112,7 +116,7 @@ def enhance(
     samples = _checked(x, sample_rate)
     pair = pair_named(model, video is not None).to(device)
     lips = _lips_for(pair, video, fps, video_offset)
-    infer = algorithm_named(algorithm)
+    infer = algorithm_named(pair.config.algorithm if algorithm == "auto" else algorithm)
     stft = pair.stft
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -257,10 +261,9 @@ def algorithm_named(algorithm: str | Algorithm) -> Algorithm:
     """
     if not isinstance(algorithm, str):
         return algorithm
-    name = "mcem" if algorithm == "auto" else algorithm
-    if name not in ALGORITHMS:
-        raise InputError(f"unknown algorithm {algorithm!r}: use one of {', '.join(ALGORITHMS)}")
-    return ALGORITHMS[name]()
+    if algorithm not in ALGORITHMS:
+        raise InputError(f"unknown algorithm {algorithm!r}: use auto, {' or '.join(ALGORITHMS)}")
+    return ALGORITHMS[algorithm]()
 
 
 def _within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:

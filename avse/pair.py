@@ -38,12 +38,14 @@ class PairConfig:
         arguments: what the builder was called with, besides the number of bins.
         front_end: STFT, high-pass and level that the models were trained with.
         lips: how they are shown to a model that looks at them; None for one that does not.
+        algorithm: the schedule that suits the pair best, a name in `avse.enhance.ALGORITHMS`.
     """
 
     architecture: str
     arguments: dict[str, Any]
     front_end: FrontEnd
     lips: LipFrontEnd | None = None
+    algorithm: str = "mcem"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PairConfig":
@@ -60,6 +62,7 @@ class PairConfig:
             dict(values["arguments"]),
             FrontEnd(**front_end),
             None if lips is None else LipFrontEnd(**lips),
+            values.get("algorithm", cls.algorithm),
         )
 
 

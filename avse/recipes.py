@@ -12,9 +12,11 @@ from avse.data.datamodule import FrameDataModule
 from avse.data.front_end import FrontEnd
 from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
+from avse.guides.corrupted import CorruptedGuide, Corruption
 from avse.guides.visual import VisualGuide
 from avse.inference.augmentation import (
     Augmentation,
+    ColouredNoise,
     EqualiserAugmentation,
     LevelAugmentation,
     LipAugmentation,
@@ -43,6 +45,7 @@ class Recipe:
         data: keyword arguments of `FrameDataModule`.
         objective: the bound, made from the pair; the evidence lower bound by default.
         callbacks: further Lightning callbacks.
+        corruption: of what the guide hears while it is trained, or None.
     """
 
     pair: PairConfig
@@ -51,6 +54,7 @@ class Recipe:
     data: dict[str, Any]
     objective: Callable[[SpeechPair], Objective | None] = lambda pair: None
     callbacks: Sequence[Callback] = ()
+    corruption: Corruption | None = None
 
 
 def _a_vae() -> Recipe:
@@ -90,36 +94,36 @@ def _a_vae_all_clips() -> Recipe:
 
 
 def _v_vae() -> Recipe:
-    """Convolutions over five consecutive pictures, with dropout, weight decay and spoilt pictures."""
+    """Fifteen pictures around every frame, moved and lit at random, with dropout and weight decay."""
     audio, lips = _a_vae(), LipFrontEnd()
     return Recipe(
         replace(audio.pair, architecture="v-vae", arguments={"latent_size": 32}, lips=lips),
-        replace(audio.settings, weight_decay=0.05),
-        (*audio.augmentations, LipAugmentation(lips)),
-        {**audio.data, "max_utterances": None},
+        replace(audio.settings, max_epochs=10, weight_decay=0.05),
+        (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), LipAugmentation(lips)),
+        {"batch_size": 256, "epoch_frames": 64_000},
     )
 
 
 def _av_vae() -> Recipe:
-    """As the V-VAE, with a prior network and the audio path of the A-VAE."""
+    """As the V-VAE, with a prior network, and an encoder that hears badly while it learns to look."""
     visual = _v_vae()
     return replace(
         visual,
-        pair=replace(visual.pair, architecture="av-vae"),
+        pair=replace(visual.pair, architecture="av-vae", algorithm="mcem-lips"),
+        settings=replace(visual.settings, max_epochs=36, patience=36, keep="last"),
         objective=prior_mixed,
         callbacks=(FrozenAudioPath(0.2),),
+        corruption=ColouredNoise(),
     )
 
 
 def _papers_v_vae() -> Recipe:
     """4489-512-128-32 and 32-128-513: Sadeghi et al., TASLP 2020."""
     audio = _papers_a_vae()
-    arguments = {"latent_size": 32, "trunk": "papers", "encoder": (128,), "decoder": (128,), "dropout": 0.0}
-    activations = {"encoder_activation": "relu", "decoder_activation": "tanh"}
+    arguments = {"latent_size": 32, "trunk": "papers", "encoder": (), "decoder": (128,)}
+    arguments["decoder_activation"] = "tanh"
     lips = LipFrontEnd(side=67, pictures=1, normalised=False)
-    return replace(
-        audio, pair=replace(audio.pair, architecture="v-vae", arguments=arguments | activations, lips=lips)
-    )
+    return replace(audio, pair=replace(audio.pair, architecture="v-vae", arguments=arguments, lips=lips))
 
 
 def _papers_av_vae() -> Recipe:
@@ -132,7 +136,6 @@ def _papers_av_vae() -> Recipe:
         "decoder": (128,),
         "features": "power",
         "decoder_activation": "tanh",
-        "dropout": 0.0,
     }
     return replace(
         visual,
@@ -189,7 +192,8 @@ def run(
     sample = frames[:: max(1, len(frames) // 20_000)]
     pair.model.fit_scales(sample)
     pair.guide.fit_scales(sample)
-    svi = SVI(pair.model, pair.guide, recipe.settings, recipe.objective(pair), recipe.augmentations)
+    guide = pair.guide if recipe.corruption is None else CorruptedGuide(pair.guide, recipe.corruption)
+    svi = SVI(pair.model, guide, recipe.settings, recipe.objective(pair), recipe.augmentations)
     report = train(svi, module, out, device=device, resume=resume, callbacks=recipe.callbacks)
     pair.to("cpu")
     pair.save_pretrained(Path(out) / "pair")

@@ -65,8 +65,8 @@ class LipFrontEnd:
         InputError: a setting out of range.
     """
 
-    side: int = 32
-    pictures: int = 5
+    side: int = 24
+    pictures: int = 15
     spacing: float = 0.04
     normalised: bool = True
 

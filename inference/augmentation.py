@@ -103,3 +103,36 @@ class LipAugmentation:
         turn = torch.stack([cosine, -sine, across, sine, cosine, down], dim=-1).reshape(count, 2, 3)
         grid: Tensor = torch.nn.functional.affine_grid(turn, list(pictures.shape), align_corners=False)
         return grid
+
+
+@dataclass(frozen=True)
+class ColouredNoise:
+    """Add complex normal noise of a random level and smooth colour to some frames: a corruption for guides.
+
+    |s + b|^2 with b_f ~ N_c(0, v_f), where log v_f is a level below or above the frame's mean power plus a
+    sum of cosines over frequency, as in `EqualiserAugmentation`.
+
+    Args:
+        share: of the frames that are corrupted.
+        low, high: range of the speech-to-noise ratio of a frame, dB.
+        deviation: of the coefficients of the colour, dB.
+        order: number of cosines.
+    """
+
+    share: float = 2 / 3
+    low: float = -10.0
+    high: float = 25.0
+    deviation: float = 6.0
+    order: int = 3
+
+    def __call__(self, power: Tensor) -> Tensor:
+        """Power (N, F) of the noisy frames."""
+        count = len(power)
+        flat = {"power": torch.ones_like(power)}
+        colour = EqualiserAugmentation(self.deviation, self.order)(flat)["power"]
+        ratio = torch.empty(count, 1).uniform_(self.low, self.high).to(power)
+        level = power.mean(-1, keepdim=True) * 10 ** (-ratio / 10)
+        variance = level * colour / colour.mean(-1, keepdim=True)
+        real, imaginary = torch.randn(2, *power.shape).to(power) * (variance / 2).sqrt()
+        noisy = (power.sqrt() + real).square() + imaginary.square()
+        return torch.where(torch.rand(count, 1).to(power) < self.share, noisy, power)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
@@ -31,7 +31,7 @@ from avse.inference.elbo import AnalyticKLTraceEnumELBO
 from avse.models.lips import one_look
 from avse.models.networks import POWER_FLOOR
 
-VISUAL_PATH = frozenset({"lips", "prior", "condition"})
+VISUAL_PATH = frozenset({"lips", "prior", "condition", "network"})
 """Names of the parts of models and guides that see the lips."""
 
 
@@ -49,6 +49,8 @@ class TrainingSettings:
             infinity, and faint hiss would cost as many nats as speech.
         kl_warm_up: steps over which the weight of the KL term rises from 0.1 to 1.
         gradient_norm: gradients are clipped to this norm, None for not.
+        keep: weights of the epoch with the "best" validation loss, or of the "last" one, where the loss hangs on
+            few frames and the learning rate has come to rest.
         seed: of all randomness.
     """
 
@@ -60,6 +62,7 @@ class TrainingSettings:
     power_floor: float = POWER_FLOOR
     kl_warm_up: int = 0
     gradient_norm: float | None = None
+    keep: Literal["best", "last"] = "best"
     seed: int = 0
 
 
@@ -156,18 +159,21 @@ class FrozenAudioPath(Callback):
     def __init__(self, probability: float = 0.2, seed: int = 0) -> None:
         self.probability = probability
         self.seed = seed
+        self.frozen: list[nn.Parameter] = []
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
-        """Draw, and freeze all but the visual path."""
+        """Draw, and freeze what learns and is not of the visual path."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + trainer.global_step)
         if torch.rand((), generator=generator) < self.probability:
-            for parameter in audio_path(module):
-                parameter.requires_grad_(False)
+            self.frozen = [parameter for parameter in audio_path(module) if parameter.requires_grad]
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
-        """Let all learn again."""
-        for parameter in audio_path(module):
+        """Let it learn again."""
+        for parameter in self.frozen:
             parameter.requires_grad_(True)
+        self.frozen = []
 
 
 def audio_path(module: nn.Module) -> list[nn.Parameter]:
@@ -180,7 +186,7 @@ class TrainingReport:
     """What a run did.
 
     Attributes:
-        validation_elbo: best validation bound a frame, nats.
+        validation_elbo: validation bound a frame of the weights that were kept, nats.
         epochs: epochs run.
         seconds: wall time of the run.
         train_frames: number of training frames.
@@ -202,7 +208,7 @@ def train(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> TrainingReport:
-    """Fit model and guide; they end up with the weights of the best validation loss, in evaluation mode.
+    """Fit model and guide; they end up with the weights that `settings.keep` names, in evaluation mode.
 
     Writes into `out`: checkpoints/last.ckpt and best.ckpt, log/metrics.csv, report.json.
 
@@ -244,12 +250,13 @@ def train(
     )
     start = time.perf_counter()
     trainer.fit(svi, data, ckpt_path=str(last) if resume else None)
-    weights = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-    svi.load_state_dict(weights)
+    kept = best.best_model_path if svi.settings.keep == "best" else last
+    svi.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True)["state_dict"])
     svi.eval()
     history = read_history(out / "log" / "metrics.csv")
+    loss = best.best_model_score if svi.settings.keep == "best" else best.current_score
     report = TrainingReport(
-        validation_elbo=-float(best.best_model_score or float("nan")),
+        validation_elbo=-float(loss or float("nan")),
         epochs=trainer.current_epoch,
         seconds=time.perf_counter() - start,
         train_frames=len(data.frames("train")),

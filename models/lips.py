@@ -4,7 +4,7 @@ The last of the D numbers of a frame tells whether the lips are seen (`avse.data
 are not, the embedding is a learned vector of its own, and what follows answers as it learnt to without lips.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -61,32 +61,6 @@ def one_look(*modules: nn.Module) -> Iterator[None]:
     finally:
         for trunk in trunks:
             trunk.seen = None
-
-
-def convolutions(
-    side: int,
-    pictures: int,
-    embedding_size: int,
-    channels: Sequence[int] = (16, 32, 64),
-    dropout: float = 0.0,
-    activation: str = "silu",
-) -> nn.Sequential:
-    """Pixels (B, P side^2) -> embedding (B, E): convolutions of stride 2, then one linear layer.
-
-    Args:
-        side: of the pictures, pixels.
-        pictures: P, the channels of the first layer.
-        embedding_size: E.
-        channels: of the layers.
-        dropout: before and after the linear layer.
-        activation: a key of `ACTIVATIONS`.
-    """
-    layers: list[nn.Module] = [nn.Unflatten(1, (pictures, side, side))]
-    for size_in, size_out in zip((pictures, *channels), channels, strict=False):
-        layers += [nn.Conv2d(size_in, size_out, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
-        side = (side + 1) // 2
-    layers += [nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1] * side**2, embedding_size)]
-    return nn.Sequential(*layers, ACTIVATIONS[activation](), nn.Dropout(dropout))
 
 
 def shared_map(

@@ -109,7 +109,7 @@ class GaussianEncoder(nn.Module):
 
     Args:
         size_in: number of features.
-        hidden: sizes of the hidden layers.
+        hidden: sizes of the hidden layers; none makes mean and log variance linear in the features.
         latent_size: L.
         activation: of the hidden layers, a key of `ACTIVATIONS`.
         dropout: of the hidden layers.
@@ -128,8 +128,9 @@ class GaussianEncoder(nn.Module):
         super().__init__()
         self.trunk = perceptron([size_in, *hidden], activation, dropout)
         self.condition = nn.Linear(embedding_size, hidden[0], bias=False) if embedding_size else None
-        self.mean = nn.Linear(hidden[-1], latent_size)
-        self.log_variance = nn.Linear(hidden[-1], latent_size)
+        size = [size_in, *hidden][-1]
+        self.mean = nn.Linear(size, latent_size)
+        self.log_variance = nn.Linear(size, latent_size)
 
     def forward(self, features: Tensor, embedding: Tensor | None = None) -> Gaussian:
         """Parameters of q(z | features, embedding): (*, size_in) and (*, E)."""

@@ -97,25 +97,13 @@ class NMFNoise:
 
     def updated_gain(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of g: g sqrt( sum_f P mean_r S_r / V_r^2 / sum_f mean_r S_r / V_r )."""
-        rise, fall = self._gain_statistics(power, speech_variance, weights)
-        return replace(self, gain=self.gain * torch.sqrt(rise / fall))
-
-    def updated_level(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
-        """As `updated_gain`, with one gain for all frames: how loud the speech is in the recording."""
-        rise, fall = self._gain_statistics(power, speech_variance, weights)
-        return replace(self, gain=self.gain * torch.sqrt(rise.sum(-1) / fall.sum(-1)).unsqueeze(-1))
-
-    def _gain_statistics(
-        self, power: Tensor, speech_variance: Draws, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """sum_f P mean_r S_r / V_r^2 and sum_f mean_r S_r / V_r, each (*, N)."""
         rise, fall = torch.zeros_like(self.gain), torch.zeros_like(self.gain)
         for speech, weight in zip(speech_variance, weights, strict=True):
             variance = self._mixture_variance(speech)
             share = speech / variance
             fall += weight * share.sum(-1)
             rise += weight * share.mul_(power).div_(variance).sum(-1)
-        return rise, fall
+        return replace(self, gain=self.gain * torch.sqrt(rise / fall))
 
     def cost(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> Tensor:
         """C above, (*)."""

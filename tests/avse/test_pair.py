@@ -177,7 +177,7 @@ def test_shipped_pairs_load() -> None:
 LIPS = LipFrontEnd(side=5, pictures=3, spacing=0.03)
 SMALL = {"latent_size": 3, "embedding_size": 4, "encoder": [8], "decoder": [8]}
 SEEING = {
-    "v-vae": ("v-vae", {"trunk": "convolutions"}),
+    "v-vae": ("v-vae", {"trunk": "shared"}),
     "v-vae-papers": ("v-vae", {"trunk": "papers"}),
     "tied": ("av-vae", {"tied": True}),
     "standard": ("av-vae", {"tied": True, "prior": "standard"}),

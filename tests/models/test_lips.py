@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avse.architectures import lip_trunk
 from avse.data.lip_front_end import LipFrontEnd, LipTrack
-from avse.models.lips import LipTrunk, convolutions, one_look, papers_layers
+from avse.models.lips import LipTrunk, one_look, papers_layers, shared_map
 
 E, N = 4, 6
 FRONT_END = LipFrontEnd(side=5, pictures=3)
@@ -45,7 +45,7 @@ def calls(trunk: LipTrunk) -> Callable[[], int]:
     return lambda: len(seen)
 
 
-@pytest.mark.parametrize("kind", ["convolutions", "papers"])
+@pytest.mark.parametrize("kind", ["shared", "papers"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_embedding_of_every_frame(kind: str, shape: tuple[int, ...]) -> None:
     """Layers frame by frame where the lips are seen; the learned vector, to the bit, where they are not."""
@@ -183,8 +183,8 @@ def test_backward_twice(trunk: LipTrunk) -> None:
 
 @pytest.mark.parametrize("side", [1, 5, 8, 17])
 @pytest.mark.parametrize("pictures", [1, 3])
-def test_convolutions_of_any_side(side: int, pictures: int) -> None:
-    layers = convolutions(side, pictures, E, channels=(2, 3, 4))
+def test_shared_map_of_any_side(side: int, pictures: int) -> None:
+    layers = shared_map(side, pictures, E, features=3, hidden=4)
     assert layers(torch.rand(7, pictures * side**2)).shape == (7, E)
 
 
@@ -196,9 +196,9 @@ def test_the_papers_layers() -> None:
 
 
 def test_pictures_arrive_as_the_front_end_laid_them_out() -> None:
-    """The first convolution is shown picture p, upright, in channel p."""
+    """The first layer is shown picture p, upright, in row p."""
     pictures = torch.randint(0, 256, (3, 5, 5), dtype=torch.uint8)
     track = LipTrack(pictures, torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([True]))
     trunk = lip_trunk(FRONT_END, E)
     shown = trunk.layers[0](FRONT_END.visual(track)[:, :-1])
-    torch.testing.assert_close(shown[0], (pictures.float() - 128) / 40)
+    torch.testing.assert_close(shown[0].reshape(3, 5, 5), (pictures.float() - 128) / 40)
