@@ -175,14 +175,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the sentence, the noise and the enhancement.")] = 0,
 ) -> None:
-    """Make a noisy recording without any download, enhance it, and show before and after."""
+    """Make a noisy talking face without any download, enhance it, and show before and after."""
     from avse.commands import run_demo
 
     with warnings_as_notes(), progress_bar("enhancing") as progress:
-        before, after, written = run_demo(out, seed, progress)
-    table = Table("", *before)
-    table.add_row("noisy", *(f"{value:.2f}" for value in before.values()))
-    table.add_row("enhanced", *(f"{value:.2f}" for value in after.values()))
+        metrics, written = run_demo(out, seed, progress)
+    table = Table("", *metrics["noisy"])
+    for name, values in metrics.items():
+        table.add_row(name, *(f"{value:.2f}" for value in values.values()))
     Console().print(table)
     for path in written:
         print(path)

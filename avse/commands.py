@@ -13,7 +13,7 @@ from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
 from avse.data.corpora.grid import GridCorpus
 from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
-from avse.data.corpora.synthetic import SyntheticCorpus, utterance_speech
+from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, made_folder
 from avse.data.lips import Lips, Reason, read_lips
@@ -21,7 +21,7 @@ from avse.data.lips_files import lips_from, save_lips
 from avse.data.lips_video import has_pictures
 from avse.data.mixing import mix, pink_noise
 from avse.enhance import Enhancement, algorithm_named, enhance, pair_named
-from avse.evaluation.figures import before_after_figure, enhancement_figure, training_figure
+from avse.evaluation.figures import enhancement_figure, metrics_figure, training_figure
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
 from avse.recipes import RECIPES, run
@@ -110,6 +110,7 @@ def picture(enhancement: Enhancement, channel: int = 0, title: str = "") -> Any:
         enhancement.gain[channel],
         enhancement.stft,
         enhancement.posterior.costs,
+        lips=enhancement.lips,
         title=title,
     )
 
@@ -199,33 +200,43 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
 
 def run_demo(
     out: Path, seed: int, progress: Callable[[float], None]
-) -> tuple[dict[str, float], dict[str, float], list[Path]]:
-    """Enhance a synthetic voice in pink noise at 0 dB.
+) -> tuple[dict[str, dict[str, float]], list[Path]]:
+    """Enhance a synthetic voice with a drawn mouth, in pink noise at -5 dB, by its sound and with its lips.
 
-    Returns the metrics before and after, and the files written.
+    The speaker is one of the test split, whom the model of drawn mouths never met.
+
+    Returns the metrics of each recording by its name, and the files written.
     """
     made_folder(out)
-    speech = utterance_speech(seed, 0, 0)
-    noise = pink_noise(len(speech.samples), np.random.default_rng(seed))
-    mixture, _ = mix(speech.samples, noise, 0.0)
-    rate = speech.sample_rate
-    enhancement = enhance(mixture, rate, seed=seed, progress=progress)
+    face = SyntheticCorpus().utterances("test")[seed % 40]
+    assert face.load_lips is not None
+    (clean, rate), lips = face.load_audio(), face.load_lips()
+    noisy, _ = mix(clean, pink_noise(len(clean), np.random.default_rng(seed)), -5.0)
+    heard = enhance(noisy, rate, seed=seed, progress=lambda fraction: progress(fraction / 2))
+    seen = enhance(
+        noisy,
+        rate,
+        video=lips,
+        model="av-vae-synthetic",
+        seed=seed,
+        progress=lambda fraction: progress((1 + fraction) / 2),
+    )
+    sounds = {"noisy": noisy, "by sound": heard.speech, "with lips": seen.speech}
+    metrics = {name: all_metrics(clean, samples, rate) for name, samples in sounds.items()}
     written = []
-    for name, samples in (
-        ("clean", speech.samples),
-        ("noisy", mixture),
-        ("enhanced", enhancement.speech),
-        ("noise", enhancement.noise),
-    ):
-        write_audio(out / f"{name}.wav", samples, rate)
-        written.append(out / f"{name}.wav")
-    before = all_metrics(speech.samples, mixture, rate)
-    after = all_metrics(speech.samples, enhancement.speech, rate)
-    figure = picture(enhancement, title="a synthetic voice in pink noise at 0 dB")
-    write_figure(out / "spectrograms.png", figure)
-    write_figure(out / "metrics.png", before_after_figure(before, after))
-    write_json(out / "report.json", {**enhancement.report, "noisy": before, "enhanced": after})
-    return before, after, [*written, out / "spectrograms.png", out / "metrics.png", out / "report.json"]
+    for name, samples in {**sounds, "clean": clean, "noise": seen.noise}.items():
+        written.append(out / f"{name.replace(' ', '_')}.wav")
+        write_audio(written[-1], samples, rate)
+    figures = {
+        "lips.png": contact_sheet(lips, title="drawn from the phonemes"),
+        "by_sound.png": picture(heard, title="a synthetic voice in pink noise at -5 dB, by its sound alone"),
+        "with_lips.png": picture(seen, title="a synthetic voice in pink noise at -5 dB, with its lips"),
+        "metrics.png": metrics_figure(metrics),
+    }
+    for name, figure in figures.items():
+        write_figure(out / name, figure)
+    write_json(out / "report.json", {**seen.report, "metrics": metrics})
+    return metrics, [*written, *(out / name for name in figures), out / "report.json"]
 
 
 def check_figure_format(path: Path) -> None:

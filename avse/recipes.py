@@ -98,7 +98,7 @@ def _v_vae() -> Recipe:
     audio, lips = _a_vae(), LipFrontEnd()
     return Recipe(
         replace(audio.pair, architecture="v-vae", arguments={"latent_size": 32}, lips=lips),
-        replace(audio.settings, max_epochs=10, weight_decay=0.05),
+        replace(audio.settings, max_epochs=16, weight_decay=0.05),
         (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), LipAugmentation(lips)),
         {"batch_size": 256, "epoch_frames": 64_000},
     )

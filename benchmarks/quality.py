@@ -11,6 +11,7 @@ and writes them to benchmarks/results/.
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,13 +37,13 @@ def clips(split: str) -> list[Path]:
     return speech + grid
 
 
-def noises() -> dict[str, list[Path]]:
+def noises(names: Sequence[str] = NOISES) -> dict[str, list[Path]]:
     rows = benchmark.table_rows(DATA / "splits.csv", "noise", "all")
-    return {name: sorted(path for path, own in rows if own == name) for name in NOISES}
+    return {name: sorted(path for path, own in rows if own == name) for name in names}
 
 
-def enhanced(mixture: np.ndarray, seed: int, model: str, algorithm: str) -> np.ndarray:
-    return avse.enhance(mixture, benchmark.RATE, model=model, algorithm=algorithm, seed=seed).speech
+def enhanced(mixture: np.ndarray, spec: benchmark.MixtureSpec, model: str, algorithm: str) -> np.ndarray:
+    return avse.enhance(mixture, benchmark.RATE, model=model, algorithm=algorithm, seed=spec.seed).speech
 
 
 def main() -> None:

@@ -25,8 +25,6 @@ SHOWN = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "PESQ-wb", "stoi": "STOI"}
 FORMATS = {"si_sdr": ".1f", "sdr": ".1f", "pesq_wb": ".2f", "pesq_nb": ".2f", "stoi": ".3f", "estoi": ".3f"}
 
 Samples = NDArray[np.floating]
-Enhancer = Callable[[Samples, int], Samples]
-"""(mixture (T,), seed) -> speech (T,), at `RATE`. Must be picklable."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,11 @@ class MixtureSpec:
     noise_files: tuple[str, ...]
     level: float
     seed: int
+
+
+Enhancer = Callable[[Samples, MixtureSpec], Samples]
+"""(mixture (T,), how it was made) -> speech (T,), at `RATE`. Must be picklable, and must not listen to the
+clip; to look at it is fair."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ def score(spec: MixtureSpec, systems: dict[str, Enhancer]) -> list[Score]:
                 spec.seed,
                 name,
                 noisy,
-                all_metrics(speech, enhancer(mixture, spec.seed), RATE),
+                all_metrics(speech, enhancer(mixture, spec), RATE),
             )
             for name, enhancer in systems.items()
         ]
@@ -179,6 +182,38 @@ def systems_table(scores: Sequence[Score], metrics: dict[str, str] = SHOWN) -> s
         groups = [*([s for s in own if s.level == level] for level in levels), own]
         lines.append(f"| {system} | " + " | ".join(_cell(group, metrics) for group in groups) + " |")
     return "\n".join(lines)
+
+
+def differences_table(scores: Sequence[Score], reference: str, metrics: dict[str, str] = SHOWN) -> str:
+    """Mean of every system minus the reference on the same mixtures, a column a level.
+
+    Behind each mean is its standard error over the clips, of which a few noises and levels share one voice.
+    """
+    levels = sorted({s.level for s in scores})
+    base = {(s.clip, s.noise_type, s.level): s for s in scores if s.system == reference}
+    head = " | ".join(f"{level:g} dB" for level in levels)
+    lines = [
+        f"| minus {reference}: {' / '.join(metrics.values())} | {head} |",
+        "|---" * (len(levels) + 1) + "|",
+    ]
+    for system in dict.fromkeys(s.system for s in scores if s.system != reference):
+        own = [s for s in scores if s.system == system]
+        cells = []
+        for level in levels:
+            pairs = [(s, base[s.clip, s.noise_type, s.level]) for s in own if s.level == level]
+            cells.append(" / ".join(_difference(pairs, metric) for metric in metrics))
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _difference(pairs: Sequence[tuple[Score, Score]], metric: str) -> str:
+    by_clip: dict[str, list[float]] = {}
+    for ours, theirs in pairs:
+        by_clip.setdefault(ours.clip, []).append(ours.enhanced[metric] - theirs.enhanced[metric])
+    means = np.array([np.nanmean(values) for values in by_clip.values()])
+    error = means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else float("nan")
+    form = FORMATS[metric].replace(".1f", ".2f")
+    return f"{means.mean():+{form}} ± {error:{form}}"
 
 
 def _cell(scores: list[Score], metrics: dict[str, str]) -> str:

@@ -7,7 +7,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avse.data.lip_front_end import LipTrack
 from avse.data.stft import STFT
+from avse.evaluation.lips_figures import draw_strip
 
 DYNAMIC_RANGE = 70.0
 """Decibels below the loudest bin that a spectrogram shows."""
@@ -33,9 +35,10 @@ def enhancement_figure(
     stft: STFT,
     costs: Sequence[float],
     clean: Tensor | None = None,
+    lips: LipTrack | None = None,
     title: str = "",
 ) -> Figure:
-    """Spectrograms of mixture, speech, noise (and clean speech) on one dB scale, above the objective trace.
+    """Spectrograms of mixture, speech, noise (and clean speech) on one dB scale, lips, and the costs.
 
     Args:
         spectrum: STFT of the mixture, complex (N, F).
@@ -43,6 +46,7 @@ def enhancement_figure(
         stft: of both.
         costs: cost of the noise model before every iteration.
         clean: STFT of the clean speech, where it is known.
+        lips: what the model saw, if it looked.
         title: of the figure.
     """
     panels = {
@@ -54,9 +58,12 @@ def enhancement_figure(
         panels["clean speech"] = clean
     levels = {name: level_db(panel.abs().square().cpu()) for name, panel in panels.items()}
     top = max(level.max() for level in levels.values())
-    figure = Figure(figsize=(4.2 * len(panels), 5.6), layout="constrained")
-    grid = figure.add_gridspec(2, len(panels), height_ratios=(3, 1))
-    extent = (0, spectrum.shape[0] / stft.frame_rate, 0, stft.sample_rate / 2000)
+    duration = spectrum.shape[0] / stft.frame_rate
+    strip = [] if lips is None else [4.2 * len(panels) / 16]  # sixteen square pictures, inches
+    heights = [3.6, *strip, 1.2]
+    figure = Figure(figsize=(4.2 * len(panels), sum(heights) + 0.8), layout="constrained")
+    grid = figure.add_gridspec(len(heights), len(panels), height_ratios=heights)
+    extent = (0, duration, 0, stft.sample_rate / 2000)
     for column, (name, level) in enumerate(levels.items()):
         axes = figure.add_subplot(grid[0, column])
         image = axes.imshow(
@@ -70,7 +77,9 @@ def enhancement_figure(
         )
         axes.set(title=name, xlabel="time (s)", ylabel="frequency (kHz)" if column == 0 else "")
     figure.colorbar(image, ax=axes, label="level (dB below the loudest bin)")
-    axes = figure.add_subplot(grid[1, :])
+    if lips is not None:
+        draw_strip(figure.add_subplot(grid[1, :]), lips, duration)
+    axes = figure.add_subplot(grid[-1, :])
     axes.plot(np.arange(1, len(costs) + 1), costs, color=SPEECH)
     axes.set(
         title="fit of the noise model",
@@ -98,14 +107,22 @@ def training_figure(history: Sequence[dict[str, float]], title: str = "") -> Fig
     return figure
 
 
-def before_after_figure(before: dict[str, float], after: dict[str, float]) -> Figure:
-    """Metrics of the noisy and of the enhanced recording, one small bar chart a metric."""
-    figure = Figure(figsize=(1.9 * len(before), 2.6), layout="constrained")
-    for column, (name, value) in enumerate(before.items()):
-        axes = figure.add_subplot(1, len(before), column + 1)
-        bars = axes.bar(["noisy", "enhanced"], [value, after[name]], color=[NOISE, SPEECH])
+def metrics_figure(systems: dict[str, dict[str, float]]) -> Figure:
+    """Metrics of the noisy recording and of its enhancements, one small bar chart a metric.
+
+    Args:
+        systems: name -> metric -> value; the noisy recording comes first.
+    """
+    metrics = list(next(iter(systems.values())))
+    colours = [NOISE, *[SPEECH] * (len(systems) - 1)]
+    figure = Figure(figsize=(0.95 * len(systems) * len(metrics), 2.8), layout="constrained")
+    for column, metric in enumerate(metrics):
+        axes = figure.add_subplot(1, len(metrics), column + 1)
+        values = [own[metric] for own in systems.values()]
+        bars = axes.bar(list(systems), values, color=colours)
         axes.bar_label(bars, fmt="%.2f", padding=2)
         axes.margins(y=0.2)
-        axes.set_title(METRIC_NAMES.get(name, name))
+        axes.tick_params(axis="x", labelsize=7)
+        axes.set_title(METRIC_NAMES.get(metric, metric))
         axes.axhline(0, color="black", linewidth=0.8)
     return figure

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from avse.data.lip_front_end import LipTrack
 from avse.data.lips import Lips, Reason
 
 INVALID = "#d62728"
@@ -38,3 +40,24 @@ def contact_sheet(lips: Lips, every: int | None = None, columns: int = 10, title
     note = f"{good} of {len(lips.times)} pictures show the lips, {lips.fps:.4g} a second"
     figure.suptitle(f"{title}: {note}" if title else note, fontsize=9)
     return figure
+
+
+def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) -> None:
+    """What a model saw of the lips, `count` pictures side by side along the time axis; red where it saw none.
+
+    Args:
+        axes: to draw on.
+        track: pictures and frames.
+        duration: of the frames, s.
+        count: pictures in the strip.
+    """
+    side = track.pictures.shape[-1]
+    frames = ((np.arange(count) + 0.5) / count * len(track.valid)).astype(int)
+    middle = track.place[frames, track.place.shape[1] // 2].round().long()
+    strip = np.concatenate(list(track.pictures[middle].cpu().numpy()), axis=1)
+    extent = (0.0, duration, 0.0, 1.0)
+    axes.imshow(strip, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
+    unseen = ~track.valid[frames].cpu().numpy()
+    for position in np.flatnonzero(unseen):
+        axes.axvspan(position * duration / count, (position + 1) * duration / count, color=INVALID)
+    axes.set(yticks=[], xlabel="time (s)", title=f"lips, {side} x {side} pixels, as the model sees them")

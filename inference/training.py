@@ -49,8 +49,8 @@ class TrainingSettings:
             infinity, and faint hiss would cost as many nats as speech.
         kl_warm_up: steps over which the weight of the KL term rises from 0.1 to 1.
         gradient_norm: gradients are clipped to this norm, None for not.
-        keep: weights of the epoch with the "best" validation loss, or of the "last" one, where the loss hangs on
-            few frames and the learning rate has come to rest.
+        keep: weights of the epoch with the "best" validation loss, or of the "last" one, where the loss hangs
+            on few frames and the learning rate has come to rest.
         seed: of all randomness.
     """
 

@@ -1,0 +1,122 @@
+"""What lips add to the enhancement of real talking faces in real noise.
+
+    python benchmarks/lips.py                               # s1 test sentences, A-VAE beside AV-VAE
+    python benchmarks/lips.py --systems a av shuffled other unseen v --share 4     # negative controls
+    python benchmarks/lips.py --systems a-paper av-paper --levels -5 --share 3     # the papers' schedule
+    python benchmarks/lips.py --speakers s30 s34            # speakers that no model has seen
+
+A-VAE and AV-VAE are trained on the same clips. Noise: cafe, street, babble, white. The data is looked for
+in AVSE_DATA (default ../shared/data); lips are cached (see `avse.data.caches.default_cache`). Prints
+improvements over the noisy input, the gain of every system over the first, and writes them to
+benchmarks/results/.
+"""
+
+import argparse
+import os
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from quality import DATA, noises
+
+import avse
+from avse.data.caches import LipsCache, default_cache
+from avse.data.corpora.folder import file_utterance
+from avse.data.lips import Lips, Reason
+from avse.evaluation import benchmark
+
+NOISES = ("cafe", "street", "babble", "white")
+LEVELS = (-10.0, -5.0, 0.0, 5.0)
+A, AV, V = "a-vae-grid", "av-vae", "v-vae"
+
+
+def read(clip: str) -> Lips:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return LipsCache(default_cache()).lips(file_utterance(Path(clip), "", "test"))
+
+
+def own(clip: str, clips: list[str]) -> Lips:
+    return read(clip)
+
+
+def other(clip: str, clips: list[str]) -> Lips:
+    """The lips of another sentence of the same speaker."""
+    mates = [each for each in clips if Path(each).parent == Path(clip).parent]
+    return read(mates[(mates.index(clip) + len(mates) // 2) % len(mates)])
+
+
+def shuffled(clip: str, clips: list[str]) -> Lips:
+    """The right pictures in a random order."""
+    lips = read(clip)
+    order = np.random.default_rng(0).permutation(len(lips.images))
+    return Lips(lips.images[order], lips.times, lips.reasons[order], lips.fps)
+
+
+def unseen(clip: str, clips: list[str]) -> Lips:
+    """A video in which nobody is seen."""
+    lips = read(clip)
+    return Lips(lips.images, lips.times, np.full_like(lips.reasons, Reason.NO_FACE), lips.fps)
+
+
+SYSTEMS = {
+    "a": (A, "auto", None),
+    "av": (AV, "auto", own),
+    "v": (V, "auto", own),
+    "shuffled": (AV, "auto", shuffled),
+    "other": (AV, "auto", other),
+    "unseen": (AV, "auto", unseen),
+    "a-paper": (A, "paper", None),
+    "av-paper": (AV, "paper", own),
+}
+
+
+def enhanced(
+    mixture: np.ndarray, spec: benchmark.MixtureSpec, system: str, clips: list[str]
+) -> benchmark.Samples:
+    model, algorithm, lips = SYSTEMS[system]
+    video = None if lips is None else lips(spec.clip, clips)
+    return avse.enhance(
+        mixture, benchmark.RATE, video=video, model=model, algorithm=algorithm, seed=spec.seed
+    ).speech
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", choices=["test", "validation"], default="test")
+    parser.add_argument("--speakers", nargs="+", default=["s1"])
+    parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=["a", "av"])
+    parser.add_argument("--levels", nargs="+", type=float, default=LEVELS)
+    parser.add_argument("--share", type=int, default=1, help="take every so-manyth mixture")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+
+    rows = benchmark.table_rows(DATA / "splits.csv", "av", args.split)
+    clips = [path for path, speaker in rows if speaker in args.speakers]
+    names = [str(path) for path in clips]
+    specs = benchmark.cross(clips, noises(NOISES), args.levels, args.seed, args.share)
+    start = time.perf_counter()
+    scores = benchmark.run(
+        specs, {name: partial(enhanced, system=name, clips=names) for name in args.systems}, args.jobs
+    )
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{len(specs)} mixtures of {', '.join(args.speakers)} ({args.split}) in {minutes:.1f} min\n")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = f"lips_{args.split}_{'-'.join(args.speakers)}_{'_'.join(args.systems)}"
+    benchmark.save_scores(args.out / f"{stem}.jsonl", scores)
+    tables = [benchmark.systems_table(scores)]
+    if len(args.systems) > 1:
+        tables.append(benchmark.differences_table(scores, args.systems[0]))
+    (args.out / f"{stem}.md").write_text("\n\n".join(tables) + "\n")
+    print("\n\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()
