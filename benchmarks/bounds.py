@@ -5,8 +5,8 @@
 For every speaker of the validation split (s1 was seen in training with other sentences, s3 and s32 were
 not): the bound of the V-VAE with the right lips, with shuffled lips, with those of another sentence and
 with hidden lips, beside the log-likelihood of a constant spectrum; and the bound of the AV-VAE likewise,
-beside the A-VAE trained on the same clips. Nats a frame, at the common level; higher is better. The data is looked
-for in AVSE_DATA (default ../shared/data). Writes benchmarks/results/bounds.md.
+beside the A-VAE trained on the same clips. Nats a frame, at the common level; higher is better. The data is
+looked for in AVSE_DATA (default ../shared/data). Writes benchmarks/results/bounds.md.
 """
 
 import argparse

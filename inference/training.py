@@ -254,9 +254,10 @@ def train(
     svi.load_state_dict(torch.load(kept, map_location="cpu", weights_only=True)["state_dict"])
     svi.eval()
     history = read_history(out / "log" / "metrics.csv")
-    loss = best.best_model_score if svi.settings.keep == "best" else best.current_score
+    final = trainer.callback_metrics.get("validation_loss")  # none if the run had ended already
+    loss = best.best_model_score if svi.settings.keep == "best" else final
     report = TrainingReport(
-        validation_elbo=-float(loss or float("nan")),
+        validation_elbo=float("nan") if loss is None else -float(loss),
         epochs=trainer.current_epoch,
         seconds=time.perf_counter() - start,
         train_frames=len(data.frames("train")),

@@ -9,7 +9,7 @@ import soundfile as sf
 
 from avse.data.corpora.synthetic import utterance_speech
 from avse.evaluation import benchmark
-from avse.evaluation.benchmark import Score
+from avse.evaluation.benchmark import MixtureSpec, Score
 
 RATE = benchmark.RATE
 NAMES = ("si_sdr", "sdr", "pesq_wb", "pesq_nb", "stoi", "estoi")
@@ -25,11 +25,11 @@ def clips(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def silence_half(mixture: np.ndarray, seed: int) -> np.ndarray:
+def silence_half(mixture: np.ndarray, spec: MixtureSpec) -> np.ndarray:
     return mixture * (np.arange(len(mixture)) < len(mixture) // 2)
 
 
-def as_it_is(mixture: np.ndarray, seed: int) -> np.ndarray:
+def as_it_is(mixture: np.ndarray, spec: MixtureSpec) -> np.ndarray:
     return mixture
 
 
@@ -89,3 +89,16 @@ def test_tables_and_worst_cell() -> None:
 
 def test_undefined_metrics_are_left_out_of_means() -> None:
     assert benchmark.mean_gain([score("a", "x", 0.0, float("nan")), score("a", "x", 0.0, 2.0)], "sdr") == 2.0
+
+
+def test_differences_are_paired_and_their_error_is_over_clips() -> None:
+    """Clip a gains 1 in both noises, clip b 3: mean 2, error sqrt(2) / sqrt(2) = 1."""
+    zero = dict.fromkeys(NAMES, 0.0)
+    scores = []
+    for clip, gain, start in (("a", 1.0, 5.0), ("b", 3.0, -7.0)):
+        for noise in ("cafe", "white"):
+            for system, value in (("old", start), ("new", start + gain)):
+                scores.append(Score(clip, noise, 0.0, 0, system, zero, dict.fromkeys(NAMES, value)))
+    table = benchmark.differences_table(scores, "old", {"si_sdr": "SI-SDR"})
+    assert "| new | +2.00 ± 1.00 |" in table
+    assert "| old |" not in table

@@ -188,6 +188,14 @@ def test_the_best_weights_come_back_and_patience_ends_a_run(fit) -> None:
     assert run.report.validation_elbo == pytest.approx(-min(losses), rel=1e-5)
 
 
+def test_the_last_weights_are_kept_on_demand(fit) -> None:
+    run = fit("run", replace(SETTINGS, max_epochs=4, keep="last"), callbacks=[Spoil(2)])
+    losses = [row["validation_loss"] for row in run.report.history]
+    assert losses[-1] > min(losses)
+    assert equal(run.svi.state_dict(), run.state("last"))
+    assert run.report.validation_elbo == pytest.approx(-losses[-1], rel=1e-5)
+
+
 def test_files_of_a_run(fit) -> None:
     out = fit("run", replace(SETTINGS, max_epochs=1)).out
     assert (out / "report.json").is_file()

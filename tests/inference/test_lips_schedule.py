@@ -1,0 +1,54 @@
+"""The schedule for models with a prior from the lips, and its start."""
+
+import torch
+from torch import Tensor
+
+from avse.architectures import av_vae, v_vae
+from avse.data.lip_front_end import LipFrontEnd
+from avse.inference.mcem import default_mcem, expected_unheard, lips_mcem
+from avse.models.av_vae import AVVAE
+from avse.models.nmf import QuantileStart
+
+F, N, L = 9, 6, 2
+VIEW = LipFrontEnd(side=3, pictures=1)
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    power = torch.rand(2, N, F, generator=generator) + 0.1  # two channels
+    visual = torch.cat([torch.randn(N, VIEW.size - 1, generator=generator), torch.ones(N, 1)], dim=1)
+    return power, visual
+
+
+def test_start_is_the_mean_of_the_prior_whatever_the_sound() -> None:
+    torch.manual_seed(0)
+    model, guide = av_vae(F, VIEW, L, 4, prior_hidden=(4,), encoder=(4,), decoder=(4,))
+    model.eval()
+    assert isinstance(model, AVVAE)
+    power, visual = data()
+    noise = QuantileStart(rank=2)(power, torch.Generator().manual_seed(0))
+    z = expected_unheard(model, guide, power, visual, noise)
+    assert z.shape == (2, N, L)
+    torch.testing.assert_close(z[1], model.prior(model.lips(visual)).mean)
+    assert torch.equal(z, expected_unheard(model, guide, 3 * power, visual, noise))
+    assert not torch.equal(z, expected_unheard(model, guide, power, visual + 1, noise))
+
+
+def test_start_of_a_model_whose_prior_sees_nothing_is_zero() -> None:
+    torch.manual_seed(0)
+    model, guide = v_vae(F, VIEW, L, 4, encoder=(4,), decoder=(4,))
+    power, visual = data()
+    noise = QuantileStart(rank=2)(power, torch.Generator().manual_seed(0))
+    assert torch.equal(expected_unheard(model, guide, power, visual, noise), torch.zeros(2, N, L))
+
+
+def test_schedule_has_one_chain_more_and_no_floor() -> None:
+    torch.manual_seed(0)
+    model, guide = av_vae(F, VIEW, L, 4, prior_hidden=(4,), encoder=(4,), decoder=(4,))
+    model.eval().requires_grad_(False)
+    guide.eval().requires_grad_(False)
+    power, visual = data()
+    for schedule, chains, floor in ((default_mcem(), 2, 0.05), (lips_mcem(), 3, 0.0)):
+        posterior = schedule(model, guide, power, visual, torch.Generator().manual_seed(0))
+        assert posterior.z.shape[0] == chains
+        assert posterior.gain_floor == floor
