@@ -295,15 +295,20 @@ def test_train_then_enhance(
     assert out.is_file()
 
 
-def test_demo_shows_before_and_after(
+def test_demo_shows_what_lips_add(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, "demo", "--out", tmp_path / "demo") == 0
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert report["enhanced"]["si_sdr"] > report["noisy"]["si_sdr"] + 3
-    for name in ("clean.wav", "noisy.wav", "enhanced.wav", "noise.wav", "spectrograms.png", "metrics.png"):
-        assert (tmp_path / "demo" / name).is_file()
-    assert "enhanced" in capsys.readouterr().out
+    noisy, hidden, seen = (report["metrics"][name] for name in ("noisy", "lips hidden", "with lips"))
+    assert seen["si_sdr"] > noisy["si_sdr"] + 3
+    assert seen["si_sdr"] > hidden["si_sdr"] + 1
+    assert seen["stoi"] > max(noisy["stoi"], hidden["stoi"])
+    for name in ("clean", "noisy", "lips_hidden", "with_lips", "noise"):
+        assert (tmp_path / "demo" / f"{name}.wav").is_file()
+    for name in ("lips", "lips_hidden", "with_lips", "metrics"):
+        assert (tmp_path / "demo" / f"{name}.png").is_file()
+    assert "with lips" in capsys.readouterr().out
 
 
 def test_the_installed_command_starts() -> None:
