@@ -24,6 +24,7 @@ from avse.enhance import Enhancement, algorithm_named, enhance, pair_named
 from avse.evaluation.figures import enhancement_figure, metrics_figure, training_figure
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
+from avse.pair import SpeechPair
 from avse.recipes import RECIPES, run
 
 
@@ -60,8 +61,8 @@ def enhance_file(
         check_figure_format(figure)
     if algorithm != "auto":
         algorithm_named(algorithm)
-    lips, excuse = _lips_of(noisy, video, fps, model)
-    pair = pair_named(model, lips is not None)
+    pair = model if model == "auto" else pair_named(model)
+    lips, excuse = _lips_of(noisy, video, fps, pair)
     enhancement = enhance(
         audio.samples,
         audio.sample_rate,
@@ -89,11 +90,13 @@ def enhance_file(
     return summary
 
 
-def _lips_of(noisy: Path, video: Path | None, fps: float | None, model: str) -> tuple[Lips | None, list[str]]:
+def _lips_of(
+    noisy: Path, video: Path | None, fps: float | None, model: str | SpeechPair
+) -> tuple[Lips | None, list[str]]:
     """The lips to look at, if any, and why there are none where one would expect them."""
     if video is not None:
         return lips_from(video, fps), []
-    if not has_pictures(noisy) or (model != "auto" and pair_named(model).config.lips is None):
+    if not has_pictures(noisy) or (isinstance(model, SpeechPair) and model.config.lips is None):
         return None, []
     try:
         return read_lips(noisy), []

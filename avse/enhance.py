@@ -101,8 +101,8 @@ def enhance(
             (T_v, 67, 67), or `Lips`. Its clock is that of the samples.
         fps: pictures a second of lips that come without times.
         video_offset: s by which the pictures come late: what is heard at t is seen at t + video_offset.
-        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae with a video and
-            a-vae without.
+        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae where the video
+            shows lips, else a-vae.
         algorithm: a name in `ALGORITHMS` or an algorithm object; "auto" takes what suits the model best.
         seed: of every random draw: same seed, same machine, same output.
         device: where to compute, "cpu" or "cuda".
@@ -114,8 +114,8 @@ def enhance(
     """
     start = time.perf_counter()
     samples = _checked(x, sample_rate)
-    pair = pair_named(model, video is not None).to(device)
-    lips = _lips_for(pair, video, fps, video_offset)
+    pair, lips = _pair_and_lips(model, video, fps, video_offset)
+    pair.to(device)
     infer = algorithm_named(pair.config.algorithm if algorithm == "auto" else algorithm)
     stft = pair.stft
     generator = torch.Generator(device).manual_seed(seed)
@@ -152,8 +152,9 @@ def enhance(
     del heard
     at_rate = resample(estimate.T.cpu().numpy(), stft.sample_rate, sample_rate)
     enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
+    model_name = pair.config.architecture if isinstance(model, SpeechPair) else str(model)
     report = {
-        "model": str(model) if not isinstance(model, SpeechPair) else pair.config.architecture,
+        "model": model_name,
         "algorithm": algorithm if isinstance(algorithm, str) else repr(algorithm),
         "seed": seed,
         **audio_report(samples, sample_rate, pair.config, posteriors, time.perf_counter() - start),
@@ -162,7 +163,8 @@ def enhance(
         report["video"], notes = video_report(lips, track, video_offset, len(samples) / sample_rate)
         report["notes"] += notes
     elif video is not None:
-        report["notes"].append(f"the video was not used: model {pair.config.architecture} listens only")
+        why = "no picture shows the lips" if model == "auto" else f"model {model_name} listens only"
+        report["notes"].append(f"the video was not used: {why}")
     return Enhancement(
         speech=enhanced,
         noise=samples - enhanced,
@@ -221,36 +223,33 @@ def _checked(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
     return samples.astype(np.float32) if samples.dtype == np.float16 else samples
 
 
-def _lips_for(
-    pair: SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
-) -> Lips | None:
-    """The lips that the pair will look at; None for a pair that listens only."""
+def _pair_and_lips(
+    model: str | Path | SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
+) -> tuple[SpeechPair, Lips | None]:
+    """The pair, and the lips that it will look at; None for a pair that listens only."""
     if not np.isfinite(video_offset):
         raise InputError(f"video offset {video_offset} s: give a number of seconds")
+    if model == "auto":
+        lips = None if video is None else lips_from(video, fps)
+        seen = lips is not None and bool(lips.valid.any())
+        return zoo.load("av-vae" if seen else "a-vae"), lips if seen else None
+    pair = pair_named(model)
     if pair.config.lips is None:
-        return None
+        return pair, None
     if video is None:
         raise InputError(
             f"model {pair.config.architecture} looks at lips: give a video, or take a model that listens only"
         )
-    return lips_from(video, fps)
+    return pair, lips_from(video, fps)
 
 
-def pair_named(model: str | Path | SpeechPair, video: bool = False) -> SpeechPair:
-    """The pair of a name or folder, "auto" the best that fits; a loaded pair is returned as it is.
-
-    Args:
-        model: name, folder or pair.
-        video: whether there is one.
+def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
+    """The pair of a name or folder; a loaded pair is returned as it is.
 
     Raises:
         InputError: unknown name, or a damaged folder.
     """
-    if isinstance(model, SpeechPair):
-        return model
-    if model == "auto":
-        return zoo.load("av-vae" if video else "a-vae")
-    return zoo.load(model)
+    return model if isinstance(model, SpeechPair) else zoo.load(model)
 
 
 def algorithm_named(algorithm: str | Algorithm) -> Algorithm:
