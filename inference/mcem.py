@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from pyro import poutine
 from torch import Generator, Tensor
 
 from avse.guides.guide import SpeechGuide
@@ -21,8 +20,8 @@ from avse.inference.wiener import average_filter
 from avse.models.lips import one_look
 from avse.models.nmf import NMFNoise, QuantileStart, RandomStart
 from avse.models.noisy import NoisySpeech
-from avse.models.sites import Z, frames_plate
-from avse.models.speech import SpeechModel
+from avse.models.sites import ALPHA, Z
+from avse.models.speech import SpeechModel, latent_trace
 
 Progress = Callable[[float], None]
 """Told the fraction of the work that is done, in [0, 1]."""
@@ -60,14 +59,14 @@ def encoded_mixture(
 def expected_unheard(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
 ) -> Tensor:
-    """z at the mean of the prior p(z | v): what the lips alone suggest, whatever the noise."""
-
-    def story() -> Tensor:
-        with frames_plate(power, visual):
-            return speech.latent(visual)
-
-    mean: Tensor = poutine.trace(story).get_trace().nodes[Z]["fn"].mean
-    return mean.expand(*power.shape[:-1], -1)
+    """z at the mean of the prior p(z | v), alpha summed out: what the lips suggest, whatever the noise."""
+    anywhere = torch.zeros_like(guide.posterior(power, visual).mean)
+    trace = latent_trace(speech, anywhere, visual)
+    mean: Tensor = trace.nodes[Z]["fn"].mean
+    if ALPHA in trace.nodes:
+        trace.compute_log_prob()
+        mean = (trace.nodes[ALPHA]["log_prob"].exp().unsqueeze(-1) * mean).sum(0)
+    return mean.expand_as(anywhere)
 
 
 @dataclass(frozen=True)

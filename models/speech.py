@@ -59,19 +59,24 @@ class SpeechModel(PyroModule):
 
     def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
         """Log prior and speech log variance at z (*, N, L), by one trace of `latent`, alpha enumerated."""
-
-        def story() -> Tensor:
-            with frames_plate(None, None, z.shape[-2]):
-                return self.latent(visual)
-
-        enumerated = poutine.enum(config_enumerate(story), first_available_dim=-z.dim())
-        trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
+        trace = latent_trace(self, z, visual)
         log_variance = trace.nodes["_RETURN"]["value"]
         log_prior = trace_log_prob(trace)
         if log_prior.dim() < z.dim():
             log_prior = log_prior.unsqueeze(0)
         log_variance = log_variance.expand(*log_prior.shape, log_variance.shape[-1])
         return Evaluation(log_prior, log_variance)
+
+
+def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> poutine.Trace:
+    """Trace of `speech.latent` at z (*, N, L), alpha enumerated left of everything else."""
+
+    def story() -> Tensor:
+        with frames_plate(None, None, z.shape[-2]):
+            return speech.latent(visual)
+
+    enumerated = poutine.enum(config_enumerate(story), first_available_dim=-z.dim())
+    return poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
 
 
 def trace_log_prob(trace: poutine.Trace) -> Tensor:

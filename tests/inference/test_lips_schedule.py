@@ -1,13 +1,15 @@
 """The schedule for models with a prior from the lips, and its start."""
 
+import pytest
 import torch
 from torch import Tensor
 
-from avse.architectures import av_vae, v_vae
+from avse.architectures import a_vae, av_vae, v_vae
 from avse.data.lip_front_end import LipFrontEnd
 from avse.inference.mcem import default_mcem, expected_unheard, lips_mcem
 from avse.models.av_vae import AVVAE
 from avse.models.nmf import QuantileStart
+from avse.models.vae_mm import VAEMM
 
 F, N, L = 9, 6, 2
 VIEW = LipFrontEnd(side=3, pictures=1)
@@ -40,6 +42,18 @@ def test_start_of_a_model_whose_prior_sees_nothing_is_zero() -> None:
     power, visual = data()
     noise = QuantileStart(rank=2)(power, torch.Generator().manual_seed(0))
     assert torch.equal(expected_unheard(model, guide, power, visual, noise), torch.zeros(2, N, L))
+
+
+@pytest.mark.parametrize("pi", [0.0, 0.3, 1.0])
+def test_start_of_a_mixture_is_the_mean_over_alpha(pi: float) -> None:
+    torch.manual_seed(0)
+    seeing, guide = av_vae(F, VIEW, L, 4, prior_hidden=(4,), encoder=(4,), decoder=(4,))
+    hearing, _ = a_vae(F, L, encoder=(4,), decoder=(4,))
+    power, visual = data()
+    noise = QuantileStart(rank=2)(power, torch.Generator().manual_seed(0))
+    seen = expected_unheard(seeing.eval(), guide, power, visual, noise)
+    z = expected_unheard(VAEMM(hearing, seeing, pi).eval(), guide, power, visual, noise)
+    torch.testing.assert_close(z, (1 - pi) * seen)
 
 
 def test_schedule_has_one_chain_more_and_no_floor() -> None:

@@ -1,0 +1,181 @@
+"""The guide of a mixture: first which component a frame belongs to, then z from the encoder of that one.
+
+    r(alpha_n)                                responsibilities, enumerated
+    z_n | alpha_n ~ q(z | s_n) where alpha_n = 1, q(z | v_n) where alpha_n = 0
+
+With J(a) = KL(q(z | ., a) || p(z | v, a)) - E_q log p(s | z, v, a) the evidence lower bound of a frame is
+sum_a r(a) [log p(a) - log r(a) - J(a)]. It is largest, logsumexp_a(log p(a) - J(a)), at
+
+    logit r(1) = J(0) - J(1) + logit(pi)
+
+(Sadeghi, Alameda-Pineda, IEEE Transactions on Signal Processing 2021, arXiv 1912.10647), and elsewhere lower
+by KL(r || r*). alpha is sampled before z, in the guide, so that every component has its own encoder; were it
+enumerated in the model alone, one encoder would have to serve both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from avse.data.errors import InputError
+from avse.guides.guide import SpeechGuide
+from avse.models.av_vae import Trunk
+from avse.models.networks import LogPower, RawPower
+from avse.models.sites import ALPHA, S, Z, frames_plate
+from avse.models.speech import SpeechModel
+from avse.models.switch import Switch
+
+Responsibilities = Callable[
+    [dist.TorchDistribution, dist.TorchDistribution, Tensor | None, Tensor | None], Tensor
+]
+"""(q(z | alpha = 1), q(z | alpha = 0), power (*, N, F), visual (*, N, D)) -> logit r(alpha = 1), (*, N)."""
+
+LARGEST = 30.0
+"""Of the evidence for either component, nats: beyond, r is 0 or 1 to every digit that counts."""
+
+
+class MixtureGuide(SpeechGuide):
+    """r(alpha | s, v) q(z | s, v, alpha).
+
+    To train it on worse sound than is modelled, corrupt what the branch hears and not the whole:
+    `MixtureGuide(CorruptedGuide(audio, corruption), visual, responsibilities)` shares all parameters.
+
+    Args:
+        first: q(z | alpha = 1), such as an `AudioGuide`.
+        second: q(z | alpha = 0), such as a `VisualGuide`.
+        responsibilities: `OptimalResponsibilities` of the model, or a network that is trained with the
+            encoders, such as `AmortisedResponsibilities`.
+        start: value of alpha whose encoder answers `posterior`, where inference in a recording starts. By
+            default the lips', as in the paper: noise does not mislead it.
+
+    Raises:
+        InputError: a start that is no value of alpha.
+    """
+
+    def __init__(
+        self, first: SpeechGuide, second: SpeechGuide, responsibilities: Responsibilities, start: int = 0
+    ) -> None:
+        super().__init__()
+        if start not in (0, 1):
+            raise InputError(f"start = {start}: alpha is 0 (second guide) or 1 (first guide)")
+        # In a list: Pyro would not let a child of a guide that has run be put into a larger guide.
+        self.branches = nn.ModuleList([second, first])
+        self.responsibilities = responsibilities
+        self.start = start
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Set the scales of the branches and of the responsibilities from training frames (N, F)."""
+        self.branch(0).fit_scales(power)
+        self.branch(1).fit_scales(power)
+        if isinstance(self.responsibilities, AmortisedResponsibilities):
+            self.responsibilities.features.fit(power)
+
+    def branch(self, alpha: int) -> SpeechGuide:
+        """The guide q(z | s, v, alpha)."""
+        return self.branches[alpha]  # type: ignore[return-value]
+
+    def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z | s, v, alpha) at alpha = `start`, no mixture: a mean between two modes lies in neither."""
+        return self.branch(self.start).posterior(power, visual)
+
+    def forward(
+        self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
+    ) -> Tensor:
+        """Sample alpha and then z (*, N, L); same signature and plates as the model."""
+        second, first = (self.branch(alpha).posterior(power, visual) for alpha in (0, 1))
+        logits = self.responsibilities(first, second, power, visual)
+        with frames_plate(power, visual, frames):
+            alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=logits), infer={"enumerate": "parallel"})
+            return pyro.sample(Z, Switch(alpha, first, second))
+
+
+@dataclass(frozen=True)
+class OptimalResponsibilities:
+    """r*, which makes the bound largest, with J from draws of its own.
+
+    The draws are not those of the bound: r chosen by the draw that it then weighs would make the bound too
+    high. Any r is valid, and at the best one its derivative is zero, so that none is recorded.
+
+    Args:
+        model: p(s, z, alpha | v); not a part of the guide that holds this, so that no weight is saved twice.
+    """
+
+    model: SpeechModel
+
+    def __call__(
+        self,
+        first: dist.TorchDistribution,
+        second: dist.TorchDistribution,
+        power: Tensor | None,
+        visual: Tensor | None,
+    ) -> Tensor:
+        """J(0) - J(1), at most `LARGEST` in size, + logit(pi): (*, N).
+
+        Raises:
+            ValueError: no power was given.
+        """
+        if power is None:
+            raise ValueError("the responsibilities need the power spectrum of the speech")
+        # Not under no_grad: what `one_look` remembers of the lips here is differentiated later.
+        (cost1, prior1), (cost0, prior0) = (
+            _branch(self.model, alpha, q, power, visual) for alpha, q in ((1, first), (0, second))
+        )
+        return ((cost0 - cost1).clamp(-LARGEST, LARGEST) + prior1 - prior0).detach()
+
+
+def _branch(
+    model: SpeechModel, alpha: int, q: dist.TorchDistribution, power: Tensor, visual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """J(alpha) with one draw for the reconstruction, and log p(alpha): (*, N) each."""
+    z = q.sample()
+    given = {ALPHA: torch.full(power.shape[:-1], float(alpha)).to(power), Z: z}
+    with poutine.block():
+        trace = poutine.trace(poutine.condition(model, given)).get_trace(power=power, visual=visual)
+    trace.compute_log_prob()
+    try:
+        divergence = torch.distributions.kl_divergence(q, trace.nodes[Z]["fn"])
+    except NotImplementedError:
+        divergence = q.log_prob(z) - trace.nodes[Z]["log_prob"]
+    return divergence - trace.nodes[S]["log_prob"], trace.nodes[ALPHA]["log_prob"]
+
+
+class AmortisedResponsibilities(nn.Module):
+    """r(alpha | s, v) from a network, trained through the bound.
+
+    Args:
+        features: power (*, N, F) -> features (*, N, F).
+        layers: features, and the embedding beside them -> logit r (*, N, 1).
+        lips: trunk, visual (*, N, D) -> embedding (*, N, E), or None to listen alone.
+    """
+
+    def __init__(self, features: RawPower | LogPower, layers: nn.Module, lips: Trunk | None = None) -> None:
+        super().__init__()
+        self.features = features
+        self.layers = layers
+        self.lips = lips
+
+    def forward(
+        self,
+        first: dist.TorchDistribution,
+        second: dist.TorchDistribution,
+        power: Tensor | None,
+        visual: Tensor | None,
+    ) -> Tensor:
+        """logit r(alpha = 1 | s, v), (*, N). What the branches say is not used.
+
+        Raises:
+            ValueError: no power was given.
+        """
+        if power is None:
+            raise ValueError("the responsibilities need the power spectrum of the speech")
+        inputs = self.features(power)
+        if self.lips is not None:
+            embedding = self.lips(visual)
+            inputs = torch.cat([inputs, embedding.expand(*inputs.shape[:-1], -1)], dim=-1)
+        logits: Tensor = self.layers(inputs).squeeze(-1)
+        return logits

@@ -1,0 +1,110 @@
+"""MIN-VAE, mixture of inference networks: one decoder, and a prior of z for each of two encoders.
+
+    alpha_n ~ Bernoulli(pi)
+    z_n | alpha_n ~ N(mu_a, sigma_a I) where alpha_n = 1, N(mu_v, sigma_v I) where alpha_n = 0
+    s_fn | z_n ~ N_c(0, sigma_f(z_n))                version 1: the decoder sees z alone
+    s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))      version 2: and the lips
+
+Its guide is `avse.guides.mixture.MixtureGuide`: q(z | s) for alpha = 1, q(z | v) for alpha = 0. Sadeghi,
+Alameda-Pineda, IEEE Transactions on Signal Processing 2021 (arXiv 1912.10647).
+
+Deviation: pi is learnt with the rest, as a log odds that nothing bounds. alpha is summed out exactly, so that
+its gradient, sum_n (r_n - pi), is exact, and zero at the papers' update pi = mean r_n. Neither 0 nor 1 is
+ever reached.
+"""
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from avse.data.errors import InputError
+from avse.models.av_vae import Trunk
+from avse.models.networks import SpectrumDecoder
+from avse.models.sites import ALPHA, Z
+from avse.models.speech import Evaluation, SpeechModel
+from avse.models.switch import mixture_log_prior
+
+
+class MINVAE(SpeechModel):
+    """MIN-VAE with a replaceable decoder.
+
+    Both priors start as N(0, I), which is what trained A- and V-VAEs expect; start from them by passing their
+    parts, as the papers do:
+
+        model = MINVAE(32, v_vae.model.decoder)                                      # version 1
+        model = MINVAE(32, av_vae.model.decoder, av_vae.model.lips)                  # version 2
+        guide = MixtureGuide(a_vae.guide, v_vae.guide, OptimalResponsibilities(model))
+
+    Args:
+        latent_size: L.
+        decoder: z (*, N, L) -> log variance of the speech (*, N, F); with `lips`, of z and the embedding.
+        lips: trunk, visual (*, N, D) -> embedding (*, N, E), for version 2.
+        pi: first probability of alpha = 1, between 0 and 1 and neither of them.
+
+    Attributes:
+        audio_mean, visual_mean: mu_a and mu_v, (L,).
+        audio_log_variance, visual_log_variance: log sigma_a and log sigma_v, ().
+        log_odds: log(pi / (1 - pi)), ().
+
+    Raises:
+        InputError: pi out of range.
+    """
+
+    def __init__(
+        self,
+        latent_size: int,
+        decoder: Callable[..., Tensor],
+        lips: Trunk | None = None,
+        pi: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not 0 < pi < 1:
+            raise InputError(f"pi = {pi}: what is to be learnt starts between 0 and 1, not at either")
+        self.decoder = decoder
+        self.lips = lips
+        self.audio_mean = nn.Parameter(torch.zeros(latent_size))
+        self.visual_mean = nn.Parameter(torch.zeros(latent_size))
+        self.audio_log_variance = nn.Parameter(torch.zeros(()))
+        self.visual_log_variance = nn.Parameter(torch.zeros(()))
+        self.log_odds = nn.Parameter(torch.logit(torch.tensor(float(pi))))
+
+    @property
+    def pi(self) -> Tensor:
+        """Probability of alpha = 1, ()."""
+        return self.log_odds.sigmoid()
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        """alpha ~ Bernoulli(pi), z ~ N(mu_alpha, sigma_alpha I); returns log sigma(z) or log sigma(z, v)."""
+        alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=self.log_odds), infer={"enumerate": "parallel"})
+        heard = alpha.unsqueeze(-1) > 0.5
+        mean = torch.where(heard, self.audio_mean, self.visual_mean)
+        log_variance = torch.where(heard, self.audio_log_variance, self.visual_log_variance)
+        z = pyro.sample(Z, _normal(mean, log_variance))
+        return self._decoded(z, visual)
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Start the decoder at the mean log power of the training frames (N, F), if it can."""
+        if isinstance(self.decoder, SpectrumDecoder):
+            self.decoder.fit(power)
+
+    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate`, without a trace: A = 2, alpha = 0 first. z is decoded once."""
+        if type(self).latent is not MINVAE.latent:
+            return super().evaluate(z, visual)
+        heard = _normal(self.audio_mean, self.audio_log_variance).log_prob(z)
+        seen = _normal(self.visual_mean, self.visual_log_variance).log_prob(z)
+        log_variance = self._decoded(z, visual)
+        return Evaluation(
+            mixture_log_prior(self.log_odds, heard, seen), log_variance.expand(2, *log_variance.shape)
+        )
+
+    def _decoded(self, z: Tensor, visual: Tensor | None) -> Tensor:
+        return self.decoder(z) if self.lips is None else self.decoder(z, self.lips(visual))
+
+
+def _normal(mean: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
+    """N(mean, exp(log_variance) I): mean (*, L), log variance () or (*, 1)."""
+    return dist.Normal(mean, torch.exp(log_variance / 2), validate_args=False).to_event(1)

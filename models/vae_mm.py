@@ -1,0 +1,130 @@
+"""VAE-MM: a mixture of two trained models, one of which may trust the lips and the other not.
+
+    alpha_n ~ Bernoulli(pi)
+    z_n | v_n, alpha_n ~ p_1(z | v_n) or p_0(z | v_n)                       prior of the chosen component
+    s_fn | z_n, v_n, alpha_n ~ N_c(0, sigma^alpha_f(z_n, v_n))              and its decoder
+
+alpha = 1 is the first component (the papers' A-VAE), alpha = 0 the second (their AV-VAE), so that frames with
+damaged lips are explained by sound alone. Sadeghi, Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930).
+
+Deviations: any two speech models without an alpha of their own are components, not just these two. pi is not
+estimated here; inference may set the buffer.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from avse.data.errors import InputError
+from avse.models.lips import LipTrunk, one_look
+from avse.models.sites import ALPHA, Z
+from avse.models.speech import Evaluation, SpeechModel
+from avse.models.switch import Switch, log_odds_of, mixture_log_prior
+
+
+class VAEMM(SpeechModel):
+    """A mixture of two speech models, frame by frame.
+
+        VAEMM(a_vae.model, av_vae.model)
+
+    Args:
+        first: component of alpha = 1, with z (*, N, L) and F bins.
+        second: component of alpha = 0, with as many latents and bins.
+        pi: probability of alpha = 1, from 0 to 1; at the ends the mixture is one of its components.
+
+    Raises:
+        InputError: pi out of range, components of other sizes than each other, or with an alpha of their own.
+            Where a component looks at lips through something else than a `LipTrunk`, its sizes show only
+            when it is used.
+    """
+
+    pi: Tensor
+
+    def __init__(self, first: SpeechModel, second: SpeechModel, pi: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= pi <= 1:
+            raise InputError(f"pi = {pi}: the probability of the first component lies between 0 and 1")
+        sizes = [size for size in map(_sizes, (first, second)) if size is not None]
+        if len(set(sizes)) > 1:
+            raise InputError(
+                f"components with {sizes[0][0]} and {sizes[1][0]} latents, {sizes[0][1]} and {sizes[1][1]} "
+                "bins: a mixture shares both; train them with one latent_size and one STFT"
+            )
+        # In a list: Pyro would not let a child of a model that has run be put into a larger model.
+        self.components = nn.ModuleList([second, first])
+        self.register_buffer("pi", torch.tensor(float(pi)))
+
+    @property
+    def first(self) -> SpeechModel:
+        """Component of alpha = 1."""
+        return self.components[1]  # type: ignore[return-value]
+
+    @property
+    def second(self) -> SpeechModel:
+        """Component of alpha = 0."""
+        return self.components[0]  # type: ignore[return-value]
+
+    @property
+    def log_odds(self) -> Tensor:
+        """log(pi / (1 - pi)), ()."""
+        return log_odds_of(self.pi)
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        """alpha ~ Bernoulli(pi), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
+        alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=self.log_odds), infer={"enumerate": "parallel"})
+        first, second = (_prior(component, visual) for component in (self.first, self.second))
+        z = pyro.sample(Z, Switch(alpha, first, second))
+        heard, seen = (_log_variance(component, z, visual) for component in (self.first, self.second))
+        return torch.where(alpha.unsqueeze(-1) > 0.5, heard, seen)
+
+    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate`, by the components' own: A = 2, alpha = 0 first."""
+        if type(self).latent is not VAEMM.latent:
+            return super().evaluate(z, visual)
+        first, second = (component.evaluate(z, visual) for component in (self.first, self.second))
+        return Evaluation(
+            mixture_log_prior(self.log_odds, first.log_prior[0], second.log_prior[0]),
+            torch.cat([second.log_variance, first.log_variance]),
+        )
+
+
+def _story(component: SpeechModel, visual: Tensor | None) -> poutine.Trace:
+    """What a component samples on its own, unseen by whatever watches the mixture."""
+    with poutine.block():
+        return poutine.trace(component.latent).get_trace(visual)
+
+
+def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
+    """p(z | v) of a component, batch shape () or (*, N)."""
+    return _story(component, visual).nodes[Z]["fn"]
+
+
+def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:
+    """log sigma(z, v) of a component, (*, N, F)."""
+    with poutine.block():
+        log_variance: Tensor = poutine.condition(component.latent, {Z: z})(visual)
+        return log_variance
+
+
+def _sizes(component: SpeechModel) -> tuple[int, int] | None:
+    """L and F of a component, from the story of one frame with lips that are not seen; None if it has none.
+
+    Raises:
+        InputError: the component samples more than z.
+    """
+    unseen = torch.empty(1, 0)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), one_look(component):
+        for part in component.modules():
+            if isinstance(part, LipTrunk):
+                part.seen = {id(unseen): (unseen, part.unseen.unsqueeze(0))}
+        try:
+            trace = _story(component, unseen)
+        except (ValueError, RuntimeError, IndexError):  # a trunk of another kind, that wants pixels
+            return None
+    if set(trace.stochastic_nodes) != {Z}:
+        raise InputError(
+            f"a component that samples {', '.join(trace.stochastic_nodes)}: a mixture needs models of z alone"
+        )
+    return trace.nodes[Z]["value"].shape[-1], trace.nodes["_RETURN"]["value"].shape[-1]
