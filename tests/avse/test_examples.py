@@ -4,32 +4,80 @@ import runpy
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from matplotlib import cbook
+from matplotlib.image import imread
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ARGUMENTS = {
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
+    "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
+    "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--out", "figure.png"],
     "train_a_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
+    "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
 WRITES = {
     "enhance_a_recording.py": ["out.wav", "figure.png"],
+    "enhance_a_video.py": ["out.wav", "figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
+    "lips_help_at_low_snr.py": ["figure.png"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json"],
+    "train_av_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
 }
+VIDEOS = {
+    "enhance_a_video.py": ["clip.mkv", *ARGUMENTS["enhance_a_video.py"]],
+    "lips_help_at_low_snr.py": ["--clips", "clip.mkv", "--levels", "0", "--noise", "clip.mkv"],
+    "speech_from_lips.py": ["clip.mkv", "--out", "."],
+}
+
+
+def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *ARGUMENTS[name]])
-    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    run_example(name, ARGUMENTS[name], tmp_path, monkeypatch)
     for written in WRITES[name]:
         assert (tmp_path / written).stat().st_size > 0
 
 
+def write_clip(path: Path, seconds: float = 1.0, rate: int = 16000) -> None:
+    """A face, that of Grace Hopper which comes with matplotlib, before a noisy camera and microphone."""
+    generator = np.random.default_rng(0)
+    face = imread(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))[90:390, 110:430].mean(-1)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = *face.shape, "yuv420p"
+        track = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for _ in range(round(25 * seconds)):
+            picture = (face + generator.normal(0, 3, face.shape)).clip(0, 255).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="gray")))
+        container.mux(stream.encode())
+        samples = generator.integers(-3000, 3000, (1, round(rate * seconds)), dtype=np.int16)
+        sound = av.AudioFrame.from_ndarray(samples, "s16", "mono")
+        sound.sample_rate, sound.pts = rate, 0
+        container.mux(track.encode(sound))
+        container.mux(track.encode())
+
+
+@pytest.mark.parametrize("name", sorted(VIDEOS))
+def test_example_runs_on_a_video(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "clip.mkv")
+    run_example(name, VIDEOS[name], tmp_path, monkeypatch)
+    assert "drawn" not in capsys.readouterr().out
+    assert any(written.stat().st_size > 0 for written in tmp_path.glob("*.png"))
+
+
 def test_every_example_is_listed_and_short() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == set(ARGUMENTS)
+    assert names == set(ARGUMENTS) | set(VIDEOS)
     for name in names:
         assert len((EXAMPLES / name).read_text().splitlines()) < 150, name
