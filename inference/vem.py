@@ -1,0 +1,199 @@
+"""Variational EM of a noisy recording, whole: start, mean-field iterations, final draws, filter.
+
+    x_fn = sqrt(g_n) s_fn + b_fn,    p(s, z, alpha | x, v) ~ r(s) r(z, alpha)
+
+    r(z)       chains at the expected power of the speech, as if it were observed    `inference.latent_factor`
+    r(s)       the Wiener filter of the expected precision, in closed form           `inference.mean_field`
+    r(alpha)   from the expected log joint, in closed form
+    W, H       majorise-minimise steps on the expected power of the noise; g and pi in closed form
+
+Sadeghi and Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930, VAE-MM) and TSP 2021 (arXiv 1912.10647, MIN-VAE).
+Nothing here names a model: any `SpeechModel` will do, with or without alpha, of any number of values.
+
+Next to MCEM, which sums the speech out, r(s) is one more approximation: the bound is looser, and precisions
+are averaged where MCEM averages filters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from avse.guides.guide import SpeechGuide
+from avse.inference.e_steps import Chain, Draws, EStep, Position
+from avse.inference.given_alpha import GivenAlpha, Joint, closed, log_alpha
+from avse.inference.kernels import MALA, RandomWalk
+from avse.inference.latent_factor import LatentFactor, Shared, importance_entropy, moments, target
+from avse.inference.mcem import EncodedEstimate, LatentStart, NoiseStart, Progress, encoded_mixture
+from avse.inference.mean_field import (
+    MeanField,
+    Moments,
+    Update,
+    UpdateNoise,
+    free_energy,
+    update_alpha,
+    update_pi,
+    update_speech,
+)
+from avse.inference.posterior import Posterior
+from avse.models.lips import one_look
+from avse.models.nmf import QuantileStart, RandomStart
+from avse.models.speech import SpeechModel
+
+
+class LatentStep(NamedTuple):
+    """Draws of r(z), where the chains stand, and the moments for the closed-form steps."""
+
+    draws: Draws
+    position: Position
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class VEM:
+    """Mean-field iterations, then a longer run of the chains and the filter of its moments.
+
+    An iteration draws r(z) once and then goes through the closed-form steps `rounds` times, which costs no
+    call of the decoder.
+
+    Args:
+        noise_start: first noise model.
+        latent_starts: first z of each chain, or of each chain and alpha (A, *, N, L); all draws count alike.
+        e_step: draws of r(z) in an iteration.
+        final: draws for the estimate; all that it keeps are used.
+        factor: `Shared`, one r(z) for all alpha as in the papers, or `Structured`, r(z | alpha).
+        updates: of the parameters, after r(s) and r(alpha).
+        rounds: of the closed-form steps in an iteration.
+        iterations: at most so many.
+        tolerance: stop when the relative change of the free energy falls below it.
+        joint: `given_alpha.closed`, or `traced`, which forces the trace of the model.
+        gain_floor: see `MCEM`.
+    """
+
+    noise_start: NoiseStart
+    latent_starts: Sequence[LatentStart]
+    e_step: EStep
+    final: EStep
+    factor: LatentFactor
+    updates: Sequence[Update] = (UpdateNoise(),)
+    rounds: int = 1
+    iterations: int = 100
+    tolerance: float = 1e-5
+    joint: Joint = closed
+    gain_floor: float = 0.0
+
+    def __call__(
+        self,
+        speech: SpeechModel,
+        guide: SpeechGuide,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+        progress: Progress = lambda fraction: None,
+    ) -> Posterior:
+        """The posterior given |x|^2 = `power` (*, N, F) and lips.
+
+        Its `costs` are free energies a frame and bin, each under the noise model that the iteration began
+        with; the entropy of r(z) is part of them where the factor has particles.
+        """
+        frames = power.shape[:-1]
+        with torch.no_grad(), one_look(speech, guide):
+            noise = self.noise_start(power, generator)
+            starts = [start(speech, guide, power, visual, noise) for start in self.latent_starts]
+            prior = log_alpha(speech, starts[0].reshape(-1, *frames, starts[0].shape[-1])[0], visual)
+            model = GivenAlpha(speech, visual, prior, self.joint)
+            field = MeanField.start(power, noise, prior)
+            position = Position(self.factor.start(starts, len(prior), frames))
+            costs: list[float] = []
+            converged = False
+            while len(costs) < self.iterations and not converged:
+                step = self._latent_step(self.e_step, model, field, position, generator)
+                position = step.position
+                field, cost = self._closed_forms(field, step.moments)
+                converged = bool(costs) and abs(costs[-1] - cost) <= self.tolerance * abs(costs[-1])
+                costs.append(cost)
+                progress(0.9 * len(costs) / self.iterations)
+            step = self._latent_step(self.final, model, field, position, generator)
+            for _ in range(self.rounds):
+                field = update_alpha(update_speech(field, step.moments), step.moments)
+            field = update_speech(field, step.moments)
+            z = self.factor.marginal(step.draws.z, field.responsibilities, generator)
+            acceptance = self.factor.mean(step.draws.acceptance, field.responsibilities)
+            progress(1.0)
+        return Posterior(
+            z=z.transpose(0, 1),
+            noise=field.noise,
+            gain=field.speech.gain,
+            variance=field.speech.variance,
+            responsibilities=field.responsibilities,
+            acceptance=acceptance.mean(0),
+            costs=costs,
+            converged=converged,
+            gain_floor=self.gain_floor,
+        )
+
+    def _latent_step(
+        self, e_step: EStep, model: GivenAlpha, field: MeanField, position: Position, generator: Generator
+    ) -> LatentStep:
+        """r(z) at the expected power of the speech."""
+        power = field.clean_power
+        log_density = target(self.factor, model, power, field.responsibilities)
+        draws, position = e_step(log_density, position, generator)
+        averages = moments(self.factor, model, draws.z.flatten(0, 1))  # over draws and chains
+        if self.factor.particles:
+            entropy = importance_entropy(
+                log_density,
+                self.factor.log_density(averages.log_joint(power), field.responsibilities),
+                draws.z,
+                position.step_size,
+                self.factor.particles,
+                generator,
+            )
+            averages = averages._replace(entropy=entropy.expand_as(averages.log_prior))
+        return LatentStep(draws, position, averages)
+
+    def _closed_forms(self, field: MeanField, averages: Moments) -> tuple[MeanField, float]:
+        """r(s), r(alpha) and better parameters; the free energy under the old ones, a frame and bin."""
+        costs = []
+        for _ in range(self.rounds):
+            field = update_alpha(update_speech(field, averages), averages)
+            costs.append(free_energy(field, averages).sum() / field.power.numel())
+            for update in self.updates:
+                field = update(field, averages)
+        return field, float(costs[0])
+
+
+def papers_vem() -> VEM:
+    """The schedule of Sadeghi and Alameda-Pineda 2020 and 2021.
+
+    Random W and H of rank 10, no gain, one z for all alpha from the guide's mean on the noisy power, r(alpha)
+    from the model's prior, and its pi re-estimated; 100 iterations of 40 random-walk moves (variance 0.01),
+    10 kept. The noise updates have the exponent 1/2 and cannot overshoot; the authors' code has 1.
+    """
+    walk = Chain(RandomWalk(step_size=0.1), moves=40, burn_in=30)
+    return VEM(
+        noise_start=RandomStart(rank=10),
+        latent_starts=(encoded_mixture,),
+        e_step=walk,
+        final=walk,
+        factor=Shared(),
+        updates=(UpdateNoise(), update_pi),
+    )
+
+
+def default_vem() -> VEM:
+    """The schedule of `default_mcem` for variational EM: the same starts, chains and iterations."""
+    langevin = MALA(step_size=0.1)
+    return VEM(
+        noise_start=QuantileStart(rank=8, quantile=0.2, factor=4.0, smoothness=20.0),
+        latent_starts=(EncodedEstimate(), encoded_mixture),
+        e_step=Chain(langevin, 2, 1, target_acceptance=0.57),
+        final=Chain(langevin, 10, 3, target_acceptance=0.57),
+        factor=Shared(),
+        updates=(UpdateNoise(rounds=2),),
+        iterations=12,
+        tolerance=0.0,
+        gain_floor=0.05,
+    )
