@@ -3,6 +3,7 @@
     python benchmarks/lips.py                               # s1 test sentences, A-VAE beside AV-VAE
     python benchmarks/lips.py --systems a av shuffled other unseen v --share 4     # negative controls
     python benchmarks/lips.py --systems a-paper av-paper --levels -5 --share 3     # the papers' schedule
+    python benchmarks/lips.py --systems a-paper-g1 av-paper-g1 --levels -5 --share 3    # with g = 1
     python benchmarks/lips.py --speakers s30 s34            # speakers that no model has seen
 
 A-VAE and AV-VAE are trained on the same clips. Noise: cafe, street, babble, white. The data is looked for
@@ -26,6 +27,7 @@ from avse.data.caches import LipsCache, default_cache
 from avse.data.corpora.folder import file_utterance
 from avse.data.lips import Lips, Reason
 from avse.evaluation import benchmark
+from avse.inference.mcem import papers_mcem
 
 NOISES = ("cafe", "street", "babble", "white")
 LEVELS = (-10.0, -5.0, 0.0, 5.0)
@@ -70,6 +72,8 @@ SYSTEMS = {
     "unseen": (AV, "auto", unseen),
     "a-paper": (A, "paper", None),
     "av-paper": (AV, "paper", own),
+    "a-paper-g1": (A, papers_mcem(frame_gain=False), None),
+    "av-paper-g1": (AV, papers_mcem(frame_gain=False), own),
 }
 
 

@@ -154,14 +154,18 @@ class MCEM:
         )
 
 
-def papers_mcem() -> MCEM:
+def papers_mcem(frame_gain: bool = True) -> MCEM:
     """The schedule of Leglaive et al. 2018 and Sadeghi et al. 2020.
 
     Random W and H of rank 10, gain updated, z from the encoder on the noisy power; 100 iterations of 40
     random-walk moves (variance 0.01), 10 kept; 100 final moves, 25 kept, all of which are used.
+
+    Args:
+        frame_gain: fit a gain g_n of the speech in every frame; else g = 1, as in the papers' variational EM.
     """
     walk = RandomWalk(step_size=0.1)
-    updates = (NMFNoise.updated_spectra, NMFNoise.updated_activations, NMFNoise.updated_gain)
+    gain = (NMFNoise.updated_gain,) if frame_gain else ()
+    updates = (NMFNoise.updated_spectra, NMFNoise.updated_activations, *gain)
     return MCEM(
         noise_start=RandomStart(rank=10),
         latent_starts=(encoded_mixture,),

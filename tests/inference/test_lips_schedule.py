@@ -1,12 +1,14 @@
 """The schedule for models with a prior from the lips, and its start."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from avse.architectures import a_vae, av_vae, v_vae
 from avse.data.lip_front_end import LipFrontEnd
-from avse.inference.mcem import default_mcem, expected_unheard, lips_mcem
+from avse.inference.mcem import default_mcem, expected_unheard, lips_mcem, papers_mcem
 from avse.models.av_vae import AVVAE
 from avse.models.nmf import QuantileStart
 from avse.models.vae_mm import VAEMM
@@ -66,3 +68,16 @@ def test_schedule_has_one_chain_more_and_no_floor() -> None:
         posterior = schedule(model, guide, power, visual, torch.Generator().manual_seed(0))
         assert posterior.z.shape[0] == chains
         assert posterior.gain_floor == floor
+
+
+def test_papers_schedule_fits_a_frame_gain_unless_told_not_to() -> None:
+    torch.manual_seed(0)
+    model, guide = av_vae(F, VIEW, L, 4, prior_hidden=(4,), encoder=(4,), decoder=(4,))
+    model.eval().requires_grad_(False)
+    guide.eval().requires_grad_(False)
+    power, visual = data()
+    for frame_gain in (True, False):
+        schedule = papers_mcem(frame_gain)
+        schedule = replace(schedule, em=replace(schedule.em, iterations=2))
+        noise = schedule(model, guide, power, visual, torch.Generator().manual_seed(0)).noise
+        assert torch.equal(noise.gain, torch.ones_like(noise.gain)) != frame_gain
