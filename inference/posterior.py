@@ -23,7 +23,8 @@ class Posterior:
         variance: Var[s | x], a power in the units of the mixture, (*, N, F).
         responsibilities: p(alpha | x), (A, *, N), with A = 1 for a model without alpha.
         acceptance: mean acceptance of the final moves, (*, N).
-        costs: the cost of the noise model before every iteration, a frame and bin.
+        costs: of the noise model before every iteration, a frame and bin: the mean of -log p(x | z) over the
+            draws in MCEM, the free energy in VEM.
         converged: whether the iterations settled within the tolerance.
     """
 

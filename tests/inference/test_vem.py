@@ -21,6 +21,7 @@ from avse.data.front_end import FrontEnd
 from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
 from avse.guides.guide import SpeechGuide
+from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.inference.e_steps import Chain, Draws, Position
 from avse.inference.given_alpha import GivenAlpha, closed, log_alpha, traced
 from avse.inference.joint import LogJoint
@@ -39,14 +40,16 @@ from avse.inference.mean_field import (
     update_speech,
 )
 from avse.inference.posterior import Posterior
-from avse.inference.vem import VEM, default_vem, papers_vem
+from avse.inference.vem import VEM, default_vem, encoded_components, papers_vem
 from avse.models.band_limited import BandLimited
 from avse.models.distributions import ComplexNormal, exponential_cost
 from avse.models.lips import LipTrunk
+from avse.models.min_vae import MINVAE
 from avse.models.nmf import NMFNoise, RandomStart
 from avse.models.noisy import WienerMoments
 from avse.models.sites import ALPHA, Z
 from avse.models.speech import Evaluation, SpeechModel
+from avse.models.vae_mm import VAEMM
 from avse.pair import PairConfig, SpeechPair
 
 F, L, N, A, K = 5, 2, 4, 2, 3
@@ -939,14 +942,20 @@ VISUAL = {"embedding_size": 3, "trunk": "papers", **ARGUMENTS}
 PAIRS = {"a-vae": ARGUMENTS, "v-vae": VISUAL, "av-vae": {**VISUAL, "tied": False}}
 
 
+def pair_of(architecture: str) -> SpeechPair:
+    config = PairConfig(
+        architecture, PAIRS[architecture], FrontEnd(STFT(16, 8)), LIPS if architecture != "a-vae" else None
+    )
+    pair = SpeechPair(config)
+    pair.modules().eval()
+    return pair
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("architecture", PAIRS)
 def test_pairs_of_the_zoo(architecture: str, name: str) -> None:
     """Each trunk looks at the lips once; other lips, another answer; without lips, a plain error."""
-    seen = architecture != "a-vae"
-    config = PairConfig(architecture, PAIRS[architecture], FrontEnd(STFT(16, 8)), LIPS if seen else None)
-    pair = SpeechPair(config)
-    pair.modules().eval()
+    seen, pair = architecture != "a-vae", pair_of(architecture)
     algorithm, looks = short(ALGORITHMS[name]()), []
     trunks = [part for part in nn.ModuleList(pair.modules().values()).modules() if isinstance(part, LipTrunk)]
     for trunk in trunks:
@@ -963,6 +972,42 @@ def test_pairs_of_the_zoo(architecture: str, name: str) -> None:
         assert not torch.equal(other.gain, posterior.gain)
         with pytest.raises(ValueError, match="give visual"):
             algorithm(pair.model, pair.guide, power, None, Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("factor", [Shared(), Structured(2)], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize("make", ["vae-mm", "min-vae-v1", "min-vae-v2"])
+def test_mixtures_of_the_zoo(make: str, factor: LatentFactor) -> None:
+    """Each component starts at its own encoder; at pi = 1 the mixture is its first component alone."""
+    heard, looked, seen = (pair_of(name) for name in ("a-vae", "av-vae", "v-vae"))
+    power = torch.rand(2, 6, heard.stft.bins)
+    visual = torch.cat([torch.randn(6, 16), torch.ones(6, 1)], -1)
+    model: SpeechModel
+    if make == "vae-mm":
+        model, second = VAEMM(heard.model, looked.model), looked.guide
+    elif make == "min-vae-v1":
+        model, second = MINVAE(L, seen.model.decoder), seen.guide  # type: ignore[arg-type]
+    else:
+        model, second = MINVAE(L, looked.model.decoder, looked.model.lips), seen.guide  # type: ignore[arg-type]
+    guide = MixtureGuide(heard.guide, second, OptimalResponsibilities(model))
+    algorithm = replace(short(papers_vem()), factor=factor, latent_starts=(encoded_components,))
+    posterior = algorithm(model, guide, power, visual, Generator().manual_seed(0))
+    chains = 2 if isinstance(factor, Shared) else 1
+    assert posterior.z.shape == (chains, 3, 2, 6, L)
+    assert posterior.responsibilities.shape == (2, 2, 6)
+    assert torch.tensor(posterior.costs).isfinite().all()
+    starts = encoded_components(model, guide, power, visual, noise())
+    assert torch.equal(starts[0], second.posterior(power, visual).mean)
+    assert torch.equal(starts[1], heard.guide.posterior(power).mean)
+    if make == "vae-mm" and isinstance(factor, Shared):
+        sure = VAEMM(heard.model, looked.model, pi=1.0)
+        one = replace(algorithm, latent_starts=(encoded,))
+        certain, alone = (
+            one(model, heard.guide, power, visual, Generator().manual_seed(0))
+            for model in (sure, heard.model)
+        )
+        assert torch.equal(certain.responsibilities[0], torch.zeros(2, 6))
+        torch.testing.assert_close(certain.gain, alone.gain)
+        assert certain.costs == pytest.approx(alone.costs, rel=1e-5)
 
 
 def test_a_run_that_settles_stops() -> None:
