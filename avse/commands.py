@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from avse.data.audio import check_writable, read_audio, write_audio
+from avse.data.audio import Samples, check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
 from avse.data.corpora.grid import GridCorpus
@@ -201,21 +201,37 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
     return corpora[name](root)
 
 
+class TalkingFace(NamedTuple):
+    """A synthetic recording: clean and noisy samples (T,), their rate in Hz, and the drawn lips."""
+
+    clean: Samples
+    noisy: Samples
+    sample_rate: int
+    lips: Lips
+
+
+def talking_face(seed: int) -> TalkingFace:
+    """A synthetic voice with a drawn mouth in pink noise at -5 dB, saying what its model never heard.
+
+    The model, `av-vae-synthetic`, knows the voice from other sentences.
+    """
+    sentences = SyntheticCorpus(sentences=120).utterances("train")
+    face = sentences[20 + seed % 100]  # the model was trained on the first twenty
+    assert face.load_lips is not None
+    clean, rate = face.load_audio()
+    noisy, _ = mix(clean, pink_noise(len(clean), np.random.default_rng(seed)), -5.0)
+    return TalkingFace(clean, noisy, rate, face.load_lips())
+
+
 def run_demo(
     out: Path, seed: int, progress: Callable[[float], None]
 ) -> tuple[dict[str, dict[str, float]], list[Path]]:
-    """Enhance a synthetic voice with a drawn mouth in pink noise at -5 dB, its lips shown and hidden.
-
-    The model knows the voice from other sentences. Both times it is the same model.
+    """Enhance `talking_face` twice with the same model, its lips shown and hidden.
 
     Returns the metrics of each recording by its name, and the files written.
     """
     made_folder(out)
-    sentences = SyntheticCorpus(sentences=120).utterances("train")
-    face = sentences[20 + seed % 100]  # the model was trained on the first twenty
-    assert face.load_lips is not None
-    (clean, rate), lips = face.load_audio(), face.load_lips()
-    noisy, _ = mix(clean, pink_noise(len(clean), np.random.default_rng(seed)), -5.0)
+    clean, noisy, rate, lips = talking_face(seed)
     hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))
     found = {}
     for step, (name, video) in enumerate({"lips hidden": hidden, "with lips": lips}.items()):

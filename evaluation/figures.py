@@ -1,9 +1,12 @@
 """Pictures of an enhancement and of a training run. Each function returns a matplotlib figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,6 +30,13 @@ SPEECH, NOISE = "#1b6ca8", "#c0504d"
 def level_db(power: Tensor | NDArray[np.floating]) -> NDArray[np.floating]:
     """10 log10 of a power."""
     return 10 * np.log10(np.maximum(np.asarray(power), 1e-20))
+
+
+def draw_spectrogram(axes: Axes, level: NDArray[np.floating], stft: STFT) -> AxesImage:
+    """Levels (N, F) in dB, at most 0, down to `DYNAMIC_RANGE` below; time in s and frequency in kHz."""
+    extent = (0.0, len(level) / stft.frame_rate, 0.0, stft.sample_rate / 2000)
+    look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma"}
+    return axes.imshow(level.T, extent=extent, vmin=-DYNAMIC_RANGE, vmax=0, **look)
 
 
 def enhancement_figure(
@@ -63,18 +73,9 @@ def enhancement_figure(
     heights = [3.6, *strip, 1.2]
     figure = Figure(figsize=(4.2 * len(panels), sum(heights) + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(heights), len(panels), height_ratios=heights)
-    extent = (0, duration, 0, stft.sample_rate / 2000)
     for column, (name, level) in enumerate(levels.items()):
         axes = figure.add_subplot(grid[0, column])
-        image = axes.imshow(
-            level.T - top,
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            vmin=-DYNAMIC_RANGE,
-            vmax=0,
-            cmap="magma",
-        )
+        image = draw_spectrogram(axes, level - top, stft)
         axes.set(title=name, xlabel="time (s)", ylabel="frequency (kHz)" if column == 0 else "")
     figure.colorbar(image, ax=axes, label="level (dB below the loudest bin)")
     if lips is not None:

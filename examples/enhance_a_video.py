@@ -12,47 +12,28 @@ every picture, the model was guessing, and said so in `enhancement.report["notes
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
-from matplotlib.figure import Figure
-
 import avse
 from avse.cli import progress_bar
-from avse.commands import write_figure
-from avse.data.audio import Samples, read_audio, write_audio
-from avse.data.corpora.synthetic import synthetic_lips, utterance_speech
-from avse.data.lip_front_end import LipFrontEnd, LipTrack
-from avse.data.lips_files import LipsSource, lips_from_array
-from avse.data.mixing import mix, pink_noise
-from avse.evaluation.figures import DYNAMIC_RANGE, level_db
-from avse.evaluation.lips_figures import INVALID
-
-PICTURES = 16
-"""In the strip of lips."""
-
-
-def talking_mouth(seed: int) -> tuple[Samples, int, LipsSource]:
-    """A synthetic voice in pink noise at 0 dB (T,), its rate in Hz, and the drawn mouth that speaks."""
-    speech = utterance_speech(seed, speaker=0, index=0)
-    noise = pink_noise(len(speech.samples), np.random.default_rng(seed))
-    mixture, _ = mix(speech.samples, noise, level_db=0.0)
-    pictures, _ = synthetic_lips(seed, speaker=0, index=0, fps=30.0)
-    return mixture, speech.sample_rate, lips_from_array(pictures, fps=30.0)
+from avse.commands import picture, talking_face, write_figure
+from avse.data.audio import read_audio, write_audio
+from avse.data.lips_files import LipsSource
 
 
 def main(args: argparse.Namespace) -> None:
+    video: LipsSource
     if args.video is None:
-        samples, rate, video = talking_mouth(args.seed)
+        _, samples, rate, video = talking_face(args.seed)
     else:
         samples, rate, *_ = read_audio(args.video)
         video = args.video
 
-    pair = avse.load(args.model)
+    # Drawn mouths have a model of their own: real lips have not taught it, nor the other way round.
+    pair = avse.load(args.model or ("av-vae-synthetic" if args.video is None else "av-vae"))
     with progress_bar("enhancing") as progress:
         enhancement = avse.enhance(samples, rate, video=video, model=pair, seed=args.seed, progress=progress)
     view, track = pair.config.lips, enhancement.lips
     if view is None or track is None:
-        raise SystemExit(f"{args.model} only listens: choose a model that looks at lips")
+        raise SystemExit(f"{pair.config.architecture} only listens: choose a model that looks at lips")
 
     seen = enhancement.report["video"]
     print(f"{seen['pictures']} pictures, {seen['fps']:.4g} a second: {seen['reasons']}")
@@ -65,40 +46,13 @@ def main(args: argparse.Namespace) -> None:
     if args.out is not None:
         write_audio(args.out, enhancement.speech, rate)
     if args.figure is not None:
-        write_figure(args.figure, figure(enhancement, view, track))
-
-
-def figure(enhancement: avse.Enhancement, view: LipFrontEnd, track: LipTrack) -> Figure:
-    """Spectrograms of the first channel above the lips of some frames, on one time axis."""
-    noisy, gain = enhancement.spectrum[0], enhancement.gain[0]
-    levels = {"noisy": level_db(noisy.abs().square()), "enhanced": level_db((gain * noisy).abs().square())}
-    loudest = max(level.max() for level in levels.values())
-    seconds = len(enhancement.speech) / enhancement.sample_rate
-    kilohertz = enhancement.stft.sample_rate / 2000
-    result = Figure(figsize=(10, 6.2), layout="constrained")
-    *panels, strip = result.subplots(3, 1, sharex=True, height_ratios=(4, 4, 1.1))
-    for axes, (name, level) in zip(panels, levels.items(), strict=True):
-        extent = (0, seconds, 0, kilohertz)
-        image = axes.imshow(level.T - loudest, "magma", origin="lower", aspect="auto", extent=extent)
-        image.set_clim(-DYNAMIC_RANGE, 0)
-        axes.set(title=name, ylabel="frequency (kHz)")
-    result.colorbar(image, ax=panels, label="level (dB below the loudest bin)")
-
-    # A frame is shown several instants; the one in the middle is its own
-    shown = ((np.arange(PICTURES) + 0.5) / PICTURES * len(track.valid)).astype(int)
-    visual = view.visual(track.frames(torch.from_numpy(shown)))
-    pixels = visual[:, :-1].reshape(PICTURES, view.pictures, view.side, view.side)[:, view.pictures // 2]
-    strip.imshow(np.hstack([*pixels.numpy()]), cmap="gray", aspect="auto", extent=(0, seconds, 0, 1))
-    for k in np.flatnonzero(~track.valid[shown].numpy()):
-        strip.text((k + 0.5) / PICTURES * seconds, 0.5, "not\nseen", color=INVALID, ha="center", va="center")
-    strip.set(title="what the model sees of the lips", xlabel="time (s)", yticks=[], xlim=(0, seconds))
-    return result
+        write_figure(args.figure, picture(enhancement, title="with lips"))
 
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     result.add_argument("video", type=Path, nargs="?")
-    result.add_argument("--model", default="av-vae")
+    result.add_argument("--model", help="name in the zoo, or folder")
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--out", type=Path)
     result.add_argument("--figure", type=Path)

@@ -19,7 +19,7 @@ from avse import zoo
 from avse.commands import write_figure
 from avse.data.audio import read_audio, resample, write_audio
 from avse.data.lips import read_lips
-from avse.evaluation.figures import DYNAMIC_RANGE, level_db
+from avse.evaluation.figures import draw_spectrogram, level_db
 
 
 def main() -> None:
@@ -57,16 +57,7 @@ def main() -> None:
     top = level_db(panels["heard"]).max()
     for row, (title, power) in enumerate(panels.items()):
         axes = figure.add_subplot(2, 1, row + 1)
-        extent = (0, len(true) / stft.frame_rate, 0, stft.sample_rate / 2000)
-        axes.imshow(
-            level_db(power).T - top,
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            vmin=-DYNAMIC_RANGE,
-            vmax=0,
-            cmap="magma",
-        )
+        draw_spectrogram(axes, level_db(power) - top, stft)
         axes.set(title=title, xlabel="time (s)", ylabel="frequency (kHz)")
     write_figure(args.out / "imagined.png", figure)
     error = np.abs(level_db(panels["heard"].mean(1)) - level_db(deviation.square().mean(1)))

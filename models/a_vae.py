@@ -15,7 +15,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from avse.models.networks import SpectrumDecoder
 from avse.models.sites import Z
 from avse.models.speech import Evaluation, SpeechModel
 
@@ -61,11 +60,6 @@ class AVAE(SpeechModel):
         """z ~ p(z); returns log sigma(z). `visual` is not used."""
         z = pyro.sample(Z, self.prior())
         return self.decoder(z)
-
-    def fit_scales(self, power: Tensor) -> None:
-        """Start the decoder at the mean log power of the training frames (N, F), if it can."""
-        if isinstance(self.decoder, SpectrumDecoder):
-            self.decoder.fit(power)
 
     def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
         """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""

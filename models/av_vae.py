@@ -12,7 +12,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from avse.models.networks import GaussianEncoder, SpectrumDecoder
+from avse.models.networks import GaussianEncoder
 from avse.models.sites import Z
 from avse.models.speech import Evaluation, SpeechModel
 
@@ -63,11 +63,6 @@ class AVVAE(SpeechModel):
         embedding = self.lips(visual)
         z = pyro.sample(Z, self.prior(embedding))
         return self.decoder(z, embedding)
-
-    def fit_scales(self, power: Tensor) -> None:
-        """Start the decoder at the mean log power of the training frames (N, F), if it can."""
-        if isinstance(self.decoder, SpectrumDecoder):
-            self.decoder.fit(power)
 
     def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
         """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.av_vae import Trunk
-from avse.models.networks import SpectrumDecoder
 from avse.models.sites import ALPHA, Z
 from avse.models.speech import Evaluation, SpeechModel
 from avse.models.switch import mixture_log_prior
@@ -84,11 +83,6 @@ class MINVAE(SpeechModel):
         log_variance = torch.where(heard, self.audio_log_variance, self.visual_log_variance)
         z = pyro.sample(Z, _normal(mean, log_variance))
         return self._decoded(z, visual)
-
-    def fit_scales(self, power: Tensor) -> None:
-        """Start the decoder at the mean log power of the training frames (N, F), if it can."""
-        if isinstance(self.decoder, SpectrumDecoder):
-            self.decoder.fit(power)
 
     def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
         """As `SpeechModel.evaluate`, without a trace: A = 2, alpha = 0 first. z is decoded once."""

@@ -18,6 +18,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.models.distributions import PowerSpectrum
+from avse.models.networks import SpectrumDecoder
 from avse.models.sites import S, Z, frames_plate
 
 
@@ -41,7 +42,13 @@ class SpeechModel(PyroModule):
         raise NotImplementedError(f"{type(self).__name__} must define latent(visual)")
 
     def fit_scales(self, power: Tensor) -> None:
-        """Set fixed scales and starting points from training frames |s|^2 (N, F), before training."""
+        """Set fixed scales and starting points from training frames |s|^2 (N, F), before training.
+
+        A `SpectrumDecoder` under the name `decoder` starts at their mean log power.
+        """
+        decoder = getattr(self, "decoder", None)
+        if isinstance(decoder, SpectrumDecoder):
+            decoder.fit(power)
 
     def forward(
         self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
