@@ -138,7 +138,7 @@ class MCEM:
                 NoisySpeech(speech, noise), Position(z), generator, report, power=power, visual=visual
             )
             log_joint = self.em.joint(fitted.model, power=power, visual=visual)
-            draws, _ = self.final(log_joint, fitted.position, generator)
+            draws, position = self.final(log_joint, fitted.position, generator)
             average = average_filter(fitted.model, draws.z.flatten(0, 1), power, visual)
             progress(1.0)
         return Posterior(
@@ -151,6 +151,7 @@ class MCEM:
             costs=fitted.costs,
             converged=fitted.converged,
             gain_floor=self.gain_floor,
+            step_size=position.step_size,
         )
 
 

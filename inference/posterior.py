@@ -1,14 +1,23 @@
 """What inference leaves behind: draws, fitted noise, the Wiener gain and how it went."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from avse.data.stft import STFT
 from avse.models.noisy import NoiseModel
 
 if TYPE_CHECKING:
     import xarray
+
+COMPONENT = "component"
+"""Dimension of the values of alpha."""
+LAST_DIMENSIONS = {"level": "band", "alpha": COMPONENT}
+"""Names of the last dimension of functionals of more than one number a frame."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Posterior:
         costs: of the noise model before every iteration, a frame and bin: the mean of -log p(x | z) over the
             draws in MCEM, the free energy in VEM.
         converged: whether the iterations settled within the tolerance.
+        step_size: of the final moves, units of z, (C, *, N); None where no kernel has one.
+        energy: of every draw, where the kernel has one, (C, D, *, N).
+        diverged: whether the move to a draw lost its trajectory, where the kernel can tell, (C, D, *, N).
     """
 
     z: Tensor
@@ -37,28 +49,61 @@ class Posterior:
     costs: list[float]
     converged: bool
     gain_floor: float = 0.0
+    step_size: Tensor | None = None
+    energy: Tensor | None = None
+    diverged: Tensor | None = None
 
-    def to_xarray(self, channel: int = 0) -> "xarray.Dataset":
+    def to_xarray(
+        self, channel: int = 0, functionals: Mapping[str, Tensor] | None = None, stft: STFT | None = None
+    ) -> "xarray.Dataset":
         """Draws of one channel with named dimensions, ready for ArviZ.
 
-        Variables: z (chain, draw, frame, latent); gain and speech_deviation (frame, frequency); acceptance
-        (frame).
+        Variables: z (chain, draw, frame, latent); energy and diverged, where there are any (chain, draw,
+        frame); step_size (chain, frame); gain and speech_deviation (frame, frequency); responsibilities
+        (component, frame); acceptance (frame).
+
+        Args:
+            channel: index into the leading dimensions *, flattened.
+            functionals: draws of more variables by name, (C, D, *, N) or (C, D, *, N, K), as
+                `avse.inference.functionals.over_draws` gives them; they get the dimensions (chain, draw,
+                frame) and one named after themselves (band of "level", component of "alpha").
+            stft: puts Hz on the dimension frequency, and a coordinate time in s on the dimension frame.
         """
         import arviz as az
 
-        z = self.z.flatten(2, -3)[:, :, channel] if self.z.dim() > 4 else self.z
-        dataset: Any = az.convert_to_dataset({"z": z.cpu().numpy()}, dims={"z": ["frame", "latent"]})
-        frame_data = {
-            "gain": (("frame", "frequency"), self.gain),
-            "speech_deviation": (("frame", "frequency"), self.variance.sqrt()),
-            "acceptance": (("frame",), self.acceptance),
+        draws = {"z": self.z, "energy": self.energy, "diverged": self.diverged, **(functionals or {})}
+        last = {"z": "latent", **LAST_DIMENSIONS}
+        variables, dims = {}, {}
+        for name, values in draws.items():
+            if values is not None:
+                after = values.dim() - self.z.dim() + 2  # frame, and perhaps one more
+                variables[name] = _one_channel(values, 2, after, channel)
+                dims[name] = ["frame", last.get(name, f"{name}_dim")][:after]
+        dataset: Any = az.convert_to_dataset(variables, dims=dims)
+        no_draws = {
+            "gain": (self.gain, 0, ("frame", "frequency")),
+            "speech_deviation": (self.variance.sqrt(), 0, ("frame", "frequency")),
+            "responsibilities": (self.responsibilities, 1, (COMPONENT, "frame")),
+            "acceptance": (self.acceptance, 0, ("frame",)),
+            "step_size": (self.step_size, 1, ("chain", "frame")),
         }
-        return dataset.assign(
+        dataset = dataset.assign(
             {
-                name: (
-                    dims,
-                    (v.flatten(0, -len(dims) - 1)[channel] if v.dim() > len(dims) else v).cpu().numpy(),
-                )
-                for name, (dims, v) in frame_data.items()
+                name: (names, _one_channel(values, before, len(names) - before, channel))
+                for name, (values, before, names) in no_draws.items()
+                if values is not None
             }
         )
+        if stft is None:
+            return dataset
+        spacing = stft.sample_rate / stft.window_length
+        return dataset.assign_coords(
+            frequency=spacing * np.arange(self.gain.shape[-1]),
+            time=("frame", stft.frame_times(self.gain.shape[-2]).numpy()),
+        )
+
+
+def _one_channel(values: Tensor, before: int, after: int, channel: int) -> NDArray[Any]:
+    """One index of what stands between the first `before` and the last `after` dimensions, flattened."""
+    inner = values.reshape(*values.shape[:before], -1, *values.shape[values.dim() - after :])
+    return inner.select(before, channel).cpu().numpy()
