@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from avse.data.errors import InputError
 from avse.inference.joint import LogJoint
-from avse.inference.kernels import Kernel, adapted
+from avse.inference.kernels import Info, Kernel, State, adapted
 
 
 class Position(NamedTuple):
@@ -24,15 +24,21 @@ class Position(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Draws of the posterior.
+    """Draws of the posterior, with what diagnostics ask of a Markov chain; None where there is none.
 
     Attributes:
         z: (R, *, N, L).
         acceptance: mean acceptance of the moves behind them, (*, N).
+        log_joint: log p(data, z) of every draw, (R, *, N).
+        diverged: whether the move to it lost its trajectory (`Info.diverged`), (R, *, N).
+        energy: of every draw with its momentum (`Info.energy`), (R, *, N).
     """
 
     z: Tensor
     acceptance: Tensor
+    log_joint: Tensor | None = None
+    diverged: Tensor | None = None
+    energy: Tensor | None = None
 
 
 class EStep(Protocol):
@@ -82,13 +88,23 @@ class Chain:
             step_size = torch.full_like(state.log_joint, self.kernel.step_size)
         adaptations = position.adaptations
         acceptance = torch.zeros_like(state.log_joint)
-        kept = state.z.new_empty(self.moves - self.burn_in, *state.z.shape)
+        states: list[State] = []
+        infos: list[Info] = []
         for move in range(self.moves):
             state, info = self.kernel.step(state, log_joint, step_size, generator)
             acceptance += info.accepted
             if move >= self.burn_in:
-                kept[move - self.burn_in] = state.z
+                states.append(state._replace(gradient=None))
+                infos.append(info)
             elif self.target_acceptance is not None:
                 step_size = adapted(step_size, info, self.target_acceptance, adaptations)
                 adaptations += 1
-        return Draws(kept, acceptance / self.moves), Position(state.z, step_size, adaptations)
+        energies = [info.energy for info in infos if info.energy is not None]
+        draws = Draws(
+            z=torch.stack([kept.z for kept in states]),
+            acceptance=acceptance / self.moves,
+            log_joint=torch.stack([kept.log_joint for kept in states]),
+            diverged=torch.stack([info.diverged for info in infos]),
+            energy=torch.stack(energies) if energies else None,
+        )
+        return draws, Position(state.z, step_size, adaptations)

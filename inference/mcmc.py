@@ -64,6 +64,7 @@ class FrameMCMCKernel(MCMCKernel):
         self._state = self.kernel.init(self._start, self._log_joint)
         self._step_size = torch.full_like(self._state.log_joint, self.kernel.step_size)
         self._accepted = torch.zeros_like(self._state.log_joint)
+        self._divergences: list[int] = []
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """One move of every frame."""
@@ -73,6 +74,8 @@ class FrameMCMCKernel(MCMCKernel):
                 self._step_size = adapted(self._step_size, info, self.target_acceptance, self._moves)
         else:
             self._accepted += info.accepted
+            if info.diverged.any():
+                self._divergences.append(self._moves - self._warmup)
         self._moves += 1
         return {Z: self._state.z}
 
@@ -91,7 +94,11 @@ class FrameMCMCKernel(MCMCKernel):
             ]
         )
 
-    def diagnostics(self) -> dict[str, Tensor]:
-        """Acceptance after warm-up and step size of every frame, (*, N)."""
+    def diagnostics(self) -> dict[str, Any]:
+        """Acceptance after warm-up and step size of every frame, (*, N); draws with a diverging frame."""
         kept = max(1, self._moves - self._warmup)
-        return {"acceptance rate": self._accepted / kept, "step size": self._step_size}
+        return {
+            "acceptance rate": self._accepted / kept,
+            "step size": self._step_size,
+            "divergences": self._divergences,
+        }

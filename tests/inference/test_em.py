@@ -11,7 +11,7 @@ from avse.data.errors import InputError
 from avse.inference.e_steps import Chain, Position
 from avse.inference.em import EM, EMStep
 from avse.inference.joint import LogJoint, closure, traced
-from avse.inference.kernels import MALA, Info, RandomWalk, State
+from avse.inference.kernels import HMC, MALA, Info, Kernel, RandomWalk, State
 from avse.inference.m_steps import LinearGaussianStep, NoiseStep, weighted_speech_variance
 from avse.inference.mcem import MCEM, default_mcem, papers_mcem
 from avse.inference.posterior import Posterior
@@ -75,9 +75,9 @@ def linear_gaussian(generator: Generator, sigma: float = 0.5) -> LinearGaussian:
     return LinearGaussian(A, torch.arange(F, dtype=torch.float64), torch.tensor(sigma, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("kernel", [RandomWalk(0.5), MALA(0.5)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("kernel", [RandomWalk(0.5), MALA(0.5), HMC(0.3, 3)], ids=lambda k: type(k).__name__)
 @pytest.mark.parametrize("joint", [closure, traced])
-def test_e_step_agrees_with_the_exact_posterior(kernel: RandomWalk | MALA, joint: object) -> None:
+def test_e_step_agrees_with_the_exact_posterior(kernel: Kernel, joint: object) -> None:
     """Whitened draws averaged over each of 300 independent chains: |z| < 4.5, false alarms 5e-5."""
     generator = Generator().manual_seed(3)
     model = linear_gaussian(generator)
@@ -106,13 +106,20 @@ def probabilistic_pca(s: Tensor) -> tuple[Tensor, Tensor]:
     return LinearGaussian(A, s.mean(0), sigma).log_evidence(s).mean(), vectors[:, -L:] @ vectors[:, -L:].T
 
 
-def test_mcem_reaches_the_maximum_likelihood_of_pca() -> None:
-    """EM with Langevin draws ends within 0.005 nat a frame of the eigenvalue solution, in its subspace."""
+@pytest.mark.parametrize(
+    "e_step",
+    [
+        Chain(MALA(0.3), 40, 10, target_acceptance=0.57),
+        Chain(HMC(0.2, leapfrog_steps=4), 10, 4, target_acceptance=0.8),
+    ],
+    ids=lambda chain: type(chain.kernel).__name__,
+)
+def test_mcem_reaches_the_maximum_likelihood_of_pca(e_step: Chain) -> None:
+    """EM with gradient kernels ends within 0.005 nat a frame of the eigenvalue solution, in its subspace."""
     generator = Generator().manual_seed(5)
     s = linear_gaussian(generator, 0.2)(frames=N)
     best, projector = probabilistic_pca(s)
     start = LinearGaussian(torch.randn(F, L, generator=generator, dtype=torch.float64), s.mean(0), s.var())
-    e_step = Chain(MALA(0.3), 40, 10, target_acceptance=0.57)
     em = EM(e_step, LinearGaussianStep(), iterations=80, tolerance=0.0)
     result = em.run(start, Position(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
     reached = result.model.log_evidence(s).mean()
@@ -195,7 +202,14 @@ def short(algorithm: MCEM) -> MCEM:
     return replace(algorithm, em=replace(algorithm.em, iterations=3))
 
 
-ALGORITHMS = [default_mcem, papers_mcem]
+def hamiltonian_mcem() -> MCEM:
+    """The default with HMC in the place of MALA, one move an iteration."""
+    hmc, default = HMC(0.1, leapfrog_steps=4), default_mcem()
+    e_step = Chain(hmc, 2, 1, target_acceptance=0.7)
+    return replace(default, em=replace(default.em, e_step=e_step), final=replace(e_step, moves=6))
+
+
+ALGORITHMS = [default_mcem, papers_mcem, hamiltonian_mcem]
 
 
 def infer(algorithm: MCEM, pair: SpeechPair, power: Tensor, seed: int = 0) -> Posterior:

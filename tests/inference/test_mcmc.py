@@ -10,7 +10,7 @@ from pyro.infer import MCMC
 
 from avse.inference.e_steps import Chain, Position
 from avse.inference.joint import closure
-from avse.inference.kernels import MALA, RandomWalk
+from avse.inference.kernels import HMC, MALA, RandomWalk
 from avse.inference.mcmc import FrameMCMCKernel
 from avse.models.linear_gaussian import LinearGaussian
 
@@ -25,7 +25,9 @@ def problem() -> tuple[LinearGaussian, torch.Tensor]:
     return model, model(frames=N)
 
 
-@pytest.mark.parametrize(("kernel", "target"), [(RandomWalk(0.5), 0.35), (MALA(0.5), 0.57)])
+@pytest.mark.parametrize(
+    ("kernel", "target"), [(RandomWalk(0.5), 0.35), (MALA(0.5), 0.57), (HMC(0.5, 3), 0.7)]
+)
 def test_pyro_mcmc_draws_from_the_exact_posterior(kernel, target: float) -> None:
     model, s = problem()
     exact = model.posterior(s)
@@ -44,15 +46,24 @@ def test_pyro_mcmc_draws_from_the_exact_posterior(kernel, target: float) -> None
     assert abs(float(acceptance.mean()) - target) < 0.1
 
 
-def test_the_shell_makes_the_moves_of_the_bare_kernel() -> None:
+@pytest.mark.parametrize("kernel", [MALA(0.3), HMC(0.3)])
+def test_the_shell_makes_the_moves_of_the_bare_kernel(kernel) -> None:
     model, s = problem()
     start = torch.zeros(N, L, dtype=torch.float64)
-    mcmc = MCMC(
-        FrameMCMCKernel(model, MALA(0.3), start, 5), num_samples=7, warmup_steps=3, disable_progbar=True
-    )
+    mcmc = MCMC(FrameMCMCKernel(model, kernel, start, 5), num_samples=7, warmup_steps=3, disable_progbar=True)
     mcmc.run(s=s)
-    draws, _ = Chain(MALA(0.3), 10, 3)(closure(model, s=s), Position(start), torch.Generator().manual_seed(5))
+    draws, _ = Chain(kernel, 10, 3)(closure(model, s=s), Position(start), torch.Generator().manual_seed(5))
     torch.testing.assert_close(mcmc.get_samples()["z"], draws.z, rtol=0, atol=0)
+    assert mcmc.diagnostics()["divergences"]["chain 0"] == []
+
+
+def test_the_shell_lists_the_draws_with_a_divergence() -> None:
+    """As Pyro's own kernels do, warm-up left out: here the whole of a chain with an absurd step."""
+    model, s = problem()
+    shell = FrameMCMCKernel(model, HMC(1e3), torch.zeros(N, L, dtype=torch.float64), 0)
+    mcmc = MCMC(shell, num_samples=4, warmup_steps=3, disable_progbar=True)
+    mcmc.run(s=s)
+    assert mcmc.diagnostics()["divergences"]["chain 0"] == [0, 1, 2, 3]
 
 
 def test_chains_in_one_tensor_and_preset_starts() -> None:
