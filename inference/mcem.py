@@ -152,7 +152,14 @@ class MCEM:
             converged=fitted.converged,
             gain_floor=self.gain_floor,
             step_size=position.step_size,
+            energy=_by_chain(draws.energy),
+            diverged=_by_chain(draws.diverged),
         )
+
+
+def _by_chain(values: Tensor | None) -> Tensor | None:
+    """(D, C, *, N) -> (C, D, *, N)."""
+    return None if values is None else values.transpose(0, 1)
 
 
 def papers_mcem(frame_gain: bool = True) -> MCEM:

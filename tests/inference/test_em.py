@@ -230,6 +230,11 @@ def test_mcem_shapes_and_seeds(make: object, shape: tuple[int, ...], tiny_pair: 
     assert not torch.equal(first.gain, other.gain)
     assert first.gain.shape == first.variance.shape == power.shape
     assert first.z.shape[2:] == (*shape, 3)
+    assert first.diverged is not None
+    assert first.diverged.shape == first.z.shape[:-1]
+    assert (first.energy is None) == (make is papers_mcem)  # a random walk has none
+    if first.energy is not None:
+        assert first.energy.shape == first.z.shape[:-1]
     assert first.acceptance.shape == shape
     torch.testing.assert_close(first.responsibilities, torch.ones(1, *shape))
     assert ((first.gain >= 0) & (first.gain <= 1 + 1e-5)).all()
