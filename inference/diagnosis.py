@@ -20,6 +20,8 @@ SURE = 4.0
 """Standard errors beyond which the log joint is said to change: by chance in 6e-5 of long recordings."""
 ELSEWHERE = 10.0
 """Chains so many times farther apart than their halves have each stayed in a place of their own."""
+SELDOM = 1e-3
+"""Share of diverging moves that is not worth a word."""
 POOR_BFMI = 0.3
 """Below it, momenta explore the energy slowly (Betancourt, arXiv 1604.00695)."""
 
@@ -48,7 +50,7 @@ class Diagnosis:
             `LOOSE`: 1 in mixed chains, some units where all move slowly, large where each stays elsewhere.
         acceptance: (*, N), and `step_size` (C, *, N): of the sampler, where they are known.
         step_size: see there.
-        diverged: share of draws that the sampler reached through a lost trajectory, (*, N).
+        diverged: share of the moves that lost their trajectory, (*, N), where the sampler tells.
         bfmi: of the least chain, (*, N), where the sampler has an energy.
     """
 
@@ -197,8 +199,8 @@ def _causes(diagnosis: Diagnosis) -> list[str]:
         factor = _more(diagnosis)
         if factor > 20:
             lines.append(
-                f"At least {factor:.0f} times the draws are needed: take a gradient kernel with long "
-                "trajectories (HMC)."
+                f"At least {factor:.0f} times the draws are needed: rather take a gradient kernel, with "
+                "longer trajectories if it is one (HMC with more leapfrog steps)."
             )
         elif factor > 1:
             lines.append(f"About {factor:.1f} times the draws are needed.")
@@ -222,10 +224,8 @@ def _sampler(diagnosis: Diagnosis) -> list[str]:
         if not 0.15 < accepted < 0.95:
             steps = "smaller" if accepted < 0.15 else "larger"
             lines.append(f"{accepted:.0%} of the moves were accepted: take {steps} steps, or adapt them.")
-    if diagnosis.diverged is not None and bool(diagnosis.diverged.any()):
-        lines.append(
-            f"{_share(diagnosis.diverged):.2%} of the draws follow a diverging move: take smaller steps."
-        )
+    if diagnosis.diverged is not None and _share(diagnosis.diverged) > SELDOM:
+        lines.append(f"{_share(diagnosis.diverged):.1%} of the moves diverged: take smaller steps.")
     if diagnosis.bfmi is not None:
         poor = _share(diagnosis.bfmi < POOR_BFMI)
         if poor > TOLERATED:

@@ -230,7 +230,7 @@ def test_energy_and_divergences_are_reported() -> None:
     z = independent()
     energy = torch.randn(4, 200, N, dtype=torch.float64).cumsum(1)
     diverged = torch.zeros(4, 200, N, dtype=torch.bool)
-    diverged[1, 3, 5] = True
+    diverged[1, 3:43, 5] = True
     posterior = Posterior(
         z, noise(), torch.ones(N, F), torch.ones(N, F), torch.ones(1, N), torch.ones(N) / 2, [], True
     )
@@ -244,8 +244,8 @@ def test_energy_and_divergences_are_reported() -> None:
     assert diagnosis.bfmi.shape == (N,)
     assert "BFMI" in str(diagnosis)
     assert diagnosis.diverged is not None
-    assert float(diagnosis.diverged[5]) == pytest.approx(1 / 800)
-    assert "diverging" in str(diagnosis)
+    assert float(diagnosis.diverged[5]) == pytest.approx(40 / 800)
+    assert "0.1% of the moves diverged" in str(diagnosis)
 
 
 def test_ones_own_functionals_are_judged() -> None:
