@@ -7,18 +7,46 @@
 
 The shell adds nothing to a kernel but Pyro's calling conventions: it builds the log joint from the model and
 the arguments of `run`, and adapts the step sizes during warm-up.
+
+Pyro's own NUTS samples models that do not fall apart into frames, such as `SpeechInUnknownNoise`:
+
+    mcmc = MCMC(nuts(model, {"z": z, "W": W, "H": H}), num_samples=500, warmup_steps=300)
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.infer import NUTS
+from pyro.infer.autoguide.initialization import init_to_value
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from avse.inference.joint import Model, closure
 from avse.inference.kernels import Kernel, State, adapted
 from avse.models.sites import Z
+
+
+def nuts(model: Model, start: Mapping[str, Tensor], **options: Any) -> NUTS:
+    """Pyro's NUTS on all sites of a model together, alpha (if any) summed out by enumeration.
+
+    Hoffman and Gelman, Journal of Machine Learning Research 2014. The start matters for more than warm-up.
+    Where z depends on alpha, Pyro left to itself draws z of the shape (2, N, L), one for each value, and
+    samples a density of the pair that has no integral: under one alpha, the z of the other may be anywhere.
+    A value of the right shape for "z" prevents it.
+
+    Args:
+        model: with or without an enumerated alpha.
+        start: values of its sites in their own space, "z" (N, L) among them.
+        options: of `pyro.infer.NUTS`, such as max_tree_depth.
+
+    Raises:
+        ValueError: no start for "z".
+    """
+    if Z not in start:
+        raise ValueError('nuts needs a start for "z": an enumerated alpha would give it a wrong shape')
+    return NUTS(model, init_strategy=init_to_value(values=dict(start)), **options)
 
 
 class FrameMCMCKernel(MCMCKernel):

@@ -68,9 +68,7 @@ class NoisySpeech(PyroModule):
             power: observed |x|^2 (*, N, F), or None to sample it.
             visual: lips (*, N, D), where the speech model has them.
         """
-        with frames_plate(power, visual, self.noise.gain.shape[-1]):
-            variance = mixture_variance(self.speech.latent(visual), self.noise)
-            return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
+        return sample_mixture(self.speech, self.noise, power, visual)
 
     def log_joint(self, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:
         """log p(x, z, alpha | v) of every frame at z (*, N, L), for each value of alpha: (A, *, N).
@@ -90,6 +88,15 @@ class NoisySpeech(PyroModule):
             return log_prior - exponential_cost(power, variance)
 
         return log_joint
+
+
+def sample_mixture(
+    speech: SpeechModel, noise: NoiseModel, power: Tensor | None, visual: Tensor | None
+) -> Tensor:
+    """Sample alpha (if any), z and x of every frame; return the power spectrum of the mixture, (*, N, F)."""
+    with frames_plate(power, visual, noise.gain.shape[-1]):
+        variance = mixture_variance(speech.latent(visual), noise)
+        return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
 
 
 def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:

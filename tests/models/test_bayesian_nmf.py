@@ -1,0 +1,303 @@
+"""The full-Bayes noise model: its density by hand, and NUTS on the whole mixture against known posteriors.
+
+z-scores of posterior means use the effective sample size of the chain; the scores of a test together have a
+false-alarm rate of ALARM (Bonferroni, two-sided).
+"""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import MCMC, NUTS
+from pyro.infer.mcmc.util import initialize_model
+from pyro.ops.stats import effective_sample_size
+from torch import Tensor
+
+from avse.data.errors import InputError
+from avse.inference.e_steps import Chain, Position
+from avse.inference.joint import LogJoint
+from avse.inference.kernels import HMC
+from avse.inference.mcmc import nuts
+from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.bayesian_nmf import GammaNMF, SpeechInUnknownNoise
+from avse.models.min_vae import MINVAE
+from avse.models.nmf import NMFNoise
+from avse.models.noisy import NoisySpeech
+from avse.models.speech import SpeechModel
+from avse.models.vae_mm import VAEMM
+
+ALARM = 1e-4
+L = 1
+
+
+def bound(statistics: int) -> float:
+    """On the largest of so many |z-scores|."""
+    return NormalDist().inv_cdf(1 - ALARM / (2 * statistics))
+
+
+def decoder(bins: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
+    """log sigma_f(z) = b_f + a_f z."""
+    slope, shift = torch.randn(2, bins, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return lambda z: shift + z * slope
+
+
+def a_vae(bins: int, seed: int = 0) -> AVAE:
+    return AVAE(StandardNormal(L), decoder(bins, seed)).double()
+
+
+def min_vae(bins: int) -> MINVAE:
+    model = MINVAE(L, decoder(bins), pi=0.3).double().requires_grad_(False)
+    model.audio_mean += 1
+    model.visual_log_variance -= 1
+    return model
+
+
+def vae_mm(bins: int) -> VAEMM:
+    return VAEMM(a_vae(bins, 1), a_vae(bins, 2), pi=0.3).double()
+
+
+MODELS = [a_vae, min_vae, vae_mm]
+
+
+def prior(bins: int, frames: int, rank: int = 1, smoothness: float = 0.0) -> GammaNMF:
+    level = torch.tensor(3.0, dtype=torch.float64)
+    return GammaNMF(bins, frames, level, rank, 1.3, 2.0, smoothness, floor=0.01)
+
+
+def noisy_power(bins: int, frames: int) -> Tensor:
+    pyro.set_rng_seed(1)
+    return SpeechInUnknownNoise(a_vae(bins), prior(bins, frames))()
+
+
+def log_density(
+    speech: SpeechModel, noise: GammaNMF, z: Tensor, W: Tensor, H: Tensor, power: Tensor
+) -> Tensor:
+    """log p(x, z, W, H) by hand, alpha summed out: z (*, N, L), W (*, K, F), H (*, K, N) -> (*)."""
+    a, c, m = noise.spectrum_shape, noise.activation_shape, noise.level
+    dirichlet = (a - 1) * W.log().sum(-1) + math.lgamma(noise.bins * a) - noise.bins * math.lgamma(a)
+    gamma = c * (c / m).log() - math.lgamma(c) + (c - 1) * H.log() - c / m * H
+    ratio = H[..., 1:] / H[..., :-1]
+    rough = noise.smoothness * (ratio + 1 / ratio - 2).sum((-2, -1))
+    log_prior, log_variance = speech.evaluate(z)
+    variance = log_variance.exp() + (W.mT @ H).mT + noise.floor
+    likelihood = -(variance.log() + power / variance).sum(-1)
+    frames = (log_prior + likelihood).logsumexp(0)  # over alpha
+    return dirichlet.sum(-1) + gamma.sum((-2, -1)) - rough + frames.sum(-1)
+
+
+def point(bins: int, frames: int, rank: int, seed: int) -> dict[str, Tensor]:
+    pyro.set_rng_seed(seed)
+    exponential = torch.empty(rank, bins, dtype=torch.float64).exponential_()
+    return {
+        "z": torch.randn(frames, L, dtype=torch.float64),
+        "W": exponential / exponential.sum(-1, keepdim=True),
+        "H": torch.empty(rank, frames, dtype=torch.float64).exponential_() + 0.1,
+    }
+
+
+# The density ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothness", [0.0, 0.7])
+@pytest.mark.parametrize("make", MODELS)
+def test_potential_of_nuts_is_the_density_with_alpha_summed_out(
+    make: Callable[[int], SpeechModel], smoothness: float
+) -> None:
+    """Pyro's enumeration and transforms against logsumexp and Jacobians by hand, to rounding."""
+    bins, frames, rank = 4, 6, 2
+    power, noise, speech = noisy_power(bins, frames), prior(bins, frames, rank, smoothness), make(bins)
+    model = SpeechInUnknownNoise(speech, noise)
+    start = point(bins, frames, rank, 0)
+    kernel = nuts(model, start)
+    kernel.setup(1, power=power)
+    for seed in range(3):
+        site = point(bins, frames, rank, seed)
+        free = {name: kernel.transforms[name](value) for name, value in site.items()}
+
+        def spectra(y: Tensor, transform: Callable[[Tensor], Tensor] = kernel.transforms["W"].inv) -> Tensor:
+            return transform(y.unsqueeze(0))[0, :-1]  # coordinates of the simplex
+
+        jacobian = sum(
+            torch.linalg.slogdet(torch.autograd.functional.jacobian(spectra, y)).logabsdet for y in free["W"]
+        )
+        by_hand = log_density(speech, noise, site["z"], site["W"], site["H"], power)
+        by_hand = by_hand + jacobian + site["H"].log().sum()
+        assert float(kernel.potential_fn(free)) == pytest.approx(-float(by_hand), rel=1e-10)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_potential_at_fixed_noise(make: Callable[[int], SpeechModel]) -> None:
+    """The same of a mixture whose W and H are estimates: z alone is sampled."""
+    bins, frames = 4, 6
+    power, noise, speech = noisy_power(bins, frames), prior(bins, frames, 2), make(bins)
+    site = point(bins, frames, 2, 3)
+    model = NoisySpeech(speech, noise.noise(site))
+    kernel = nuts(model, {"z": site["z"]})
+    kernel.setup(1, power=power)
+    by_hand = model.log_joint(site["z"], power).logsumexp(0).sum()
+    assert float(kernel.potential_fn({"z": site["z"]})) == pytest.approx(-float(by_hand), rel=1e-10)
+
+
+def test_without_a_start_alpha_gives_z_a_wrong_shape() -> None:
+    """Why `nuts` insists: Pyro's own start has a z for each alpha, and lets one of them go to infinity."""
+    power = noisy_power(4, 6)
+    model = NoisySpeech(min_vae(4), prior(4, 6).noise(point(4, 6, 1, 0)))
+    initial, potential, *_ = initialize_model(model, model_kwargs={"power": power})
+    z = initial["z"]
+    assert z.shape == (2, 6, L)
+    away = torch.stack([z[0] + 1e6, z[1]])
+    further = torch.stack([z[0] + 1e9, z[1]])
+    assert float(potential({"z": away})) == float(potential({"z": further}))
+    with pytest.raises(ValueError, match="start"):
+        nuts(model, {})
+
+
+def test_the_prior_has_its_moments() -> None:
+    """4000 draws without data; six scores of means and variances, false alarms 1e-4."""
+    bins, frames, count = 3, 2, 4000
+    noise = prior(bins, frames)
+    pyro.set_rng_seed(0)
+    draws = [poutine.trace(noise).get_trace() for _ in range(count)]
+    W, H = (torch.stack([trace.nodes[name]["value"] for trace in draws]) for name in ("W", "H"))
+    assert W.shape == (count, 1, bins)
+    assert H.shape == (count, 1, frames)
+    torch.testing.assert_close(W.sum(-1), torch.ones_like(W[..., 0]))
+    a, c, m = noise.spectrum_shape, noise.activation_shape, noise.level
+    share, spread = W[:, 0, :2], (bins - 1) / bins**2 / (bins * a + 1)
+    statistics = torch.cat(
+        [
+            share - 1 / bins,
+            (share - 1 / bins).square() - spread,
+            H[:, 0, :1] - m,
+            (H[:, 0, 1:] - m) ** 2 - m**2 / c,
+        ],
+        dim=-1,
+    )
+    scores = statistics.mean(0) / (statistics.std(0) / math.sqrt(count))
+    assert len(scores) == 6
+    assert scores.abs().max() < bound(6)
+
+
+def test_around_a_fitted_noise_model(generator: torch.Generator) -> None:
+    """Level and sizes from the estimate; the start has its variance; zeros do not leave the support."""
+    W, H = torch.rand(5, 3, generator=generator), torch.rand(3, 7, generator=generator)
+    fitted = NMFNoise(W, H, torch.ones(7), smoothness=20.0, floor=torch.full((1, 1), 1e-9))
+    noise = GammaNMF.around(fitted)
+    assert (noise.bins, noise.frames, noise.rank, noise.smoothness) == (5, 7, 3, 20.0)
+    assert float(noise.level) * 3 == pytest.approx(float(fitted.variance().sum(-1).mean()))
+    torch.testing.assert_close(noise.noise(noise.start(fitted)).variance(), fitted.variance())
+    dead = NMFNoise(W * (torch.arange(5) > 0)[:, None], H * (torch.arange(7) > 0), torch.ones(7))
+    start = noise.start(dead)
+    model = SpeechInUnknownNoise(a_vae(5).float(), noise)
+    kernel = nuts(model, {"z": torch.zeros(7, L), **start})
+    kernel.setup(1, power=torch.rand(7, 5))
+    assert all(value.isfinite().all() for value in kernel.initial_params.values())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bins": 0}, {"rank": 0}, {"spectrum_shape": 0.0}, {"activation_shape": -1.0}]
+)
+def test_impossible_priors_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="positive"):
+        GammaNMF(**{"bins": 3, "frames": 2, "level": torch.tensor(1.0), **wrong})  # type: ignore[arg-type]
+
+
+# NUTS against truth --------------------------------------------------------------------------------------
+
+
+def run(kernel: NUTS, power: Tensor, draws: int, warm_up: int) -> dict[str, Tensor]:
+    mcmc = MCMC(kernel, num_samples=draws, warmup_steps=warm_up, disable_progbar=True)
+    mcmc.run(power=power)
+    samples: dict[str, Tensor] = mcmc.get_samples()
+    return samples
+
+
+def scores(draws: Tensor, truth: Tensor, error: Tensor | float = 0.0) -> Tensor:
+    """(mean - truth) / sqrt(variance / ESS + error^2) of each column of (R, S)."""
+    ess = effective_sample_size(draws.unsqueeze(0), chain_dim=0, sample_dim=1)
+    return (draws.mean(0) - truth) / (draws.var(0) / ess + error**2).sqrt()
+
+
+def functionals(speech: SpeechModel, noise: GammaNMF, site: dict[str, Tensor], power: Tensor) -> Tensor:
+    """z, z^2, W_1, log h, and the Wiener gain of the first bin given z, of the first frame: (*, 5)."""
+    z, W, H = site["z"][..., 0, :], site["W"][..., 0, :1], site["H"][..., 0, :1]
+    log_prior, log_variance = speech.evaluate(site["z"])
+    variance = noise.noise(site).variance()
+    cost = (log_variance.exp() + variance).log() + power / (log_variance.exp() + variance)
+    gain = (
+        (log_prior - cost.sum(-1)).softmax(0).unsqueeze(-1)
+        * log_variance.exp()
+        / (log_variance.exp() + variance)
+    ).sum(0)
+    return torch.cat([z, z.square(), W, H.log(), gain[..., 0, :1]], -1)
+
+
+@pytest.mark.parametrize("make", [a_vae, min_vae])
+def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
+    """One frame of two bins: z, W and H are three numbers, whose posterior is summed on a grid."""
+    bins, frames = 2, 1
+    speech, noise = make(bins), prior(bins, frames)
+    power = torch.tensor([[6.0, 0.3]], dtype=torch.float64)
+    axes = [torch.linspace(low, high, 81, dtype=torch.float64) for low, high in ((-6, 6), (-10, 10), (-8, 5))]
+    z, log_odds, log_h = torch.meshgrid(*axes, indexing="ij")
+    W = torch.stack([log_odds.sigmoid(), (-log_odds).sigmoid()], -1).unsqueeze(-2)
+    site = {"z": z[..., None, None], "W": W, "H": log_h.exp()[..., None, None]}
+    log_weight = log_density(speech, noise, **site, power=power) + log_h + W.log().sum((-2, -1))
+    weights = log_weight.flatten().softmax(0)
+    truth = weights @ functionals(speech, noise, site, power).flatten(0, -2)
+
+    start = {"z": torch.zeros(frames, L, dtype=torch.float64), "W": W[0, 40, 0], "H": site["H"][0, 0, 40]}
+    model = SpeechInUnknownNoise(speech, noise)
+    draws = run(nuts(model, {name: v.reshape(1, -1) for name, v in start.items()}), power, 300, 120)
+    found = functionals(speech, noise, draws, power)
+    assert scores(found, truth).abs().max() < bound(5)
+    # Negative control: without the Jacobian of the simplex.
+    wrong = (log_weight - W.log().sum((-2, -1))).flatten().softmax(0)
+    assert scores(found, wrong @ functionals(speech, noise, site, power).flatten(0, -2)).abs().max() > bound(
+        5
+    )
+
+
+def test_nuts_agrees_with_our_own_hmc() -> None:
+    """Four bins, six frames: 15 numbers, 400 chains of `HMC` on the density by hand in free coordinates."""
+    bins, frames = 4, 6
+    speech, noise, power = a_vae(bins), prior(bins, frames), noisy_power(bins, frames)
+
+    def sites(u: Tensor) -> dict[str, Tensor]:
+        z, log_ratio, log_h = u[..., 0, :].split([frames, bins - 1, frames], -1)
+        W = torch.cat([log_ratio, torch.zeros_like(log_ratio[..., :1])], -1).softmax(-1)
+        return {"z": z.unsqueeze(-1), "W": W.unsqueeze(-2), "H": log_h.exp().unsqueeze(-2)}
+
+    def log_joint(u: Tensor) -> Tensor:
+        """Of all sites as one frame of 15 latents, (*, 1, 15) -> (*, 1)."""
+        return log_density(speech, noise, **sites(u), power=power).unsqueeze(-1) + log_jacobian(u)
+
+    def log_jacobian(u: Tensor) -> Tensor:
+        site = sites(u)
+        return (site["W"].log().sum((-2, -1)) + site["H"].log().sum((-2, -1))).unsqueeze(-1)
+
+    def asked(site: dict[str, Tensor]) -> Tensor:
+        level = noise.noise(site).variance().sum(-1).log()
+        return torch.cat([site["z"][..., 0], site["W"][..., 0, :], level], -1)
+
+    start = Position(torch.zeros(400, 1, 2 * frames + bins - 1, dtype=torch.float64))
+
+    def reference(log_joint: LogJoint) -> tuple[Tensor, Tensor]:
+        """Posterior means and their standard errors, by the spread of the chains."""
+        chain = Chain(HMC(0.2), moves=110, burn_in=40, target_acceptance=0.8)
+        draws, _ = chain(log_joint, start, torch.Generator().manual_seed(0))
+        averages = asked(sites(draws.z)).mean(0)
+        return averages.mean(0), averages.std(0) / math.sqrt(len(averages))
+
+    model = SpeechInUnknownNoise(speech, noise)
+    first = {name: value[0] for name, value in sites(start.z).items()}
+    draws = asked(run(nuts(model, first), power, 250, 120))
+    assert draws.shape[-1] == 16
+    assert scores(draws, *reference(log_joint)).abs().max() < bound(16)
+    # Negative control: W and log H without their Jacobian.
+    wrong = reference(lambda u: log_joint(u) - log_jacobian(u))
+    assert scores(draws, *wrong).abs().max() > bound(16)
