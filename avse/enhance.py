@@ -57,6 +57,8 @@ class Enhancement:
         gain: E[s | x] / x, (C, N, F).
         deviation: posterior standard deviation of the speech STFT, (C, N, F).
         stft: of the three above.
+        scale: what the samples were multiplied by before inference, (C, 1): the power that the posteriors
+            were given is |scale spectrum|^2.
         posteriors: one for each segment of the recording.
         lips: what the model was shown with each frame, or None.
         report: what was run, with which seeds and versions, and how it went; plain values for JSON.
@@ -69,6 +71,7 @@ class Enhancement:
     gain: Tensor
     deviation: Tensor
     stft: STFT
+    scale: Tensor
     posteriors: tuple[Posterior, ...]
     lips: LipTrack | None
     report: dict[str, Any]
@@ -173,6 +176,7 @@ def enhance(
         gain=gain,
         deviation=variance.sqrt_().div_(scale[..., None]),
         stft=stft,
+        scale=scale,
         posteriors=tuple(posteriors),
         lips=track,
         report=report,

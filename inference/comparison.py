@@ -78,7 +78,8 @@ def frame_evidence(log_joint: LogJoint, z: Tensor, generator: Generator, samples
     """Evidence of every frame by importance sampling; `samples` evaluations of the log joint.
 
     Args:
-        log_joint: of any model, such as `avse.inference.joint.closure(model, power=power, visual=visual)`.
+        log_joint: of any model, such as `avse.inference.joint.closure(model, power=power, visual=visual)`;
+            with lips, call this inside `avse.models.lips.one_look(model.speech)`.
         z: draws of the posterior (C, D, *, N, L), to which the proposal is fitted.
         generator: of the proposals.
         samples: S.

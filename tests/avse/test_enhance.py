@@ -14,6 +14,8 @@ from avse.data.mixing import mix, white_noise
 from avse.data.stft import STFT
 from avse.enhance import OVERLAP, SEGMENT, segments
 from avse.evaluation.metrics import si_sdr
+from avse.inference.wiener import average_filter
+from avse.models.noisy import NoisySpeech
 
 RATE = 16000
 
@@ -157,3 +159,14 @@ def test_posterior_goes_to_xarray_with_named_dimensions() -> None:
     data = avse.enhance(noise(0.3, channels=2), RATE).posterior.to_xarray(channel=1)
     assert data["z"].dims == ("chain", "draw", "frame", "latent")
     assert data["gain"].dims == ("frame", "frequency")
+
+
+def test_the_scale_leads_back_to_what_inference_saw() -> None:
+    """At the model's level |X|^2 has mean 1, and the draws give the filter that was returned."""
+    enhancement = avse.enhance(noise(0.3, channels=2), RATE, model="a-vae")
+    power = (enhancement.spectrum * enhancement.scale.unsqueeze(-1)).abs().square()
+    torch.testing.assert_close(power.mean((-2, -1)), torch.ones(2))
+    posterior = enhancement.posterior
+    model = NoisySpeech(avse.load("a-vae").model, posterior.noise)
+    average = average_filter(model, posterior.z.flatten(0, 1), power)
+    torch.testing.assert_close(average.gain, enhancement.gain, atol=1e-4, rtol=1e-3)

@@ -16,6 +16,10 @@ ARGUMENTS = {
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
     "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--out", "figure.png"],
+    "look_at_a_posterior.py": [
+        *("--seconds", "0.3", "--draws", "20", "--warm-up", "5", "--leapfrog-steps", "2", "--chains", "2"),
+        *("--sounds", "1", "--out", "sounds", "--figure", "figure.png"),
+    ],
     "train_a_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
     "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
@@ -24,6 +28,7 @@ WRITES = {
     "enhance_a_video.py": ["out.wav", "figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
+    "look_at_a_posterior.py": ["figure.png", "sounds/sound_0.wav"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json"],
     "train_av_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
 }

@@ -13,7 +13,10 @@ from avse.inference.comparison import compare, frame_evidence, leave_bins_out
 from avse.inference.joint import closure
 from avse.inference.psis import psis
 from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.linear_gaussian import LinearGaussian
+from avse.models.lips import LipTrunk, one_look
+from avse.models.networks import GaussianEncoder, SpectrumDecoder
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
@@ -213,6 +216,44 @@ def test_a_batch_is_each_recording_alone(generator: Generator) -> None:
         torch.testing.assert_close(whole[1], part)
     evidence = frame_evidence(closure(NoisySpeech(speech, together), power=power), z, generator, samples=30)
     assert evidence.log_evidence.shape == evidence.pareto_k.shape == (2, N)
+
+
+def av_vae() -> AVVAE:
+    """Of lips (N, 4), the last of which tells whether they are seen."""
+    prior = VisualPrior(GaussianEncoder(3, [4], 1))
+    trunk = LipTrunk(torch.nn.Linear(3, 3), 3)
+    return AVVAE(trunk, prior, SpectrumDecoder(1, [4], F, embedding_size=3)).double()
+
+
+def test_models_with_and_without_lips_on_one_recording(generator: Generator) -> None:
+    """A-VAE, AV-VAE and their mixture: the same power, each with its own draws. Frames alone give what all
+    give together, and the evidence of the mixture is that of its components."""
+    hears, sees = a_vae(), av_vae()
+    lips = torch.randn(N, 4, dtype=torch.float64)
+    lips[:, -1] = torch.arange(N) % 2
+    own_noise = noise()
+    power = NoisySpeech(hears, own_noise)()
+    evidences, scores = {}, {}
+    for name, speech in (("a", hears), ("av", sees), ("mm", VAEMM(hears, sees, 0.3).double())):
+        model = NoisySpeech(speech, own_noise)
+        joint = closure(model, power=power, visual=lips)
+        with torch.no_grad():
+            weights = joint(GRID[:, None, None].expand(-1, N, 1)).softmax(0).T
+        z = GRID[torch.multinomial(weights, 400, replacement=True, generator=generator).T][None, ..., None]
+        with one_look(speech):
+            evidences[name] = frame_evidence(joint, z, generator, samples=1000)
+        whole = leave_bins_out(model, z, power, lips)
+        scores[name] = whole.elpd
+        for n in (0, 5):
+            frame = slice(n, n + 1)
+            alone = NMFNoise(own_noise.W, own_noise.H[:, frame], own_noise.gain[frame])
+            part = leave_bins_out(NoisySpeech(speech, alone), z[..., frame, :], power[frame], lips[frame])
+            torch.testing.assert_close(part.elpd[0], whole.elpd[n])
+    a, av, mm = (evidences[name] for name in ("a", "av", "mm"))
+    expected = torch.logaddexp(math.log(0.3) + a.log_evidence, math.log(0.7) + av.log_evidence)
+    error = (a.standard_error.square() + av.standard_error.square() + mm.standard_error.square()).sqrt()
+    assert ((mm.log_evidence - expected).abs() < 5 * error + 1e-6).all()
+    assert set(compare(scores, block=3)) == {"a", "av", "mm"}
 
 
 def test_the_model_that_made_the_data_wins(generator: Generator) -> None:

@@ -28,6 +28,7 @@ from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
 from avse.models.speech import SpeechModel
+from avse.models.vae_mm import VAEMM
 
 N, F, L = 4, 5, 2
 
@@ -170,6 +171,18 @@ def test_true_levels_lie_in_credible_bands_as_often_as_said(control: bool, gener
     assert calibrated != control
     assert (band.lower <= band.median).all()
     assert (band.median <= band.upper).all()
+
+
+def test_a_mixture_that_is_sure_of_alpha_draws_as_its_component() -> None:
+    """With pi = 1 the draws are those of the first component, number for number."""
+    first, second = (AVAE(StandardNormal(L).double(), Line(scale)) for scale in (0.5, 2.0))
+    own_noise = noise()
+    z, power = torch.randn(2, 3, N, L, dtype=torch.float64), torch.rand(N, F, dtype=torch.float64)
+    alone, mixed = (
+        level_draws(NoisySpeech(speech, own_noise), z, power, [slice(0, F)], torch.Generator().manual_seed(3))
+        for speech in (first, VAEMM(first, second, pi=1.0).double())
+    )
+    torch.testing.assert_close(alone, mixed)
 
 
 def test_sounds_average_to_the_posterior_mean(generator: Generator) -> None:
