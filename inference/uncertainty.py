@@ -107,9 +107,13 @@ def level_draws(
 def credible_band(draws: Tensor, probability: float = 0.9) -> CredibleBand:
     """The central interval of draws (C, D, *): as much probability is left out below as above."""
     tail = (1 - probability) / 2
-    levels = draws.new_tensor([tail, 0.5, 1 - tail])
-    pooled = draws.flatten(0, 1)
-    return CredibleBand(*torch.stack([pooled.quantile(level, dim=0) for level in levels]))
+    ordered = draws.flatten(0, 1).sort(0).values  # torch.quantile refuses more than 2^24 values
+    ends = []
+    for level in (tail, 0.5, 1 - tail):
+        below, share = divmod(level * (len(ordered) - 1), 1)
+        after = min(int(below) + 1, len(ordered) - 1)
+        ends.append(torch.lerp(ordered[int(below)], ordered[after], share))
+    return CredibleBand(*ends)
 
 
 def sample_waveforms(

@@ -63,14 +63,14 @@ def exact_draws(model: NoisySpeech, power: Tensor, draws: int, generator: Genera
 
 
 def checked(
-    speech: SpeechModel, frames: int, factor: float, generator: Generator, looks: int = 5
+    speech: SpeechModel, frames: int, factor: float, generator: Generator, looks: int = 5, draws: int = 20
 ) -> PredictiveCheck:
     """Data from the model; checked with `factor` times its noise."""
     true = noise(frames)
     power = NoisySpeech(speech, true)()
     used = NoisySpeech(speech, NMFNoise(factor * true.W, true.H, true.gain))
-    draws = exact_draws(used, power, 20, generator)
-    return predictive_check(used, draws, power, generator, bands=BANDS, looks=looks)
+    z = exact_draws(used, power, draws, generator)
+    return predictive_check(used, z, power, generator, bands=BANDS, looks=looks)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 0.5])

@@ -173,6 +173,16 @@ def test_true_levels_lie_in_credible_bands_as_often_as_said(control: bool, gener
     assert (band.median <= band.upper).all()
 
 
+@pytest.mark.parametrize("count", [1, 2, 37])
+def test_credible_bands_are_quantiles(count: int) -> None:
+    draws = torch.randn(2, count, 3, 4, dtype=torch.float64)
+    for probability in (0.5, 0.9, 1.0):
+        tail = (1 - probability) / 2
+        levels = torch.tensor([tail, 0.5, 1 - tail], dtype=torch.float64)
+        expected = draws.flatten(0, 1).quantile(levels, dim=0)
+        torch.testing.assert_close(torch.stack(credible_band(draws, probability)), expected)
+
+
 def test_a_mixture_that_is_sure_of_alpha_draws_as_its_component() -> None:
     """With pi = 1 the draws are those of the first component, number for number."""
     first, second = (AVAE(StandardNormal(L).double(), Line(scale)) for scale in (0.5, 2.0))
