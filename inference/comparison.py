@@ -1,8 +1,10 @@
 """Which model explains a recording better? Two scores of every frame, in nats, and their differences.
 
 All models are scored on the same x, so that an A-VAE, an AV-VAE and a mixture of them can be compared; the
-density is that of the powers |x|^2, as everywhere in this package. Each is given its own noise model, which
-was fitted to the same x: its W and H count as known. Models with noise of one rank have that advantage alike.
+density is that of the powers |x|^2, as everywhere in this package. W and H count as known, though they were
+fitted to the same x. If every model comes with a noise model of its own, it is the pair that is scored, and
+the fit of the noise may outweigh the rest: to compare models of speech alone, draw z for each of them under
+one and the same noise.
 
     evidence of a frame    log p(x_n | v_n) = log int p(x_n | z, v_n) p(z | v_n) dz
     leave-one-bin-out      sum_f log p(x_fn | x_n without f, v_n)
@@ -10,9 +12,10 @@ was fitted to the same x: its W and H count as known. Models with noise of one r
 A frame has a z of its own, and frames are independent given the noise: what is known of a frame when it is
 left out is its prior. Its leave-one-out density is the evidence, and weights 1 / p(x_n | z_r) over posterior
 draws, as PSIS-LOO would take them, are hopeless for 513 bins at once. So the evidence is estimated by
-importance sampling from a normal distribution fitted to the draws. It asks what the prior is worth, which is
+importance sampling from normal distributions fitted to the chains. It asks what the prior is worth, which is
 where lips speak. Before the logarithm the estimate is unbiased, however badly the chains mixed; after it, it
-is too low as a rule, by more the less the proposal covers (`pareto_k` above 0.7).
+is too low as a rule, by more the less the proposal covers. `pareto_k` above 0.7 tells of what is covered
+badly, not of what no chain has found: chains of a mixture model should start from all its components.
 
 The other score leaves out one bin, which moves the posterior little, so that PSIS over the draws works. It
 asks how well the rest of a frame predicts a bin; the prior hardly matters. It needs chains that have mixed.
@@ -77,24 +80,32 @@ class Comparison(NamedTuple):
 def frame_evidence(log_joint: LogJoint, z: Tensor, generator: Generator, samples: int = 1000) -> Evidence:
     """Evidence of every frame by importance sampling; `samples` evaluations of the log joint.
 
+    The proposal is a mixture of normal distributions, one around the mean of each chain, with the covariance
+    within chains: what no chain has found is not proposed.
+
     Args:
         log_joint: of any model, such as `avse.inference.joint.closure(model, power=power, visual=visual)`;
             with lips, call this inside `avse.models.lips.one_look(model.speech)`.
         z: draws of the posterior (C, D, *, N, L), to which the proposal is fitted.
         generator: of the proposals.
-        samples: S.
+        samples: S, at least 25.
     """
-    pooled = z.flatten(0, 1).double()
-    mean = pooled.mean(0)
-    root = _proposal_root(pooled - mean)
+    means = z.double().mean(1)  # (C, *, N, L)
+    root = _proposal_root((z.double() - means.unsqueeze(1)).flatten(0, 1))
     log_root = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def log_proposal(proposed: Tensor) -> Tensor:
+        white = torch.linalg.solve_triangular(root, (proposed - means).unsqueeze(-1), upper=False).squeeze(-1)
+        log_each = -(white.square() + math.log(2 * math.pi)).sum(-1) / 2 - log_root
+        return log_each.logsumexp(0) - math.log(len(means))
+
     log_ratios = []
     with torch.no_grad():
-        for _ in range(samples):
+        for index in range(samples):
+            mean = means[index % len(means)]
             noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
             proposed = mean + (root @ noise.unsqueeze(-1)).squeeze(-1)
-            log_proposal = -(noise.square() + math.log(2 * math.pi)).sum(-1) / 2 - log_root
-            log_ratios.append(log_joint(proposed.to(z.dtype)).double() - log_proposal)
+            log_ratios.append(log_joint(proposed.to(z.dtype)).double() - log_proposal(proposed))
     ratios = torch.stack(log_ratios)
     log_evidence = ratios.logsumexp(0) - math.log(samples)
     variance = (ratios - log_evidence).exp().var(0) / samples  # of p-hat / p
