@@ -72,6 +72,7 @@ class Chain:
         if not 0 <= self.burn_in < self.moves:
             raise InputError(f"a chain of {self.moves} moves keeps none after a burn-in of {self.burn_in}")
 
+    @torch.no_grad()
     def __call__(
         self, log_joint: LogJoint, position: Position, generator: Generator
     ) -> tuple[Draws, Position]:
@@ -81,14 +82,14 @@ class Chain:
         if step_size is None:
             step_size = torch.full_like(state.log_joint, self.kernel.step_size)
         adaptations = position.adaptations
-        acceptance = torch.zeros_like(state.log_joint)
-        kept = state.z.new_empty(self.moves - self.burn_in, *state.z.shape)
+        accepted, kept = [], []
         for move in range(self.moves):
             state, info = self.kernel.step(state, log_joint, step_size, generator)
-            acceptance += info.accepted
+            accepted.append(info.accepted)
             if move >= self.burn_in:
-                kept[move - self.burn_in] = state.z
+                kept.append(state.z)
             elif self.target_acceptance is not None:
                 step_size = adapted(step_size, info, self.target_acceptance, adaptations)
                 adaptations += 1
-        return Draws(kept, acceptance / self.moves), Position(state.z, step_size, adaptations)
+        acceptance = torch.stack(accepted).to(state.z).mean(0)
+        return Draws(torch.stack(kept), acceptance), Position(state.z, step_size, adaptations)

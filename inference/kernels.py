@@ -66,8 +66,7 @@ class RandomWalk:
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
         """The state at z: one evaluation."""
-        with torch.no_grad():
-            return State(z, log_joint(z))
+        return State(z, log_joint(z).detach())
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
@@ -120,7 +119,7 @@ def _gradient(state: State) -> Tensor:
 
 def normal_like(z: Tensor, generator: Generator) -> Tensor:
     """Standard normal variates of the shape, precision and device of z."""
-    return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+    return torch.empty_like(z, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
 def metropolis(
@@ -139,8 +138,8 @@ def metropolis(
     log_accept = proposed.log_joint - current.log_joint
     if log_ratio is not None:
         log_accept = log_accept + log_ratio
-    uniform = torch.rand(
-        log_accept.shape, generator=generator, dtype=log_accept.dtype, device=log_accept.device
+    uniform = torch.empty_like(log_accept, memory_format=torch.contiguous_format).uniform_(
+        generator=generator
     )
     accepted = uniform.log_() < log_accept  # never where it is no number
     chosen = accepted.unsqueeze(-1)
