@@ -207,9 +207,7 @@ def _vae_mm() -> Recipe:
     audio, visual, lips = _a_vae(), _av_vae(), LipFrontEnd()
     arguments = {"first": audio.pair.arguments, "second": visual.pair.arguments, "pi": 0.005}
     return Recipe(
-        replace(
-            visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-mixture"
-        ),
+        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-mixture"),
         TrainingSettings(max_epochs=16, weight_decay=0.05, keep="last"),
         (LipAugmentation(lips, hidden=0.0),),
         {

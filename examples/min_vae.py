@@ -71,16 +71,14 @@ def main(args: argparse.Namespace) -> None:
     assert isinstance(model, MINVAE)
     assert isinstance(guide, MixtureGuide)
     assert view is not None
-    print(f"pi = {float(model.pi):.3f}: how often z comes from the prior of what is heard")
-
     at_rate = torch.from_numpy(resample(clean, rate, pair.stft.sample_rate)).float()
     power = pair.config.front_end.analysis(at_rate).values.abs().square()
     visual = view.visual(view.track(lips, pair.stft.frame_times(len(power))))
-    heard, seen = (guide.branch(alpha).posterior(power, visual) for alpha in (1, 0))
-    r = guide.responsibilities(heard, seen, power, visual).sigmoid()
-    print(
-        f"on clean speech sound explains {float((r > 0.5).float().mean()):.0%} of the frames better than lips"
-    )
+    with torch.no_grad():
+        heard, seen = (guide.branch(alpha).posterior(power, visual) for alpha in (1, 0))
+        chosen = guide.responsibilities(heard, seen, power, visual) > 0
+        print(f"pi = {float(model.pi):.3f}: how often z comes from the prior of what is heard")
+    print(f"clean speech: sound explains {float(chosen.float().mean()):.0%} of the frames better than lips")
 
     schedule = branches_mcem()
     starts = {"heard": (OneBranch(1),), "seen": (OneBranch(0),), "both": schedule.latent_starts}

@@ -107,8 +107,8 @@ def each_at_its_own(values: Tensor) -> Tensor:
 
 
 def decoder_given(decoder: Callable[..., Tensor], *embedding: Tensor) -> Callable[[Tensor], Tensor]:
-    """z -> log sigma(z, v); where the decoder can, what does not depend on z is done once."""
-    if isinstance(decoder, SpectrumDecoder):
+    """z -> log sigma(z, v); what does not depend on z is done once by a decoder that is as it came."""
+    if isinstance(decoder, SpectrumDecoder) and type(decoder).forward is SpectrumDecoder.forward:
         return decoder.given(*embedding)
     return lambda z: decoder(z, *embedding)
 

@@ -164,6 +164,32 @@ def test_the_log_joint_of_clean_speech_is_the_traced_one(
         torch.testing.assert_close(each[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
 
 
+class LoudDecoder(SpectrumDecoder):
+    """Another `forward`, 3 nats louder."""
+
+    def forward(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return super().forward(z, embedding) + 3
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", [SpectrumDecoder, LoudDecoder])
+def test_the_log_joint_of_clean_speech_at_the_weights_of_now(
+    kind: type[SpectrumDecoder], frozen: bool
+) -> None:
+    """Any decoder, trainable or not, and after a change; with its slope."""
+    model = AVAE(StandardNormal(L), kind(L, [7], F)).double().requires_grad_(not frozen)
+    power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(R, N, L, dtype=torch.float64)
+    for change in (lambda: None, lambda: nn.init.constant_(model.decoder.output.bias, 0.7)):
+        change()
+        at = z.clone().requires_grad_()
+        ours, by_trace = model.bound(power)(at), frame_log_joint(model, at, power=power)
+        torch.testing.assert_close(ours, by_trace, rtol=1e-9, atol=1e-9)
+        slopes = [torch.autograd.grad(joint.sum(), at)[0] for joint in (ours, by_trace)]
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
+        with torch.no_grad():
+            torch.testing.assert_close(model.bound(power)(z), by_trace, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", [a_vae, SwitchedAVAE])
