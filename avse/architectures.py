@@ -4,20 +4,24 @@ The functions give a model and its guide, untrained. Their arguments are saved w
 wants other parts calls the classes directly.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from avse.data.errors import InputError
 from avse.data.lip_front_end import LipFrontEnd
 from avse.guides.audio import AudioGuide
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.guide import SpeechGuide
+from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipTrunk, papers_layers, shared_map
+from avse.models.lips import LipDoubt, LipTrunk, papers_layers, shared_map, watchful_map
+from avse.models.min_vae import MINVAE
 from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.speech import SpeechModel
+from avse.models.vae_mm import VAEMM
 
 FEATURES: dict[str, Callable[[int], RawPower | LogPower]] = {
     "log-power": LogPower,
@@ -152,8 +156,97 @@ def av_vae(
     return model, guide
 
 
+def min_vae(
+    bins: int,
+    lips: LipFrontEnd,
+    version: int = 1,
+    latent_size: int = 32,
+    embedding_size: int = 128,
+    trunk: str = "shared",
+    visual_encoder: Sequence[int] = (128,),
+    audio_encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    visual_activation: str = "silu",
+    audio_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.4,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """MIN-VAE: one decoder, an encoder that hears and one that sees, and the optimal r(alpha).
+
+    Where one encoder is to answer alone, it is the one that hears; the papers' variational EM asks the other.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        version: 1 for a decoder that sees z alone, 2 for one that also sees the lips.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        trunk: "shared" or "papers"; in version 2 decoder and visual encoder have it in common.
+        visual_encoder: hidden sizes after the trunk.
+        audio_encoder: hidden sizes.
+        decoder: hidden sizes.
+        features: what the audio encoder reads, "log-power" or "power" (the papers').
+        visual_activation: of the visual encoder's hidden layers.
+        audio_activation: likewise.
+        decoder_activation: likewise.
+        dropout: of the trunk.
+
+    Raises:
+        InputError: an unknown version.
+    """
+    if version not in (1, 2):
+        raise InputError(f"MIN-VAE version {version}: there are 1 (decoder of z) and 2 (of z and lips)")
+    seen = lip_trunk(lips, embedding_size, trunk, dropout)
+    model = MINVAE(
+        latent_size,
+        SpectrumDecoder(
+            latent_size, decoder, bins, decoder_activation, embedding_size if version == 2 else 0
+        ),
+        seen if version == 2 else None,
+    )
+    heard = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, audio_encoder, latent_size, audio_activation)
+    )
+    head = GaussianEncoder(embedding_size, visual_encoder, latent_size, visual_activation)
+    guide = MixtureGuide(heard, VisualGuide(seen, VisualPrior(head)), OptimalResponsibilities(model), start=1)
+    return model, guide
+
+
+def vae_mm(
+    bins: int,
+    lips: LipFrontEnd,
+    first: Mapping[str, Any] | None = None,
+    second: Mapping[str, Any] | None = None,
+    pi: float = 0.5,
+    doubt_size: int = 64,
+    dropout: float = 0.2,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """VAE-MM of an A-VAE and an AV-VAE, with the encoder of each and the optimal r(alpha).
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        first: arguments of `a_vae`, besides the bins.
+        second: arguments of `av_vae`, besides bins and lips.
+        pi: probability of the A-VAE where the lips leave it open.
+        doubt_size: E of the trunk that looks for bad lips; 0 for a prior of alpha that does not look.
+        dropout: of that trunk.
+    """
+    heard, hearing = a_vae(bins, **(first or {}))
+    seen, seeing = av_vae(bins, lips, **(second or {}))
+    doubt = None
+    if doubt_size:
+        layers = watchful_map(lips.side, lips.pictures, doubt_size, dropout=dropout)
+        doubt = LipDoubt(LipTrunk(layers, doubt_size), doubt_size)
+    model = VAEMM(heard, seen, pi, doubt)
+    return model, MixtureGuide(hearing, seeing, OptimalResponsibilities(model))
+
+
 ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
     "a-vae": a_vae,
     "v-vae": v_vae,
     "av-vae": av_vae,
+    "min-vae": min_vae,
+    "vae-mm": vae_mm,
 }

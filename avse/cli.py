@@ -79,7 +79,7 @@ def enhance(
     fps: Annotated[float | None, typer.Option(help="Pictures a second of .npy or .mat lips.")] = None,
     video_offset: Annotated[float, typer.Option(help="Seconds by which the pictures come late.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
-    algorithm: Annotated[str, typer.Option(help="mcem or paper.")] = "auto",
+    algorithm: Annotated[str, typer.Option(help="mcem, vem, paper, paper-vem, ...")] = "auto",
     out: Annotated[Path | None, typer.Option(help="Where to write; default NOISY_enhanced.wav.")] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,

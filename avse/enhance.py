@@ -27,8 +27,10 @@ from avse.data.lips_files import LipsSource, lips_from
 from avse.data.stft import STFT
 from avse.guides.band_limited import BandLimitedGuide
 from avse.guides.guide import SpeechGuide
-from avse.inference.mcem import Algorithm, default_mcem, lips_mcem, papers_mcem
+from avse.inference.mcem import Algorithm, branches_mcem, default_mcem, lips_mcem, papers_mcem
 from avse.inference.posterior import Posterior
+from avse.inference.structured_mcem import mixture_mcem
+from avse.inference.vem import default_vem, papers_vem
 from avse.models.band_limited import BandLimited
 from avse.models.speech import SpeechModel
 from avse.pair import SpeechPair
@@ -37,7 +39,11 @@ from avse.report import audio_report, video_report
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "mcem": default_mcem,
     "mcem-lips": lips_mcem,
+    "mcem-branches": branches_mcem,
+    "mcem-mixture": mixture_mcem,
+    "vem": default_vem,
     "paper": papers_mcem,
+    "paper-vem": papers_vem,
 }
 SEGMENT = 30.0
 """Longest segment, seconds."""

@@ -1,18 +1,22 @@
 """How the pairs of the zoo are trained: everything that `avse train` needs besides the speech itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
+from avse import zoo
 from avse.data.corpora.base import Corpus
 from avse.data.datamodule import FrameDataModule
+from avse.data.degrade import Spoiling
+from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
-from avse.guides.corrupted import CorruptedGuide, Corruption
+from avse.guides.corrupted import Corruption, corrupted
+from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
 from avse.inference.augmentation import (
     Augmentation,
@@ -21,7 +25,7 @@ from avse.inference.augmentation import (
     LevelAugmentation,
     LipAugmentation,
 )
-from avse.inference.elbo import PriorMixedELBO
+from avse.inference.elbo import AlphaLikelihood, PriorMixedELBO
 from avse.inference.training import (
     SVI,
     FrozenAudioPath,
@@ -32,6 +36,32 @@ from avse.inference.training import (
 )
 from avse.models.av_vae import AVVAE
 from avse.pair import PairConfig, SpeechPair
+
+
+@dataclass(frozen=True)
+class Start:
+    """Parts of a pair that begin as those of a trained one.
+
+    Attributes:
+        pair: name in the zoo, or folder of the trained pair.
+        parts: names of its modules, under "model" or "guide" -> names of those that begin like them.
+    """
+
+    pair: str
+    parts: Mapping[str, str]
+
+    def __call__(self, pair: SpeechPair) -> None:
+        """Copy the weights.
+
+        Raises:
+            InputError: no such pair, or parts of other sizes.
+        """
+        source, target = zoo.load(self.pair).modules(), pair.modules()
+        for name, new in self.parts.items():
+            try:
+                target.get_submodule(new).load_state_dict(source.get_submodule(name).state_dict())
+            except (AttributeError, RuntimeError) as error:
+                raise InputError(f"{self.pair}: its {name} does not fit {new}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -46,6 +76,9 @@ class Recipe:
         objective: the bound, made from the pair; the evidence lower bound by default.
         callbacks: further Lightning callbacks.
         corruption: of what the guide hears while it is trained, or None.
+        starts: trained pairs that parts of this one begin as; the rest begins at random.
+        learns: names of the parts that learn, under "model" or "guide"; the rest stays as it begins. What
+            model and guide share goes by its name in the model.
     """
 
     pair: PairConfig
@@ -55,6 +88,8 @@ class Recipe:
     objective: Callable[[SpeechPair], Objective | None] = lambda pair: None
     callbacks: Sequence[Callback] = ()
     corruption: Corruption | None = None
+    starts: Sequence[Start] = ()
+    learns: Sequence[str] = ("model", "guide")
 
 
 def _a_vae() -> Recipe:
@@ -117,6 +152,79 @@ def _av_vae() -> Recipe:
     )
 
 
+def _min_vae_v1() -> Recipe:
+    """From the A-VAE and what the V-VAE sees; a third of what the audio encoder hears is corrupted."""
+    visual = _v_vae()
+    return replace(
+        visual,
+        pair=replace(
+            visual.pair,
+            architecture="min-vae",
+            arguments={"version": 1, "latent_size": 32},
+            algorithm="mcem-branches",
+        ),
+        settings=replace(visual.settings, max_epochs=20, patience=20, keep="last"),
+        objective=seen_branch_mixed,
+        corruption=ColouredNoise(share=1 / 3),
+        starts=(
+            Start(
+                "a-vae-grid",
+                {
+                    "model.decoder": "model.decoder",
+                    "guide.features": "guide.branches.1.features",
+                    "guide.encoder": "guide.branches.1.encoder",
+                },
+            ),
+            Start("v-vae", {"guide.lips": "guide.branches.0.lips"}),
+        ),
+    )
+
+
+def _min_vae_v2() -> Recipe:
+    """From the encoder of the A-VAE, decoder and prior network of the AV-VAE; the latter now encodes lips."""
+    first = _min_vae_v1()
+    arguments = {"version": 2, "latent_size": 32, "visual_activation": "relu"}
+    heard, _ = first.starts
+    return replace(
+        first,
+        pair=replace(first.pair, arguments=arguments),
+        starts=(
+            replace(heard, parts={k: v for k, v in heard.parts.items() if k.startswith("guide")}),
+            Start(
+                "av-vae",
+                {
+                    "model.decoder": "model.decoder",
+                    "model.lips": "model.lips",
+                    "model.prior.network": "guide.branches.0.network.network",
+                },
+            ),
+        ),
+    )
+
+
+def _vae_mm() -> Recipe:
+    """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were spoilt on purpose."""
+    audio, visual, lips = _a_vae(), _av_vae(), LipFrontEnd()
+    arguments = {"first": audio.pair.arguments, "second": visual.pair.arguments, "pi": 0.005}
+    return Recipe(
+        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-mixture"),
+        TrainingSettings(max_epochs=16, weight_decay=0.05, keep="last"),
+        (LipAugmentation(lips, hidden=0.0),),
+        {
+            "batch_size": 256,
+            "epoch_frames": 64_000,
+            "max_utterances": 60,
+            "spoiling": Spoiling(copies=8, labelled=True),
+        },
+        objective=lambda pair: AlphaLikelihood(),
+        starts=(
+            Start("a-vae-grid", {"model": "model.components.1", "guide": "guide.branches.1"}),
+            Start("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
+        ),
+        learns=("model.doubt",),
+    )
+
+
 def _papers_v_vae() -> Recipe:
     """4489-512-128-32 and 32-128-513: Sadeghi et al., TASLP 2020."""
     audio = _papers_a_vae()
@@ -151,11 +259,24 @@ def prior_mixed(pair: SpeechPair, prior_weight: float = 0.1) -> Objective:
     return PriorMixedELBO(VisualGuide(pair.model.lips, pair.model.prior), prior_weight)
 
 
+def seen_branch_mixed(pair: SpeechPair, weight: float = 0.1) -> Objective:
+    """The bound of a MIN-VAE, and for a share of `weight` that of its visual branch alone.
+
+    Sound explains clean speech by hundreds of nats better than lips do, so that r(alpha) leaves the visual
+    branch nothing to learn from; both are lower bounds, and so is the mix.
+    """
+    assert isinstance(pair.guide, MixtureGuide)
+    return PriorMixedELBO(BranchGuide(pair.guide, 0), weight)
+
+
 RECIPES = {
     "a-vae": _a_vae,
     "a-vae-all-clips": _a_vae_all_clips,
     "v-vae": _v_vae,
     "av-vae": _av_vae,
+    "min-vae-v1": _min_vae_v1,
+    "min-vae-v2": _min_vae_v2,
+    "vae-mm": _vae_mm,
     "a-vae-paper": _papers_a_vae,
     "v-vae-paper": _papers_v_vae,
     "av-vae-paper": _papers_av_vae,
@@ -192,7 +313,11 @@ def run(
     sample = frames[:: max(1, len(frames) // 20_000)]
     pair.model.fit_scales(sample)
     pair.guide.fit_scales(sample)
-    guide = pair.guide if recipe.corruption is None else CorruptedGuide(pair.guide, recipe.corruption)
+    for start in recipe.starts:
+        start(pair)
+    for name, parameter in pair.modules().named_parameters():
+        parameter.requires_grad_(any(f"{name}.".startswith(f"{part}.") for part in recipe.learns))
+    guide = pair.guide if recipe.corruption is None else corrupted(pair.guide, recipe.corruption)
     svi = SVI(pair.model, guide, recipe.settings, recipe.objective(pair), recipe.augmentations)
     report = train(svi, module, out, device=device, resume=resume, callbacks=recipe.callbacks)
     pair.to("cpu")

@@ -1,9 +1,10 @@
-"""Cost of the papers' MCEM against the floor: its bare decoder calls and likelihoods in plain torch.
+"""Cost of the papers' MCEM and VEM against floors: their bare decoder calls and likelihoods in plain torch.
 
     python benchmarks/speed.py
 
-Everything is measured in one run, each figure the least of several repeats, as ratios: machines differ and
-are shared. Also: growth with duration, and peak memory for a recording of ten minutes (in its own process).
+Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
+differ and are shared. Also: growth with duration, and peak memory for a recording of ten minutes (in its own
+process).
 """
 
 import argparse
@@ -11,8 +12,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -20,8 +22,14 @@ import torch
 import avse
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
+from avse.guides.guide import SpeechGuide
+from avse.inference.e_steps import Chain
 from avse.inference.joint import traced
 from avse.inference.mcem import papers_mcem
+from avse.inference.vem import VEM, papers_vem
+from avse.models.networks import SpectrumDecoder
+from avse.models.speech import SpeechModel
+from avse.models.vae_mm import VAEMM
 from avse.pair import PairConfig, SpeechPair
 
 RATE = 16000
@@ -32,27 +40,56 @@ PAPERS_PAIR = PairConfig(
 )
 
 
-def best(task: Callable[[], object], repeats: int) -> float:
-    """Least wall time of several runs, seconds."""
-    times = []
+def best(repeats: int, *tasks: Callable[[], object]) -> list[float]:
+    """Least wall time of each task, seconds; they take turns, so that all share what the machine does."""
+    times = [[] for _ in tasks]
     for _ in range(repeats):
-        start = time.perf_counter()
-        task()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        for task, own in zip(tasks, times, strict=True):
+            start = time.perf_counter()
+            task()
+            own.append(time.perf_counter() - start)
+    return [min(own) for own in times]
 
 
-def floor(pair: SpeechPair, power: torch.Tensor, calls: int) -> None:
+def decoded(decoder: SpectrumDecoder, z: torch.Tensor) -> torch.Tensor:
+    """A bare decoder call: log sigma, (N, F)."""
+    return decoder.output(torch.tanh(decoder.trunk[0](z)))
+
+
+@torch.no_grad()
+def mcem_floor(decoder: SpectrumDecoder, power: torch.Tensor, calls: int) -> None:
     """So many decoder calls and likelihood evaluations in plain torch, and nothing else."""
-    decoder = pair.model.decoder
-    hidden, output = decoder.trunk[0], decoder.output
     noise = torch.full_like(power, 0.1)
-    z = torch.randn(power.shape[0], hidden.in_features)
-    with torch.no_grad():
-        for _ in range(calls):
-            log_variance = output(torch.tanh(hidden(z)))
-            variance = log_variance.exp() + noise
-            -(variance.log() + power / variance).sum(-1)
+    z = torch.randn(power.shape[0], decoder.trunk[0].in_features)
+    for _ in range(calls):
+        variance = decoded(decoder, z).exp() + noise
+        -(variance.log() + power / variance).sum(-1)
+
+
+@torch.no_grad()
+def vem_floor(decoders: Sequence[SpectrumDecoder], power: torch.Tensor, chain: Chain) -> None:
+    """The decoder calls that one iteration of VEM needs, in plain torch, and nothing else.
+
+    The density of clean speech where the chain starts, since r(s) has changed, and at each proposal; and
+    1 / sigma at the draws that are kept. In the papers' schedule that is 41 calls with a likelihood and 10
+    with an exponential, of every decoder. Proposals, log p(z), acceptance, r(s), r(alpha), the noise and the
+    free energy are not in it.
+    """
+    z = torch.randn(power.shape[0], decoders[0].trunk[0].in_features)
+    for decoder in decoders:
+        for _ in range(chain.moves + 1):
+            log_variance = decoded(decoder, z)
+            -(log_variance + power * torch.exp(-log_variance)).sum(-1)
+        for _ in range(chain.moves - chain.burn_in):
+            torch.exp(-decoded(decoder, z))
+
+
+def vem_iteration(vem: VEM, speech: SpeechModel, guide: SpeechGuide, power: torch.Tensor) -> float:
+    """Least wall time of an iteration of VEM, all that is in it, seconds."""
+    ends: list[float] = []
+    generator = torch.Generator().manual_seed(0)
+    vem(speech, guide, power, None, generator, lambda fraction: ends.append(time.perf_counter()))
+    return min(end - start for start, end in pairwise(ends[:-1]))  # the last ends the final draws
 
 
 def enhance_ten_minutes() -> None:
@@ -74,25 +111,38 @@ def main() -> None:
         return
 
     x = np.random.default_rng(0).standard_normal(5 * RATE).astype(np.float32)
-    pair = SpeechPair(PAPERS_PAIR)
-    pair.modules().eval().requires_grad_(False)
-    power = pair.stft.analysis(torch.from_numpy(x)).abs().square()
+    pair, other = SpeechPair(PAPERS_PAIR), SpeechPair(PAPERS_PAIR)
+    for modules in (pair.modules(), other.modules()):
+        modules.eval().requires_grad_(False)
+    spectrum, _ = PAPERS_PAIR.front_end.analysis(torch.from_numpy(x))
+    power = spectrum.abs().square()
     paper = papers_mcem()
     paper = replace(paper, em=replace(paper.em, tolerance=0.0))  # all 100 iterations
     by_trace = replace(paper, em=replace(paper.em, joint=traced))
 
-    base = best(lambda: floor(pair, power, 4000), args.repeats)
-    direct = best(lambda: avse.enhance(x, RATE, model=pair, algorithm=paper), args.repeats)
-    through_trace = best(lambda: avse.enhance(x, RATE, model=pair, algorithm=by_trace), args.repeats)
+    base, direct, through_trace = best(
+        args.repeats,
+        lambda: mcem_floor(pair.model.decoder, power, 4000),
+        lambda: avse.enhance(x, RATE, model=pair, algorithm=paper),
+        lambda: avse.enhance(x, RATE, model=pair, algorithm=by_trace),
+    )
     print(f"papers' MCEM on 5 s, papers' network, {args.threads} threads; floor {base:.2f} s")
     show("MCEM / floor", direct / base, 2.5)
     show("MCEM through the traced joint / floor", through_trace / base, 6.0)
     print(f"real-time factor of the papers' MCEM: {direct / 5:.2f}")
 
-    times = {
-        seconds: best(lambda seconds=seconds: avse.enhance(np.resize(x, seconds * RATE), RATE), args.repeats)
-        for seconds in (5, 20, 80)
-    }
+    vem, two = replace(papers_vem(), tolerance=0.0), VAEMM(pair.model, other.model)
+    for name, speech, parts in (("one decoder", pair.model, [pair]), ("VAE-MM of two", two, [pair, other])):
+        floors, whole = [], []
+        for _ in range(args.repeats):
+            decoders = [part.model.decoder for part in parts]
+            floors += best(100, lambda decoders=decoders: vem_floor(decoders, power, vem.e_step))
+            whole.append(vem_iteration(vem, speech, pair.guide, power))
+        show(f"iteration of the papers' VEM / floor, {name}", min(whole) / min(floors), 1.5)
+
+    sounds = {seconds: np.resize(x, seconds * RATE) for seconds in (5, 20, 80)}
+    tasks = [lambda sound=sound: avse.enhance(sound, RATE) for sound in sounds.values()]
+    times = dict(zip(sounds, best(args.repeats, *tasks), strict=True))
     print("default algorithm, shipped A-VAE: seconds of work a second of sound")
     for seconds, spent in times.items():
         print(f"  {seconds:3d} s: {spent / seconds:.3f}")

@@ -2,13 +2,14 @@
 
 The sound of an utterance is resampled to the STFT's rate and brought to the common level, as every recording
 is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Where lips are wanted, every frame
-is shown the pictures around its instant, which are put together when a batch is made. Frames are independent
-for the models of this package, so that a batch is any set of frames.
+is shown the pictures around its instant, which are put together when a batch is made; lips may be spoilt on
+purpose. Frames are independent for the models of this package, so that a batch is any set of frames.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import numpy as np
@@ -19,12 +20,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avse.data.caches import LipsCache, SpectrumCache, default_cache
 from avse.data.corpora.base import Corpus, Split, Utterance
+from avse.data.degrade import Spoiling
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lip_front_end import LipFrontEnd, LipTrack
+from avse.data.lips import nearest
 
 Batch = dict[str, Tensor]
-"""Keyword arguments of model and guide: power (B, F), and visual where the corpus has it."""
+"""Keyword arguments of model and guide: power (B, F), and visual (B, D) where the corpus has it.
+
+With labelled `Spoiling` also bad (B,): 1 where the lips of a frame are spoilt or not seen, else 0.
+"""
+
+
+class Shown(NamedTuple):
+    """What is shown with N frames, and whether it is bad, (N,)."""
+
+    track: LipTrack
+    bad: Tensor
 
 
 class FrameDataset(Dataset[Batch]):
@@ -32,24 +45,33 @@ class FrameDataset(Dataset[Batch]):
 
     Args:
         power: |s|^2 (N, F).
-        lips: what is shown with each frame, or None for sound alone.
+        lips: what is shown with each of C N frames: all frames of a first copy, all of a second, and so on;
+            None for sound alone.
         front_end: how lips are shown.
+        bad: labels of the C N frames, or None for none.
     """
 
     def __init__(
-        self, power: Tensor, lips: LipTrack | None = None, front_end: LipFrontEnd | None = None
+        self,
+        power: Tensor,
+        lips: LipTrack | None = None,
+        front_end: LipFrontEnd | None = None,
+        bad: Tensor | None = None,
     ) -> None:
         self.power = power
         self.lips = lips
         self.front_end = front_end
+        self.bad = bad
 
     def __len__(self) -> int:
-        return self.power.shape[0]
+        return len(self.power if self.lips is None else self.lips.valid)
 
     def __getitem__(self, frames: list[int]) -> Batch:
-        batch = {"power": self.power[frames]}
+        batch = {"power": self.power[torch.tensor(frames) % len(self.power)]}
         if self.lips is not None and self.front_end is not None:
             batch["visual"] = self.front_end.visual(self.lips.frames(frames))
+        if self.bad is not None:
+            batch["bad"] = self.bad[frames]
         return batch
 
 
@@ -96,8 +118,9 @@ class FrameDataModule(L.LightningDataModule):
             with many recordings from ruling the rest.
         speeds: every training utterance is also heard at these speeds, which shifts its formants and pitch.
         lips: how the lips are shown; utterances without a video are then left out. None for sound alone.
+        spoiling: of the lips of both splits; None to show them as they are.
         cache: folder of cached spectra and lips.
-        seed: of the batches and of the choice of utterances.
+        seed: of the batches, of the choice of utterances and of the damage to their lips.
 
     Raises:
         InputError: a split without any utterance.
@@ -112,6 +135,7 @@ class FrameDataModule(L.LightningDataModule):
         max_utterances: int | None = None,
         speeds: Sequence[float] = (1.0,),
         lips: LipFrontEnd | None = None,
+        spoiling: Spoiling | None = None,
         cache: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -122,6 +146,7 @@ class FrameDataModule(L.LightningDataModule):
         self.max_utterances = max_utterances
         self.speeds = speeds
         self.lips = lips
+        self.spoiling = spoiling
         self.cache = SpectrumCache(cache or default_cache(), front_end)
         self.lips_cache = LipsCache(cache or default_cache())
         self.seed = seed
@@ -157,22 +182,39 @@ class FrameDataModule(L.LightningDataModule):
             powers = [self.cache.power(utterance, speed) for utterance, speed in heard]
             power = torch.cat(powers)
             loud = power.sum(-1) > 0
-            lips = None
+            lips = bad = None
             if self.lips is not None:
-                tracks = [self._track(*each, len(p)) for each, p in zip(heard, powers, strict=True)]
-                lips = LipTrack.joined(tracks).frames(loud)
-            self._frames[split] = FrameDataset(power[loud], lips, self.lips)
+                copies = self.spoiling.copies if self.spoiling and split == "train" else 1
+                clips = [
+                    self._shown(*each, len(p), number, copies)
+                    for number, (each, p) in enumerate(zip(heard, powers, strict=True))
+                ]
+                shown = [clip[copy] for copy in range(copies) for clip in clips]
+                lips = LipTrack.joined([each.track for each in shown]).frames(loud.repeat(copies))
+                if self.spoiling and self.spoiling.labelled:
+                    bad = torch.cat([each.bad for each in shown])[loud.repeat(copies)].float()
+            self._frames[split] = FrameDataset(power[loud], lips, self.lips, bad)
         return self._frames[split]
 
-    def _track(self, utterance: Utterance, speed: float, frames: int) -> LipTrack:
-        """What is shown with the frames of an utterance that is heard at a speed."""
+    def _shown(
+        self, utterance: Utterance, speed: float, frames: int, number: int, copies: int
+    ) -> list[Shown]:
+        """What is shown with the N `frames` of an utterance, the `number`th, heard at a speed; every copy."""
         assert self.lips is not None
         try:
             lips = self.lips_cache.lips(utterance)
         except InputError as error:
             warnings.warn(f"trained without lips: {error}", stacklevel=2)
-            return self.lips.absent(frames)
-        return self.lips.track(lips, speed * self.cache.front_end.stft.frame_times(frames))
+            return [Shown(self.lips.absent(frames), torch.ones(frames, dtype=torch.bool))] * copies
+        times = speed * self.cache.front_end.stft.frame_times(frames)
+        shown = []
+        for copy in range(copies):
+            seen, spoilt = lips, np.zeros(len(lips.times), bool)
+            if self.spoiling is not None:
+                seen, spoilt = self.spoiling(lips, np.random.default_rng((self.seed, number, copy)))
+            track = self.lips.track(seen, times)
+            shown.append(Shown(track, ~track.valid | torch.from_numpy(spoilt[nearest(lips, times)])))
+        return shown
 
     def setup(self, stage: str) -> None:
         """Load both splits before training starts, so that a mistake shows at once."""

@@ -9,7 +9,7 @@ Not modelled: damage that sets in gradually, two kinds at once, a tracker that l
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from avse.data.lips_crop import SIDE
 BLOCK = (0.3, 1.0)  # s, the shortest and the longest block
 HEAD = 1.5  # radius of the head at the mouth, in half pictures
 
+ALL_KINDS = ("occluded", "frozen", "blurred", "turned", "missing")
 Images = NDArray[np.uint8]
 _ROWS, _COLUMNS = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)  # half pictures
 
@@ -30,7 +31,7 @@ def degrade(
     lips: Lips,
     generator: np.random.Generator,
     fraction: float = 1 / 3,
-    kinds: Sequence[str] = ("occluded", "frozen", "blurred", "turned", "missing"),
+    kinds: Sequence[str] = ALL_KINDS,
 ) -> tuple[Lips, NDArray[np.bool_]]:
     """Spoil blocks of pictures, placed as by `bad_blocks`, each by a kind of damage drawn at random.
 
@@ -60,6 +61,34 @@ def degrade(
         reasons[start:stop] = Reason.NO_FACE if kind == "missing" else lips.reasons[start:stop]
         spoilt[start:stop] = True
     return replace(lips, images=images, reasons=reasons), spoilt
+
+
+@dataclass(frozen=True)
+class Spoiling:
+    """How the lips of training and validation utterances are spoilt, see `degrade`.
+
+    Args:
+        fraction: of the pictures of every utterance.
+        copies: of every training utterance, each with damage of its own.
+        kinds: names in `KINDS`.
+        labelled: batches tell which frames are bad, for an objective that asks.
+
+    Raises:
+        InputError: no copy.
+    """
+
+    fraction: float = 1 / 3
+    copies: int = 1
+    kinds: Sequence[str] = ALL_KINDS
+    labelled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.copies < 1:
+            raise InputError(f"{self.copies} copies of every utterance: give 1 or more")
+
+    def __call__(self, lips: Lips, generator: np.random.Generator) -> tuple[Lips, NDArray[np.bool_]]:
+        """The lips spoilt, and which of the pictures are, (T_v,)."""
+        return degrade(lips, generator, self.fraction, self.kinds)
 
 
 def bad_blocks(

@@ -159,6 +159,11 @@ def places(lips: Lips, instants: ArrayLike) -> Places:
     return Places(place, valid)
 
 
+def nearest(lips: Lips, instants: ArrayLike) -> NDArray[np.int_]:
+    """The picture nearest to each instant (N,), in s on the clock of the sound: its index, (N,)."""
+    return np.rint(places(lips, instants).place).astype(int)
+
+
 def bridged(lips: Lips) -> Lips:
     """The lips without single bad pictures: those whose good neighbours are near enough to stand in.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -145,8 +146,14 @@ def score(spec: MixtureSpec, systems: dict[str, Enhancer]) -> list[Score]:
 
 def run(specs: Sequence[MixtureSpec], systems: dict[str, Enhancer], jobs: int = 2) -> list[Score]:
     """Score all mixtures on `jobs` processes (joblib; set its backend to run on a cluster)."""
-    results = Parallel(n_jobs=jobs, return_as="generator")(delayed(score)(spec, systems) for spec in specs)
-    return [s for scores in track(results, "mixtures", total=len(specs)) for s in scores]
+    scored = mapped(score, [(spec, systems) for spec in specs], jobs, "mixtures")
+    return [s for scores in scored for s in scores]
+
+
+def mapped(function: Callable[..., Any], work: Sequence[tuple[Any, ...]], jobs: int, label: str) -> list[Any]:
+    """What the function makes of every tuple of arguments, in order, on `jobs` processes, with a bar."""
+    results = Parallel(n_jobs=jobs, return_as="generator")(delayed(function)(*each) for each in work)
+    return list(track(results, label, total=len(work)))
 
 
 def mean_gain(scores: Iterable[Score], metric: str) -> float:

@@ -5,6 +5,7 @@ any. MIN-VAE (Sadeghi, Alameda-Pineda, TSP 2021) trains its audio encoder so; no
 """
 
 from collections.abc import Callable
+from functools import singledispatch
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -37,3 +38,9 @@ class CorruptedGuide(SpeechGuide):
         if power is not None and self.training:
             power = self.corruption(power)
         return self.guide.posterior(power, visual)
+
+
+@singledispatch
+def corrupted(guide: SpeechGuide, corruption: Corruption) -> SpeechGuide:
+    """A guide that hears badly in training mode wherever it hears, and shares all parameters."""
+    return CorruptedGuide(guide, corruption)

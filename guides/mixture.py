@@ -23,6 +23,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from avse.data.errors import InputError
+from avse.guides.corrupted import Corruption, corrupted
 from avse.guides.guide import SpeechGuide
 from avse.models.av_vae import Trunk
 from avse.models.networks import LogPower, RawPower
@@ -42,8 +43,7 @@ LARGEST = 30.0
 class MixtureGuide(SpeechGuide):
     """r(alpha | s, v) q(z | s, v, alpha).
 
-    To train it on worse sound than is modelled, corrupt what the branch hears and not the whole:
-    `MixtureGuide(CorruptedGuide(audio, corruption), visual, responsibilities)` shares all parameters.
+    To train it on worse sound than is modelled, `corrupted` makes each branch hear badly, and not the whole.
 
     Args:
         first: q(z | alpha = 1), such as an `AudioGuide`.
@@ -92,6 +92,48 @@ class MixtureGuide(SpeechGuide):
         with frames_plate(power, visual, frames):
             alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=logits), infer={"enumerate": "parallel"})
             return pyro.sample(Z, Switch(alpha, first, second))
+
+
+def branches(guide: SpeechGuide) -> list[SpeechGuide]:
+    """The guides of every value of alpha, alpha = 0 first; a guide that is no mixture, alone."""
+    return [guide.branch(alpha) for alpha in (0, 1)] if isinstance(guide, MixtureGuide) else [guide]
+
+
+@corrupted.register
+def _(guide: MixtureGuide, corruption: Corruption) -> MixtureGuide:
+    second, first = (corrupted(guide.branch(alpha), corruption) for alpha in (0, 1))
+    return MixtureGuide(first, second, guide.responsibilities, guide.start)
+
+
+class BranchGuide(SpeechGuide):
+    """One branch of a mixture guide alone: alpha is known, z is drawn from its encoder.
+
+    Its bound, log p(alpha) - J(alpha), is that of the mixture guide with r(alpha) = 1, and trains the branch
+    even where r* leaves nothing to it.
+
+    Args:
+        guide: of the mixture.
+        alpha: 0 or 1.
+    """
+
+    def __init__(self, guide: MixtureGuide, alpha: int) -> None:
+        super().__init__()
+        self.guide = guide.branch(alpha)
+        self.alpha = alpha
+
+    def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z | s, v, alpha)."""
+        return self.guide.posterior(power, visual)
+
+    def forward(
+        self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
+    ) -> Tensor:
+        """State alpha and sample z (*, N, L)."""
+        q = self.posterior(power, visual)
+        with frames_plate(power, visual, frames):
+            alpha = torch.full(q.batch_shape, float(self.alpha)).to(q.mean)
+            pyro.sample(ALPHA, dist.Delta(alpha))
+            return pyro.sample(Z, q)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class EqualiserAugmentation:
 
 @dataclass(frozen=True)
 class LipAugmentation:
-    """Move, scale, turn and light the pictures of every frame at random, and hide some.
+    """Move, scale, turn and light the pictures of every frame at random, and hide some, which are then bad.
 
     Args:
         front_end: how the lips are shown.
@@ -81,7 +81,7 @@ class LipAugmentation:
     brightness: float = 0.2
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with "visual" (B, D) changed."""
+        """The batch with "visual" (B, D) changed, and "bad" (B,), if there, where lips are hidden."""
         visual = batch["visual"]
         count, side = len(visual), self.front_end.side
         pictures = visual[:, :-1].reshape(count, -1, side, side)
@@ -91,7 +91,10 @@ class LipAugmentation:
         contrast, brightness = torch.randn(2, count, 1).to(visual)
         grey = pictures.flatten(1) * (self.contrast * contrast).exp() + self.brightness * brightness
         seen = visual[:, -1:] * (torch.rand(count, 1).to(visual) >= self.hidden)
-        return {**batch, "visual": torch.cat([grey * seen, seen], dim=1)}
+        changed = {"visual": torch.cat([grey * seen, seen], dim=1)}
+        if "bad" in batch:
+            changed["bad"] = torch.maximum(batch["bad"], 1 - seen[:, 0])
+        return {**batch, **changed}
 
     def _grid(self, pictures: Tensor) -> Tensor:
         """Where each pixel of each picture comes from, (B, side, side, 2)."""

@@ -78,6 +78,7 @@ class Chain:
         if not 0 <= self.burn_in < self.moves:
             raise InputError(f"a chain of {self.moves} moves keeps none after a burn-in of {self.burn_in}")
 
+    @torch.no_grad()
     def __call__(
         self, log_joint: LogJoint, position: Position, generator: Generator
     ) -> tuple[Draws, Position]:
@@ -87,12 +88,12 @@ class Chain:
         if step_size is None:
             step_size = torch.full_like(state.log_joint, self.kernel.step_size)
         adaptations = position.adaptations
-        acceptance = torch.zeros_like(state.log_joint)
+        accepted: list[Tensor] = []
         states: list[State] = []
         infos: list[Info] = []
         for move in range(self.moves):
             state, info = self.kernel.step(state, log_joint, step_size, generator)
-            acceptance += info.accepted
+            accepted.append(info.accepted)
             if move >= self.burn_in:
                 states.append(state._replace(gradient=None))
                 infos.append(info)
@@ -102,7 +103,7 @@ class Chain:
         energies = [info.energy for info in infos if info.energy is not None]
         draws = Draws(
             z=torch.stack([kept.z for kept in states]),
-            acceptance=acceptance / self.moves,
+            acceptance=torch.stack(accepted).to(state.z).mean(0),
             log_joint=torch.stack([kept.log_joint for kept in states]),
             diverged=torch.stack([info.diverged for info in infos]),
             energy=torch.stack(energies) if energies else None,

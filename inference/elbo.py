@@ -15,8 +15,10 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.enum import get_importance_trace
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from avse.data.errors import InputError
+from avse.models.vae_mm import VAEMM
 
 
 class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
@@ -59,6 +61,31 @@ def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], wei
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
     # Packing takes the cost of a guide site from here, not from "log_prob".
     guide_site["score_parts"] = guide_site["score_parts"]._replace(log_prob=guide_site["log_prob"])
+
+
+class AlphaLikelihood:
+    """The objective of a VAE-MM's doubt alone: sum_n log p(alpha_n = bad_n | v_n) at pi = 1/2.
+
+    alpha = 1 listens, which is right where the lips are bad. Once trained, d(v) is the log odds of bad lips
+    where they are as common as in training, and pi may still be set. Nothing else of the model learns.
+    """
+
+    kl_weight: float = 1.0
+
+    def differentiable_loss(self, model: VAEMM, guide: Any, **batch: Any) -> torch.Tensor:
+        """Minus the likelihood, summed over frames, nats.
+
+        Args:
+            model: with a `doubt`.
+            guide: not used.
+            batch: lips "visual" (*, N, D) and labels "bad" (*, N), 0 or 1.
+
+        Raises:
+            InputError: the model has no doubt.
+        """
+        if model.doubt is None:
+            raise InputError("a model without doubt has no prior of alpha to learn from bad lips")
+        return binary_cross_entropy_with_logits(model.doubt(batch["visual"]), batch["bad"], reduction="sum")
 
 
 class PriorMixedELBO:

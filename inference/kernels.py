@@ -82,8 +82,7 @@ class RandomWalk:
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
         """The state at z: one evaluation."""
-        with torch.no_grad():
-            return State(z, log_joint(z))
+        return State(z, log_joint(z).detach())
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
@@ -209,12 +208,12 @@ def _gradient(state: State) -> Tensor:
 
 def normal_like(z: Tensor, generator: Generator) -> Tensor:
     """Standard normal variates of the shape, precision and device of z."""
-    return torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
+    return torch.empty_like(z, memory_format=torch.contiguous_format).normal_(generator=generator)
 
 
 def uniform_like(values: Tensor, generator: Generator) -> Tensor:
     """Uniform variates on [0, 1) of the shape, precision and device of `values`."""
-    return torch.rand(values.shape, generator=generator, dtype=values.dtype, device=values.device)
+    return torch.empty_like(values, memory_format=torch.contiguous_format).uniform_(generator=generator)
 
 
 def _accept_by_energy(

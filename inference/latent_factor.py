@@ -21,9 +21,11 @@ from avse.inference.given_alpha import GivenAlpha, aligned
 from avse.inference.joint import LogJoint
 from avse.inference.kernels import normal_like
 from avse.inference.mean_field import Moments
+from avse.models.distributions import LARGEST_LOG
+from avse.models.speech import Evaluation, unrepeated
 
-LARGEST_LOG_VARIANCE = 80.0
-"""Beyond e^80 a variance, or its inverse, would overflow."""
+LARGEST = math.exp(LARGEST_LOG)
+"""E 1 / sigma and its inverse are limited to it: neither may overflow."""
 
 
 class LatentFactor(Protocol):
@@ -48,13 +50,12 @@ class LatentFactor(Protocol):
         """
         ...
 
-    def own(self, values: Tensor, dim: int) -> Tensor:
-        """Of a function of z, what belongs to the z at hand: (A, .., [A], rest) -> (A, .., rest).
+    def log_joint(self, model: GivenAlpha, power: Tensor) -> LogJoint:
+        """z (.., [A], *, N, L) -> log p(power, z | alpha, v) of every alpha at its z, (A, .., *, N)."""
+        ...
 
-        Args:
-            values: of the function, for every alpha (first dimension) and z.
-            dim: where the second A is, counted from the right.
-        """
+    def evaluate(self, model: GivenAlpha, z: Tensor) -> Evaluation:
+        """log p(z | alpha, v) (A, *, N) and log sigma (A, *, N, F) of every alpha at its z ([A], *, N, L)."""
         ...
 
     def log_density(self, log_joint: Tensor, responsibilities: Tensor) -> Tensor:
@@ -80,9 +81,13 @@ class Shared:
         """(C, *, N, L)."""
         return torch.cat([z.reshape(-1, *frames, z.shape[-1]) for z in starts])
 
-    def own(self, values: Tensor, dim: int) -> Tensor:
-        """All that is there: every alpha sees the same z."""
-        return values
+    def log_joint(self, model: GivenAlpha, power: Tensor) -> LogJoint:
+        """z (.., *, N, L), the same for every alpha -> (A, .., *, N)."""
+        return model.log_joint(power)
+
+    def evaluate(self, model: GivenAlpha, z: Tensor) -> Evaluation:
+        """At z (*, N, L), the same for every alpha."""
+        return model.evaluate(z)
 
     def log_density(self, log_joint: Tensor, responsibilities: Tensor) -> Tensor:
         """sum_a r(a) log p(P, z | v, a), (.., *, N); what has r(a) = 0 counts for nothing, even at -inf."""
@@ -120,13 +125,18 @@ class Structured:
         """(C, A, *, N, L)."""
         return torch.stack([z.expand(values, *frames, z.shape[-1]) for z in starts])
 
-    def own(self, values: Tensor, dim: int) -> Tensor:
-        """The diagonal: component a at the z of component a."""
-        return values.diagonal(dim1=0, dim2=dim).movedim(-1, dim)
+    def log_joint(self, model: GivenAlpha, power: Tensor) -> LogJoint:
+        """z (.., A, *, N, L) -> (A, .., *, N)."""
+        log_joint, dim = model.log_joint_each(power), -model.log_alpha.dim() - 1
+        return lambda z: log_joint(z.movedim(dim, 0))
+
+    def evaluate(self, model: GivenAlpha, z: Tensor) -> Evaluation:
+        """At z (A, *, N, L), one for each alpha."""
+        return model.evaluate_each(z)
 
     def log_density(self, log_joint: Tensor, responsibilities: Tensor) -> Tensor:
         """The log joint of every component, (.., A, *, N)."""
-        return log_joint
+        return log_joint.movedim(0, -responsibilities.dim())
 
     def marginal(self, z: Tensor, responsibilities: Tensor, generator: Generator) -> Tensor:
         """One component a draw and frame, with probability r(alpha)."""
@@ -146,24 +156,27 @@ class Structured:
 
 def target(factor: LatentFactor, model: GivenAlpha, power: Tensor, responsibilities: Tensor) -> LogJoint:
     """What the chains sample: z (.., [A], *, N, L) -> log r up to a constant, (.., [A], *, N)."""
-    log_joint = model.log_joint(power)
-    dim = -responsibilities.dim()
-    return lambda z: factor.log_density(factor.own(log_joint(z), dim), responsibilities)
+    log_joint = factor.log_joint(model, power)
+    return lambda z: factor.log_density(log_joint(z), responsibilities)
 
 
 def moments(factor: LatentFactor, model: GivenAlpha, z: Tensor) -> Moments:
     """Averages over the draws z (R, [A], *, N, L), entropy left at 0; one draw is decoded at a time."""
-    dim = -model.log_alpha.dim()
     log_prior, log_volume, precision = (torch.zeros(()) for _ in range(3))
     for draw in z:
-        evaluation = model.evaluate(draw)
-        log_variance = factor.own(evaluation.log_variance, dim - 1)
-        log_prior = log_prior + factor.own(evaluation.log_prior, dim)
+        evaluation = factor.evaluate(model, draw)
+        log_variance = unrepeated(evaluation.log_variance)
+        log_prior = log_prior + evaluation.log_prior
         log_volume = log_volume + log_variance.sum(-1)
-        limited = log_variance.clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
-        precision = limited.neg_().exp_().add_(precision)
+        precision = log_variance.neg().exp_().add_(precision)
     count = len(z)
-    return Moments(log_prior / count, log_volume / count, precision / count, torch.zeros_like(log_prior))
+    precision = precision.div_(count).clamp_(1 / LARGEST, LARGEST)
+    return Moments(
+        log_prior / count,
+        (log_volume / count).expand_as(log_prior),
+        precision.expand(*log_prior.shape, -1),
+        torch.zeros_like(log_prior),
+    )
 
 
 def importance_entropy(

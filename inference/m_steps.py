@@ -45,12 +45,23 @@ class NoiseStep:
         with torch.no_grad():
             z = z.reshape(-1, *power.shape[:-1], z.shape[-1])
             speech_variance, weights = weighted_speech_variance(model, z, power, visual)
-            noise = model.noise
-            cost = noise.cost(power, speech_variance, weights).sum() / power.numel()
-            for _ in range(self.rounds):
-                for update in self.updates:
-                    noise = update(noise, power, speech_variance, weights)
-            return NoisySpeech(model.speech, noise), float(cost)
+            noise, cost = self.updated(model.noise, power, speech_variance, weights)
+            return NoisySpeech(model.speech, noise), cost
+
+    def updated(self, noise: Any, power: Tensor, speech_variance: Any, weights: Tensor) -> tuple[Any, float]:
+        """Better noise, and the cost of the old one a frame and bin.
+
+        Args:
+            noise: noise model.
+            power: |x|^2 (*, N, F).
+            speech_variance: of every draw, (R, *, N, F).
+            weights: of the draws, (R, *, N).
+        """
+        cost = noise.cost(power, speech_variance, weights).sum() / power.numel()
+        for _ in range(self.rounds):
+            for update in self.updates:
+                noise = update(noise, power, speech_variance, weights)
+        return noise, float(cost)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from avse.guides.guide import SpeechGuide
+from avse.guides.mixture import branches
 from avse.inference.e_steps import Chain, EStep, Position
 from avse.inference.em import EM, EMStep
 from avse.inference.kernels import MALA, RandomWalk
@@ -30,7 +31,7 @@ NoiseStart = Callable[[Tensor, Generator], NMFNoise]
 """(power (*, N, F), generator) -> first noise model."""
 
 LatentStart = Callable[[SpeechModel, SpeechGuide, Tensor, Tensor | None, NMFNoise], Tensor]
-"""(speech model, guide, power (*, N, F), visual, first noise model) -> first z (*, N, L)."""
+"""(speech model, guide, power (*, N, F), visual, first noise model) -> first z (*, N, L), or several."""
 
 
 class Algorithm(Protocol):
@@ -60,13 +61,30 @@ def expected_unheard(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
 ) -> Tensor:
     """z at the mean of the prior p(z | v), alpha summed out: what the lips suggest, whatever the noise."""
+    mean, log_alpha = _prior_means(speech, guide, power, visual)
+    return (log_alpha.exp().unsqueeze(-1) * mean).sum(0)
+
+
+def each_unheard(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+) -> Tensor:
+    """z at the means of p(z | v, alpha) for every alpha, (A, *, N, L)."""
+    return _prior_means(speech, guide, power, visual)[0]
+
+
+def _prior_means(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Means of p(z | v, alpha), (A, *, N, L), and log p(alpha | v), (A, *, N); A = 1 without alpha."""
     anywhere = torch.zeros_like(guide.posterior(power, visual).mean)
     trace = latent_trace(speech, anywhere, visual)
     mean: Tensor = trace.nodes[Z]["fn"].mean
-    if ALPHA in trace.nodes:
-        trace.compute_log_prob()
-        mean = (trace.nodes[ALPHA]["log_prob"].exp().unsqueeze(-1) * mean).sum(0)
-    return mean.expand_as(anywhere)
+    if ALPHA not in trace.nodes:
+        return mean.expand_as(anywhere).unsqueeze(0), torch.zeros_like(anywhere[..., 0]).unsqueeze(0)
+    trace.compute_log_prob()
+    log_alpha = trace.nodes[ALPHA]["log_prob"]
+    values = log_alpha.shape[0]
+    return mean.expand(values, *anywhere.shape), log_alpha.expand(values, *anywhere.shape[:-1])
 
 
 @dataclass(frozen=True)
@@ -99,12 +117,53 @@ class EncodedEstimate:
 
 
 @dataclass(frozen=True)
+class EachBranch:
+    """A start for every value of alpha, each from its own branch of a mixture guide: z (A, *, N, L).
+
+    Of a guide that is no mixture it is the start itself, (1, *, N, L).
+
+    Args:
+        start: asks a guide.
+    """
+
+    start: LatentStart
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """z (A, *, N, L)."""
+        return torch.stack([self.start(speech, each, power, visual, noise) for each in branches(guide)])
+
+
+@dataclass(frozen=True)
+class OneBranch:
+    """A start from one branch of a mixture guide, (*, N, L); of a guide that is no mixture, the start itself.
+
+    Args:
+        alpha: of the branch. 0 is the papers' choice for a MIN-VAE: its encoder of lips, which no noise
+            misleads.
+        start: asks a guide.
+    """
+
+    alpha: int
+    start: LatentStart = encoded_mixture
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """z (*, N, L)."""
+        found = branches(guide)
+        return self.start(speech, found[min(self.alpha, len(found) - 1)], power, visual, noise)
+
+
+@dataclass(frozen=True)
 class MCEM:
     """EM with draws, then a longer run at the fitted parameters and the averaged filter.
 
     Args:
         noise_start: first noise model.
-        latent_starts: first z of each chain; chains share the noise model, and all their draws count alike.
+        latent_starts: first z of each chain (*, N, L), or of several (C, *, N, L); chains share the noise
+            model, and all their draws count alike.
         em: the loop.
         final: draws for the estimate; all that it keeps are used.
         gain_floor: smallest gain to apply when the speech is heard. Zero gives the posterior mean; a little
@@ -129,7 +188,8 @@ class MCEM:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
         with torch.no_grad(), one_look(speech, guide):
             noise = self.noise_start(power, generator)
-            z = torch.stack([start(speech, guide, power, visual, noise) for start in self.latent_starts])
+            starts = [start(speech, guide, power, visual, noise) for start in self.latent_starts]
+            z = torch.cat([start.reshape(-1, *power.shape[:-1], start.shape[-1]) for start in starts])
 
             def report(step: EMStep) -> None:
                 progress(0.9 * (step.iteration + 1) / self.em.iterations)
@@ -209,3 +269,11 @@ def lips_mcem() -> MCEM:
     """
     heard = default_mcem()
     return replace(heard, latent_starts=(*heard.latent_starts, expected_unheard), gain_floor=0.0)
+
+
+def branches_mcem() -> MCEM:
+    """The schedule for a mixture of encoders whose components share their latents, such as MIN-VAE.
+
+    As `lips_mcem`, the third chain from the encoder of lips instead of a prior.
+    """
+    return replace(lips_mcem(), latent_starts=(EncodedEstimate(), EachBranch(encoded_mixture)))

@@ -18,20 +18,16 @@ alpha, g = 1 and r(z) the same for both.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from avse.inference.alpha_steps import IMPOSSIBLE, AlphaStep, independent
 from avse.inference.m_steps import NoiseUpdate
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import WienerMoments, wiener_moments
-
-LARGEST_LOG_ODDS = 30.0
-"""No value of alpha that is possible at all gets less than e^-30 of the best one's responsibility."""
-
-IMPOSSIBLE = -1e20
-"""A log probability below this is that of something that cannot be."""
 
 
 class Moments(NamedTuple):
@@ -83,21 +79,24 @@ class MeanField:
     @property
     def speech_power(self) -> Tensor:
         """P_s = |m|^2 + nu, the expected power of the speech as it is heard, (*, N, F)."""
-        return self.speech.gain.square() * self.power + self.speech.variance
+        return torch.addcmul(self.speech.variance, self.speech.gain.square(), self.power)
 
-    @property
+    @cached_property
     def clean_power(self) -> Tensor:
         """P_s / g, the expected power of the speech as its model knows it, (*, N, F)."""
         return self.speech_power / self.noise.gain.unsqueeze(-1)
 
-    @property
+    @cached_property
     def noise_power(self) -> Tensor:
         """P_b = |x - m|^2 + nu, the expected power of the noise, (*, N, F)."""
-        return (1 - self.speech.gain).square() * self.power + self.speech.variance
+        return torch.addcmul(self.speech.variance, (1 - self.speech.gain).square_(), self.power)
 
     def precision(self, moments: Moments) -> Tensor:
         """sum_a r(a) E 1 / sigma_f(z, a, v): 1 / gamma, (*, N, F)."""
-        return (self.responsibilities.unsqueeze(-1) * moments.precision).sum(0)
+        total = torch.zeros_like(self.power)
+        for r, precision in zip(self.responsibilities.unsqueeze(-1), moments.precision, strict=True):
+            total.addcmul_(r, precision)
+        return total
 
 
 Update = Callable[[MeanField, Moments], MeanField]
@@ -109,25 +108,20 @@ def update_speech(field: MeanField, moments: Moments) -> MeanField:
 
     The Wiener filter of the harmonic mean gamma of the variances, where MCEM averages filters.
     """
-    return replace(field, speech=wiener_moments(field.precision(moments).reciprocal(), field.noise))
+    return replace(field, speech=wiener_moments(field.precision(moments).reciprocal_(), field.noise))
 
 
-def update_alpha(field: MeanField, moments: Moments) -> MeanField:
+def update_alpha(field: MeanField, moments: Moments, step: AlphaStep = independent) -> MeanField:
     """log r(alpha) = log pi(alpha) + E log p(P_s / g, z | v, alpha) + H(alpha) + const, clipped.
+
+    That is the exact step, `independent`; others make more or less of the evidence, and may raise E.
 
     With two values, logit r = E log p(P_s, z | v, 1) - E log p(P_s, z | v, 0) + logit pi.
     """
-    logits = field.log_pi + moments.log_joint(field.clean_power) + moments.entropy
-    return replace(field, responsibilities=normalised(logits))
-
-
-def normalised(logits: Tensor) -> Tensor:
-    """Softmax over the first dimension, of logits cut off `LARGEST_LOG_ODDS` below the largest.
-
-    What has -inf stays impossible; where nothing is left to choose between, all are equal.
-    """
-    below = (logits - logits.amax(0, keepdim=True)).nan_to_num(nan=0.0, neginf=-torch.inf)
-    return below.clamp_min(-LARGEST_LOG_ODDS).where(below > IMPOSSIBLE, below).softmax(0)
+    if len(field.log_pi) == 1:
+        return field
+    log_evidence = moments.log_joint(field.clean_power) + moments.entropy
+    return replace(field, responsibilities=step(field.log_pi, log_evidence))
 
 
 @dataclass(frozen=True)
@@ -171,6 +165,8 @@ def update_pi(field: MeanField, moments: Moments) -> MeanField:
     It replaces the model's prior of alpha, but what the model rules out stays ruled out. What it cannot
     raise is the free energy less log Dirichlet(pi).
     """
+    if len(field.log_pi) == 1:
+        return field
     count = field.responsibilities.sum(-1, keepdim=True) + 1
     count = count.where(field.log_pi.isfinite().any(-1, keepdim=True), 0.0)
     log_pi = (count / count.sum(0)).log().expand_as(field.log_pi)

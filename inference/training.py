@@ -31,7 +31,7 @@ from avse.inference.elbo import AnalyticKLTraceEnumELBO
 from avse.models.lips import one_look
 from avse.models.networks import POWER_FLOOR
 
-VISUAL_PATH = frozenset({"lips", "prior", "condition", "network"})
+VISUAL_PATH = frozenset({"lips", "prior", "condition", "network", "doubt"})
 """Names of the parts of models and guides that see the lips."""
 
 

@@ -22,12 +22,12 @@ import torch
 from torch import Generator, Tensor
 
 from avse.guides.guide import SpeechGuide
-from avse.guides.mixture import MixtureGuide
+from avse.inference.alpha_steps import AlphaStep, independent
 from avse.inference.e_steps import Chain, Draws, EStep, Position
 from avse.inference.given_alpha import GivenAlpha, Joint, closed, log_alpha
 from avse.inference.kernels import MALA, RandomWalk
 from avse.inference.latent_factor import LatentFactor, Shared, importance_entropy, moments, target
-from avse.inference.mcem import EncodedEstimate, LatentStart, NoiseStart, Progress, encoded_mixture
+from avse.inference.mcem import EncodedEstimate, LatentStart, NoiseStart, OneBranch, Progress, encoded_mixture
 from avse.inference.mean_field import (
     MeanField,
     Moments,
@@ -40,17 +40,8 @@ from avse.inference.mean_field import (
 )
 from avse.inference.posterior import Posterior
 from avse.models.lips import one_look
-from avse.models.nmf import NMFNoise, QuantileStart, RandomStart
+from avse.models.nmf import QuantileStart, RandomStart
 from avse.models.speech import SpeechModel
-
-
-def encoded_components(
-    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
-) -> Tensor:
-    """z of each alpha at the mean of its own encoder for the mixture, (A, *, N, L); for `MixtureGuide`."""
-    if not isinstance(guide, MixtureGuide):
-        return encoded_mixture(speech, guide, power, visual, noise)
-    return torch.stack([guide.branch(alpha).posterior(power, visual).mean for alpha in (0, 1)])
 
 
 class LatentStep(NamedTuple):
@@ -75,6 +66,7 @@ class VEM:
         final: draws for the estimate; all that it keeps are used.
         factor: `Shared`, one r(z) for all alpha as in the papers, or `Structured`, r(z | alpha).
         updates: of the parameters, after r(s) and r(alpha).
+        alpha_step: of r(alpha), from its prior and the expected log joint of every component.
         rounds: of the closed-form steps in an iteration.
         iterations: at most so many.
         tolerance: stop when the relative change of the free energy falls below it.
@@ -88,6 +80,7 @@ class VEM:
     final: EStep
     factor: LatentFactor
     updates: Sequence[Update] = (UpdateNoise(),)
+    alpha_step: AlphaStep = independent
     rounds: int = 1
     iterations: int = 100
     tolerance: float = 1e-5
@@ -127,7 +120,7 @@ class VEM:
                 progress(0.9 * len(costs) / self.iterations)
             step = self._latent_step(self.final, model, field, position, generator)
             for _ in range(self.rounds):
-                field = update_alpha(update_speech(field, step.moments), step.moments)
+                field = update_alpha(update_speech(field, step.moments), step.moments, self.alpha_step)
             field = update_speech(field, step.moments)
             z = self.factor.marginal(step.draws.z, field.responsibilities, generator)
             acceptance = self.factor.mean(step.draws.acceptance, field.responsibilities)
@@ -168,7 +161,7 @@ class VEM:
         """r(s), r(alpha) and better parameters; the free energy under the old ones, a frame and bin."""
         costs = []
         for _ in range(self.rounds):
-            field = update_alpha(update_speech(field, averages), averages)
+            field = update_alpha(update_speech(field, averages), averages, self.alpha_step)
             costs.append(free_energy(field, averages).sum() / field.power.numel())
             for update in self.updates:
                 field = update(field, averages)
@@ -178,14 +171,15 @@ class VEM:
 def papers_vem() -> VEM:
     """The schedule of Sadeghi and Alameda-Pineda 2020 and 2021.
 
-    Random W and H of rank 10, no gain, one z for all alpha from the guide's mean on the noisy power, r(alpha)
-    from the model's prior, and its pi re-estimated; 100 iterations of 40 random-walk moves (variance 0.01),
-    10 kept. The noise updates have the exponent 1/2 and cannot overshoot; the authors' code has 1.
+    Random W and H of rank 10, no gain, one z for all alpha, from the mean of the guide (of its visual branch,
+    if it has branches) on the noisy power, r(alpha) from the model's prior, and its pi re-estimated; 100
+    iterations of 40 random-walk moves (variance 0.01), 10 kept. The noise updates have the exponent 1/2 and
+    cannot overshoot; the authors' code has 1.
     """
     walk = Chain(RandomWalk(step_size=0.1), moves=40, burn_in=30)
     return VEM(
         noise_start=RandomStart(rank=10),
-        latent_starts=(encoded_mixture,),
+        latent_starts=(OneBranch(0),),
         e_step=walk,
         final=walk,
         factor=Shared(),

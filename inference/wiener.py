@@ -7,13 +7,14 @@ over all draws of the final run (Sadeghi et al., TASLP 2020, after Leglaive et a
 model has it, is averaged with its exact posterior given each z.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from avse.inference.m_steps import weighted_speech_variance
-from avse.models.noisy import NoisySpeech, wiener_moments
+from avse.models.noisy import NoiseModel, NoisySpeech, WienerMoments, wiener_moments
 
 
 class AverageFilter(NamedTuple):
@@ -41,17 +42,34 @@ def average_filter(
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
     """
-    mean, square, within = (torch.zeros_like(power) for _ in range(3))
     responsibilities = torch.zeros(())
-    with torch.no_grad():
+
+    def filters() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal responsibilities
         for draw in z.split(1):
             variances, weights = weighted_speech_variance(model, draw, power, visual)
             weights = weights / z.shape[0]
-            for speech_variance, share in zip(variances, weights.unsqueeze(-1), strict=True):
-                moments = wiener_moments(speech_variance, model.noise)
-                mean += share * moments.gain
-                square += share * moments.gain.square()
-                within += share * moments.variance
             responsibilities = responsibilities + weights
+            yield from zip(variances, weights, strict=True)
+
+    with torch.no_grad():
+        moments = averaged(model.noise, power, filters())
+    return AverageFilter(moments.gain, moments.variance, responsibilities)
+
+
+def averaged(noise: NoiseModel, power: Tensor, draws: Iterable[tuple[Tensor, Tensor]]) -> WienerMoments:
+    """Posterior mean of the gain, and variance of the speech, each (*, N, F).
+
+    Args:
+        noise: gain and noise variance.
+        power: |x|^2 (*, N, F).
+        draws: of the speech variance, without the gain (*, N, F), each with its weight (*, N).
+    """
+    mean, square, within = (torch.zeros_like(power) for _ in range(3))
+    for speech_variance, weight in draws:
+        share, moments = weight.unsqueeze(-1), wiener_moments(speech_variance, noise)
+        mean += share * moments.gain
+        square += share * moments.gain.square()
+        within += share * moments.variance
     between = (square - mean.square()).clamp_min(0) * power
-    return AverageFilter(mean, within + between, responsibilities)
+    return WienerMoments(mean, within + between)

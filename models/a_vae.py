@@ -15,8 +15,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from avse.models.distributions import spectrum_cost
 from avse.models.sites import Z
-from avse.models.speech import Evaluation, SpeechModel
+from avse.models.speech import Evaluation, SpeechModel, decoder_given
 
 Prior = Callable[[], dist.TorchDistribution]
 """Makes the distribution of z in a frame, event shape (L,)."""
@@ -36,7 +37,7 @@ class StandardNormal(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """-|z|^2 / 2 - L / 2 log(2 pi): (*, N, L) -> (*, N), without making the distribution."""
-        return z.square().sum(-1).mul(-0.5).sub(z.shape[-1] / 2 * math.log(2 * math.pi))
+        return z.square().sum(-1).mul_(-0.5).sub_(z.shape[-1] / 2 * math.log(2 * math.pi))
 
     def forward(self, embedding: Tensor | None = None) -> dist.TorchDistribution:
         """N(0, I) over L dimensions, whatever the lips do."""
@@ -65,6 +66,16 @@ class AVAE(SpeechModel):
         """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
         if type(self).latent is not AVAE.latent:
             return super().evaluate(z, visual)
-        prior = self.prior
-        log_prior = (prior if isinstance(prior, StandardNormal) else prior()).log_prob(z)
+        log_prior = self._density().log_prob(z)
         return Evaluation(log_prior.unsqueeze(0), self.decoder(z).unsqueeze(0))
+
+    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """As `SpeechModel.bound`; p(z) is made once."""
+        if type(self).latent is not AVAE.latent:
+            return super().bound(power, visual)
+        prior, decoder = self._density(), decoder_given(self.decoder)
+        return lambda z: (prior.log_prob(z) - spectrum_cost(power, decoder(z))).unsqueeze(0)
+
+    def _density(self) -> StandardNormal | dist.TorchDistribution:
+        """What knows log p(z)."""
+        return self.prior if isinstance(self.prior, StandardNormal) else self.prior()

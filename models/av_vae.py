@@ -12,9 +12,10 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from avse.models.distributions import spectrum_cost
 from avse.models.networks import GaussianEncoder
 from avse.models.sites import Z
-from avse.models.speech import Evaluation, SpeechModel
+from avse.models.speech import Evaluation, SpeechModel, decoder_given
 
 Trunk = Callable[[Tensor | None], Tensor]
 """What is seen of the lips (*, N, D) -> embedding (*, N, E)."""
@@ -71,3 +72,11 @@ class AVVAE(SpeechModel):
         embedding = self.lips(visual)
         log_prior = self.prior(embedding).log_prob(z)
         return Evaluation(log_prior.unsqueeze(0), self.decoder(z, embedding).unsqueeze(0))
+
+    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """As `SpeechModel.bound`; the lips are looked at, and p(z | v) is made, once."""
+        if type(self).latent is not AVVAE.latent:
+            return super().bound(power, visual)
+        embedding = self.lips(visual)
+        prior, decoder = self.prior(embedding), decoder_given(self.decoder, embedding)
+        return lambda z: (prior.log_prob(z) - spectrum_cost(power, decoder(z))).unsqueeze(0)

@@ -24,5 +24,11 @@ class BandLimited(SpeechModel):
 
     def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
         """As `SpeechModel.evaluate`, by the wrapped model's own."""
-        log_prior, log_variance = self.speech.evaluate(z, visual)
-        return Evaluation(log_prior, log_variance[..., : self.bins])
+        return self._observed(self.speech.evaluate(z, visual))
+
+    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate_each`, by the wrapped model's own."""
+        return self._observed(self.speech.evaluate_each(z, visual))
+
+    def _observed(self, evaluation: Evaluation) -> Evaluation:
+        return Evaluation(evaluation.log_prior, evaluation.log_variance[..., : self.bins])

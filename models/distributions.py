@@ -13,6 +13,9 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
+LARGEST_LOG = 80.0
+"""Log precisions beyond it are taken for it: their product is lost on any power, and 0 * inf is no number."""
+
 
 class PowerSpectrum(TorchDistribution):
     """Power |s|^2 of s ~ N_c(0, v), elementwise: log p(power) = -(log v + power exp(-log v)).
@@ -64,8 +67,7 @@ class PowerSpectrum(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         negative = -self.log_variance
-        # Beyond e^80 the product is lost on any power; without the limit, 0 * inf would be no number.
-        return torch.addcmul(negative, value, negative.clamp_max(80.0).exp(), value=-1)
+        return torch.addcmul(negative, value, negative.clamp_max(LARGEST_LOG).exp(), value=-1)
 
     def entropy(self) -> Tensor:
         """1 + log v."""
@@ -139,6 +141,14 @@ class _ComplexPlane(constraints.Constraint):
 
 
 _complex_plane = _ComplexPlane()
+
+
+def spectrum_cost(power: Tensor, log_variance: Tensor) -> Tensor:
+    """sum_f log v + P / v, minus what `PowerSpectrum` scores in a frame, from log v (*, N, F): (*, N)."""
+    if log_variance.requires_grad:
+        return -PowerSpectrum(log_variance, validate_args=False).log_prob(power).sum(-1)
+    variance = log_variance.clamp_min(-LARGEST_LOG).exp_()
+    return torch.addcdiv(log_variance, power, variance, out=variance).sum(-1)
 
 
 def exponential_cost(power: Tensor, variance: Tensor) -> Tensor:

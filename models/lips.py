@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from avse.models.networks import ACTIVATIONS, perceptron
 
+LARGEST = 8.0
+"""Of an embedding. Mouths stay below 6; pictures unlike any mouth, such as a head turned far aside, would
+give hundreds, and latents and spectra out of all range."""
+
 
 class LipTrunk(nn.Module):
     """Layers over the pixels, and an embedding for lips that are not seen.
@@ -44,7 +48,37 @@ class LipTrunk(nn.Module):
     def _embedding(self, visual: Tensor) -> Tensor:
         pixels, valid = visual[..., :-1], visual[..., -1:]
         embedding = self.layers(pixels.reshape(-1, pixels.shape[-1])).reshape(*visual.shape[:-1], -1)
+        embedding = embedding.clamp(-LARGEST, LARGEST)
         return torch.lerp(self.unseen.expand_as(embedding), embedding, valid)
+
+
+class LipDoubt(nn.Module):
+    """d(v), the log odds that the lips of a frame are bad: a trunk of its own, then a linear map, bounded.
+
+        d(v) = B tanh(l(v) / B)
+
+    It starts at d = 0. Lips that are not seen have a learned d through the trunk's embedding for them. The
+    bound leaves the last word to the prior odds and the evidence: bad lips are not always useless, and lips
+    like none that were seen in training should convince nobody.
+
+    Args:
+        trunk: visual (*, N, D) -> embedding (*, N, E).
+        embedding_size: E.
+        largest: B, nats.
+    """
+
+    def __init__(self, trunk: LipTrunk, embedding_size: int, largest: float = 4.0) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.largest = largest
+        self.odds = nn.Linear(embedding_size, 1)
+        nn.init.zeros_(self.odds.weight)
+        nn.init.zeros_(self.odds.bias)
+
+    def forward(self, visual: Tensor | None) -> Tensor:
+        """d(v), (*, N)."""
+        odds: Tensor = self.odds(self.trunk(visual)).squeeze(-1)
+        return self.largest * torch.tanh(odds / self.largest)
 
 
 @contextmanager
@@ -85,18 +119,92 @@ def shared_map(
     """
     act = ACTIVATIONS[activation]
     return nn.Sequential(
+        *_each_picture(side, pictures, features, dropout, act),
+        *_over_time(pictures * features, hidden, embedding_size, dropout, act),
+    )
+
+
+def watchful_map(
+    side: int,
+    pictures: int,
+    embedding_size: int,
+    features: int = 48,
+    hidden: int = 256,
+    dropout: float = 0.0,
+    activation: str = "silu",
+) -> nn.Sequential:
+    """As `shared_map`, with how much each picture differs from the next beside what the linear map sees.
+
+    No linear map tells a picture that stands still from one that moves.
+    """
+    act = ACTIVATIONS[activation]
+    seen = nn.Sequential(*_each_picture(side, pictures, features, dropout, act))
+    size = pictures * features + pictures - 1
+    return nn.Sequential(
+        Beside(seen, Change(pictures)), *_over_time(size, hidden, embedding_size, dropout, act)
+    )
+
+
+def _each_picture(
+    side: int, pictures: int, features: int, dropout: float, act: type[nn.Module]
+) -> list[nn.Module]:
+    """Pixels (B, P side^2) -> features of all pictures (B, P features)."""
+    return [
         nn.Unflatten(1, (pictures, side**2)),
         nn.Linear(side**2, features),
         act(),
         nn.Flatten(),
         nn.Dropout(dropout),
-        nn.Linear(pictures * features, hidden),
+    ]
+
+
+def _over_time(
+    size: int, hidden: int, embedding_size: int, dropout: float, act: type[nn.Module]
+) -> list[nn.Module]:
+    """(B, size) -> embedding (B, E)."""
+    return [
+        nn.Linear(size, hidden),
         act(),
         nn.Dropout(dropout),
         nn.Linear(hidden, embedding_size),
         act(),
         nn.Dropout(dropout),
-    )
+    ]
+
+
+class Change(nn.Module):
+    """1/2 log(1 + c / floor), where c is the mean square change from one picture to the next.
+
+    Args:
+        pictures: P.
+        floor: change that is next to none: a hundredth of the deviation of a clip's grey levels, squared.
+    """
+
+    def __init__(self, pictures: int, floor: float = 1e-4) -> None:
+        super().__init__()
+        self.pictures = pictures
+        self.floor = floor
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, P side^2) -> (B, P - 1)."""
+        change = pixels.unflatten(-1, (self.pictures, -1)).diff(dim=-2).square().mean(-1)
+        return torch.log1p(change / self.floor) / 2
+
+
+class Beside(nn.Module):
+    """What several parts make of one input, side by side.
+
+    Args:
+        parts: (B, D) -> (B, D_k) each.
+    """
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, D) -> (B, sum of D_k)."""
+        return torch.cat([part(inputs) for part in self.parts], dim=-1)
 
 
 def papers_layers(side: int, pictures: int, embedding_size: int = 128) -> nn.Sequential:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.av_vae import Trunk
+from avse.models.distributions import spectrum_cost
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import Evaluation, SpeechModel
+from avse.models.speech import Evaluation, SpeechModel, decoder_given
 from avse.models.switch import mixture_log_prior
 
 
@@ -88,11 +89,29 @@ class MINVAE(SpeechModel):
         """As `SpeechModel.evaluate`, without a trace: A = 2, alpha = 0 first. z is decoded once."""
         if type(self).latent is not MINVAE.latent:
             return super().evaluate(z, visual)
-        heard = _normal(self.audio_mean, self.audio_log_variance).log_prob(z)
-        seen = _normal(self.visual_mean, self.visual_log_variance).log_prob(z)
         log_variance = self._decoded(z, visual)
-        return Evaluation(
-            mixture_log_prior(self.log_odds, heard, seen), log_variance.expand(2, *log_variance.shape)
+        return Evaluation(self._log_prior()(z, z), log_variance.expand(2, *log_variance.shape))
+
+    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate_each`: both z (2, *, N, L) are decoded in one call."""
+        if type(self).latent is not MINVAE.latent:
+            return super().evaluate_each(z, visual)
+        return Evaluation(self._log_prior()(z[1], z[0]), self._decoded(z, visual))
+
+    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """As `SpeechModel.bound`; p(z | alpha) is made once, and both alpha have one likelihood."""
+        if type(self).latent is not MINVAE.latent:
+            return super().bound(power, visual)
+        log_prior = self._log_prior()
+        decoder = decoder_given(self.decoder, *(() if self.lips is None else (self.lips(visual),)))
+        return lambda z: log_prior(z, z) - spectrum_cost(power, decoder(z))
+
+    def _log_prior(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A z (*, N, L) of alpha = 1 and one of alpha = 0 -> log p(alpha) + log p(z | alpha), (2, *, N)."""
+        audio = _normal(self.audio_mean, self.audio_log_variance)
+        visual = _normal(self.visual_mean, self.visual_log_variance)
+        return lambda heard, seen: mixture_log_prior(
+            self.log_odds, audio.log_prob(heard), visual.log_prob(seen)
         )
 
     def _decoded(self, z: Tensor, visual: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ Audio features are maps of the power spectrum (*, N, F) to what the encoder read
 itself; its logarithm spreads loud and quiet frames evenly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ POWER_FLOOR = 1e-6
 
 LOG_VARIANCE_RANGE = (-12.0, 4.0)
 """Of an encoder's answer: an input unlike all that it was trained on must not give a variance of e^50."""
+
+LARGEST_MEAN = 16.0
+"""Of an encoder's answer, for the same reason: latents of speech lie within 12 of zero."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 
@@ -136,7 +139,10 @@ class GaussianEncoder(nn.Module):
         """Parameters of q(z | features, embedding): (*, size_in) and (*, E)."""
         shift = self.condition(embedding) if self.condition is not None else None
         hidden = conditioned(self.trunk, features, shift)
-        return Gaussian(self.mean(hidden), self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE))
+        return Gaussian(
+            self.mean(hidden).clamp(-LARGEST_MEAN, LARGEST_MEAN),
+            self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE),
+        )
 
 
 class SpectrumDecoder(nn.Module):
@@ -180,21 +186,35 @@ class SpectrumDecoder(nn.Module):
 
     def forward(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
         """log sigma_f(z, v), from z (*, N, L) and the embedding of the lips (*, N, E)."""
-        batch = z.shape[:-1]
-        if self.condition is None:
-            hidden = self.trunk(z.reshape(-1, z.shape[-1]))  # two dimensions: one fused product
-        else:
-            hidden = conditioned(self.trunk, z, self.condition(embedding))
-            batch = hidden.shape[:-1]
-            hidden = hidden.reshape(-1, hidden.shape[-1])
-        if self.output.weight.requires_grad:
-            flat = self.output(hidden).mul_(self.scale).add_(self.shift)
-        else:
-            weight, bias = self._frozen_output()
-            flat = (hidden @ weight).add_(bias)
-        return flat.reshape(*batch, -1)
+        return self.given(embedding)(z)
 
-    def _frozen_output(self) -> tuple[Tensor, Tensor]:
+    def given(self, embedding: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """`forward` as a function of z alone, at the weights of now; what z does not change is done once."""
+        shift = None if self.condition is None else self.condition(embedding)
+        first, *rest = self.trunk
+        output = self._output()
+
+        def log_variance(z: Tensor) -> Tensor:
+            # In two dimensions a linear layer is one fused product.
+            if shift is None:
+                batch, hidden = z.shape[:-1], first(z.reshape(-1, z.shape[-1]))
+            else:
+                hidden = first(z) + shift
+                batch, hidden = hidden.shape[:-1], hidden.reshape(-1, hidden.shape[-1])
+            for layer in rest:
+                hidden = layer(hidden)
+            return output(hidden).reshape(*batch, -1)
+
+        return log_variance
+
+    def _output(self) -> Callable[[Tensor], Tensor]:
+        """The last layer in units of the log power, hidden (B, H) -> (B, F); where it is frozen, folded."""
+        if self.output.weight.requires_grad:
+            return lambda hidden: self.output(hidden).mul_(self.scale).add_(self.shift)
+        weight, bias = self._folded_output()
+        return lambda hidden: (hidden @ weight).add_(bias)
+
+    def _folded_output(self) -> tuple[Tensor, Tensor]:
         """Weight (H, F) and bias of the last layer with scale and shift in them, made anew at changes."""
         parts = (self.output.weight, self.output.bias, self.scale, self.shift)
         state = tuple((part.data_ptr(), part._version, part.dtype) for part in parts)

@@ -54,10 +54,12 @@ class NMFNoise:
 
     @cached_property
     def _variance(self) -> Tensor:
-        return self.H.mT @ self.W.mT + self.floor
+        return (self.H.mT @ self.W.mT).add_(self.floor)
 
     def roughness(self) -> Tensor:
         """-log p(H) up to a constant, one number for each leading dimension, (*)."""
+        if self.smoothness == 0:
+            return torch.zeros_like(self.H[..., 0, 0])
         ratio = self.H[..., 1:] / self.H[..., :-1]
         return self.smoothness * (ratio + 1 / ratio - 2).sum((-2, -1))
 
@@ -114,7 +116,7 @@ class NMFNoise:
         return total
 
     def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
-        return torch.mul(speech_variance, self.gain.unsqueeze(-1)).add_(self.variance())
+        return torch.addcmul(self.variance(), speech_variance, self.gain.unsqueeze(-1))
 
     def _statistics(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> tuple[Tensor, Tensor]:
         """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""
@@ -122,9 +124,8 @@ class NMFNoise:
         # One draw at a time: what it touches stays in the cache.
         for speech, weight in zip(speech_variance, weights.unsqueeze(-1), strict=True):
             precision = self._mixture_variance(speech).reciprocal_()
-            weighted = weight * precision
-            first += weighted
-            second.addcmul_(weighted, precision)
+            first.addcmul_(weight, precision)
+            second.addcmul_(weight, precision.square_())
         return second.mul_(power), first
 
 

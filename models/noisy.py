@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.sites import X, frames_plate
-from avse.models.speech import SpeechModel
+from avse.models.speech import Evaluation, SpeechModel
 
 
 class NoiseModel(Protocol):
@@ -79,7 +79,15 @@ class NoisySpeech(PyroModule):
 
     def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """`log_joint` as a function of z alone; what does not depend on z is computed once."""
-        evaluate = self.speech.evaluate
+        return self._log_joint(self.speech.evaluate, power, visual)
+
+    def bound_each(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """As `bound`, every value of alpha at a z of its own: z (A, *, N, L) -> (A, *, N)."""
+        return self._log_joint(self.speech.evaluate_each, power, visual)
+
+    def _log_joint(
+        self, evaluate: Callable[..., Evaluation], power: Tensor, visual: Tensor | None
+    ) -> Callable[[Tensor], Tensor]:
         log_gain, noise_variance = self.noise.gain.log().unsqueeze(-1), self.noise.variance()
 
         def log_joint(z: Tensor) -> Tensor:

@@ -6,9 +6,11 @@
 Inference needs just one thing of a model: at given z, the log prior and the log variance of the speech, for
 every value of alpha. `SpeechModel.evaluate` reads both off a trace of `latent`, so that a model that
 overrides nothing but `latent` runs under every algorithm. A model may override it with a closed form that is
-equal and quicker.
+equal and quicker; and so for what follows from it: `evaluate_each`, for algorithms that give every value of
+alpha a z of its own, and the log joint of clean speech, `bound` and `bound_each`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pyro
@@ -17,7 +19,7 @@ from pyro.infer import config_enumerate
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from avse.models.distributions import PowerSpectrum
+from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.networks import SpectrumDecoder
 from avse.models.sites import S, Z, frames_plate
 
@@ -73,6 +75,47 @@ class SpeechModel(PyroModule):
             log_prior = log_prior.unsqueeze(0)
         log_variance = log_variance.expand(*log_prior.shape, log_variance.shape[-1])
         return Evaluation(log_prior, log_variance)
+
+    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `evaluate`, every alpha at a z of its own: z is (A, *, N, L), and [a] is alpha = a at z[a].
+
+        The diagonal of `evaluate`, A times the work that a mixture need do.
+        """
+        log_prior, log_variance = self.evaluate(z, visual)
+        return Evaluation(each_at_its_own(log_prior), each_at_its_own(log_variance))
+
+    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """z (*, N, L) -> log p(s, z, alpha | v) at |s|^2 = `power` (*, N, F), for each alpha: (A, *, N).
+
+        The closed form of what a trace of `forward` adds up; what does not depend on z may be computed once.
+        """
+        return lambda z: log_joint(self.evaluate(z, visual), power)
+
+    def bound_each(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """As `bound`, every value of alpha at a z of its own: z (A, *, N, L) -> (A, *, N)."""
+        return lambda z: log_joint(self.evaluate_each(z, visual), power)
+
+
+def log_joint(evaluation: Evaluation, power: Tensor) -> Tensor:
+    """log p(s, z, alpha | v), (A, *, N), at |s|^2 = `power` (*, N, F)."""
+    return evaluation.log_prior - spectrum_cost(power, unrepeated(evaluation.log_variance))
+
+
+def each_at_its_own(values: Tensor) -> Tensor:
+    """The diagonal of values (A, A, *), of every alpha (first) at the z of every alpha (second): (A, *)."""
+    return values.diagonal(dim1=0, dim2=1).movedim(-1, 0)
+
+
+def decoder_given(decoder: Callable[..., Tensor], *embedding: Tensor) -> Callable[[Tensor], Tensor]:
+    """z -> log sigma(z, v); what does not depend on z is done once by a decoder that is as it came."""
+    if isinstance(decoder, SpectrumDecoder) and type(decoder).forward is SpectrumDecoder.forward:
+        return decoder.given(*embedding)
+    return lambda z: decoder(z, *embedding)
+
+
+def unrepeated(values: Tensor) -> Tensor:
+    """values (A, *), but (1, *) where they are one thing expanded: what all alpha share is computed once."""
+    return values if values.stride(0) else values[:1]
 
 
 def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> poutine.Trace:

@@ -27,7 +27,7 @@ def mixture_log_prior(log_odds: Tensor, first: Tensor, second: Tensor) -> Tensor
     """log p(alpha) + log p(z | alpha), alpha = 0 first: (2, *, N).
 
     Args:
-        log_odds: log(pi / (1 - pi)), () or (N,).
+        log_odds: log p(alpha = 1) - log p(alpha = 0), () or (*, N).
         first: log p(z | alpha = 1), (*, N).
         second: log p(z | alpha = 0), (*, N).
     """

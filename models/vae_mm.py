@@ -1,27 +1,34 @@
 """VAE-MM: a mixture of two trained models, one of which may trust the lips and the other not.
 
-    alpha_n ~ Bernoulli(pi)
+    alpha_n | v_n ~ Bernoulli(sigmoid(logit(pi) + d(v_n)))                  d = 0 in the paper
     z_n | v_n, alpha_n ~ p_1(z | v_n) or p_0(z | v_n)                       prior of the chosen component
     s_fn | z_n, v_n, alpha_n ~ N_c(0, sigma^alpha_f(z_n, v_n))              and its decoder
 
 alpha = 1 is the first component (the papers' A-VAE), alpha = 0 the second (their AV-VAE), so that frames with
 damaged lips are explained by sound alone. Sadeghi, Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930).
 
-Deviations: any two speech models without an alpha of their own are components, not just these two. pi is not
+Deviations: any two speech models without an alpha of their own are components, not just these two. d(v), the
+doubt, is a network that knows bad lips when it sees them, such as `avse.models.lips.LipDoubt`. pi is not
 estimated here; inference may set the buffer.
 """
+
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from avse.data.errors import InputError
 from avse.models.lips import LipTrunk, one_look
 from avse.models.sites import ALPHA, Z
 from avse.models.speech import Evaluation, SpeechModel
 from avse.models.switch import Switch, log_odds_of, mixture_log_prior
+
+Doubt = Callable[[Tensor | None], Tensor]
+"""What is seen of the lips (*, N, D) -> log odds that they are bad (*, N)."""
 
 
 class VAEMM(SpeechModel):
@@ -32,7 +39,9 @@ class VAEMM(SpeechModel):
     Args:
         first: component of alpha = 1, with z (*, N, L) and F bins.
         second: component of alpha = 0, with as many latents and bins.
-        pi: probability of alpha = 1, from 0 to 1; at the ends the mixture is one of its components.
+        pi: probability of alpha = 1 where d(v) = 0, from 0 to 1; at the ends, whatever d(v), the mixture is
+            one of its components.
+        doubt: d(v), or None for 0.
 
     Raises:
         InputError: pi out of range, components of other sizes than each other, or with an alpha of their own.
@@ -42,7 +51,9 @@ class VAEMM(SpeechModel):
 
     pi: Tensor
 
-    def __init__(self, first: SpeechModel, second: SpeechModel, pi: float = 0.5) -> None:
+    def __init__(
+        self, first: SpeechModel, second: SpeechModel, pi: float = 0.5, doubt: Doubt | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= pi <= 1:
             raise InputError(f"pi = {pi}: the probability of the first component lies between 0 and 1")
@@ -54,6 +65,7 @@ class VAEMM(SpeechModel):
             )
         # In a list: Pyro would not let a child of a model that has run be put into a larger model.
         self.components = nn.ModuleList([second, first])
+        self.doubt = doubt
         self.register_buffer("pi", torch.tensor(float(pi)))
 
     @property
@@ -66,14 +78,20 @@ class VAEMM(SpeechModel):
         """Component of alpha = 0."""
         return self.components[0]  # type: ignore[return-value]
 
-    @property
-    def log_odds(self) -> Tensor:
-        """log(pi / (1 - pi)), ()."""
-        return log_odds_of(self.pi)
+    def fit_scales(self, power: Tensor) -> None:
+        """Those of both components."""
+        self.first.fit_scales(power)
+        self.second.fit_scales(power)
+
+    def log_odds(self, visual: Tensor | None = None) -> Tensor:
+        """logit(pi) + d(v), () or (*, N)."""
+        prior = log_odds_of(self.pi)
+        return prior if self.doubt is None else prior + self.doubt(visual)
 
     def latent(self, visual: Tensor | None = None) -> Tensor:
-        """alpha ~ Bernoulli(pi), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
-        alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=self.log_odds), infer={"enumerate": "parallel"})
+        """alpha ~ p(alpha | v), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
+        odds = self.log_odds(visual)
+        alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=odds), infer={"enumerate": "parallel"})
         first, second = (_prior(component, visual) for component in (self.first, self.second))
         z = pyro.sample(Z, Switch(alpha, first, second))
         heard, seen = (_log_variance(component, z, visual) for component in (self.first, self.second))
@@ -83,9 +101,26 @@ class VAEMM(SpeechModel):
         """As `SpeechModel.evaluate`, by the components' own: A = 2, alpha = 0 first."""
         if type(self).latent is not VAEMM.latent:
             return super().evaluate(z, visual)
-        first, second = (component.evaluate(z, visual) for component in (self.first, self.second))
+        return self._mixed(self.first.evaluate(z, visual), self.second.evaluate(z, visual), visual)
+
+    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
+        """As `SpeechModel.evaluate_each`; a component is asked for its own z (2, *, N, L) alone."""
+        if type(self).latent is not VAEMM.latent:
+            return super().evaluate_each(z, visual)
+        return self._mixed(self.first.evaluate(z[1], visual), self.second.evaluate(z[0], visual), visual)
+
+    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """As `SpeechModel.bound`, by the components' own."""
+        if type(self).latent is not VAEMM.latent:
+            return super().bound(power, visual)
+        first, second = (component.bound(power, visual) for component in (self.first, self.second))
+        log_odds = self.log_odds(visual)
+        heard, seen = logsigmoid(log_odds), logsigmoid(-log_odds)
+        return lambda z: torch.cat([second(z) + seen, first(z) + heard])
+
+    def _mixed(self, first: Evaluation, second: Evaluation, visual: Tensor | None) -> Evaluation:
         return Evaluation(
-            mixture_log_prior(self.log_odds, first.log_prior[0], second.log_prior[0]),
+            mixture_log_prior(self.log_odds(visual), first.log_prior[0], second.log_prior[0]),
             torch.cat([second.log_variance, first.log_variance]),
         )
 

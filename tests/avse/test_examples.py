@@ -1,5 +1,6 @@
 """Every example runs, with tiny settings, and is short."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -12,29 +13,43 @@ from matplotlib.image import imread
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ARGUMENTS = {
+    "bad_video.py": ["--speakers", "3", "--sentences", "1", "--epochs", "1", "--figure", "figure.png"],
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
     "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--out", "figure.png"],
-    "look_at_a_posterior.py": [
+    "inspect_the_posterior.py": [
         *("--seconds", "0.3", "--draws", "20", "--warm-up", "5", "--leapfrog-steps", "2", "--chains", "2"),
         *("--sounds", "1", "--out", "sounds", "--figure", "figure.png"),
     ],
+    "swap_the_guide.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--figure", "figure.png"],
+    "swap_the_prior.py": ["--seconds", "0.5", "--voices", "2", "--iterations", "2", "--draws", "2"],
+    "min_vae.py": ["--sentences", "1", "--epochs", "1", "--figure", "figure.png"],
     "train_a_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
     "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
 WRITES = {
+    "bad_video.py": ["figure.png"],
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
-    "look_at_a_posterior.py": ["figure.png", "sounds/sound_0.wav"],
+    "inspect_the_posterior.py": ["figure.png", "sounds/sound_0.wav"],
+    "swap_the_guide.py": ["figure.png", "runs/swap-the-guide/second-look/report.json"],
+    "swap_the_prior.py": [],
+    "min_vae.py": ["figure.png"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json"],
     "train_av_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
 }
+PRINTS = {
+    "swap_the_guide.py": ["one glance", "low rank", "second look"],
+    "swap_the_prior.py": [r"MCEM .*\(1\).*\(1\).*\(4\)", r"VEM.*\(4\)", r"NUTS.*\(1\).*\(1\).*\(4\)"],
+}
 VIDEOS = {
+    "bad_video.py": ["clip.mkv", "--figure", "figure.png"],
     "enhance_a_video.py": ["clip.mkv", *ARGUMENTS["enhance_a_video.py"]],
     "lips_help_at_low_snr.py": ["--clips", "clip.mkv", "--levels", "0", "--noise", "clip.mkv"],
+    "min_vae.py": ["clip.mkv", "--noise", "clip.mkv", "--figure", "figure.png"],
     "speech_from_lips.py": ["clip.mkv", "--out", "."],
 }
 
@@ -46,10 +61,15 @@ def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
-def test_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_example(name, ARGUMENTS[name], tmp_path, monkeypatch)
     for written in WRITES[name]:
         assert (tmp_path / written).stat().st_size > 0
+    printed = capsys.readouterr().out
+    for line in PRINTS.get(name, []):
+        assert re.search(line, printed), line
 
 
 def write_clip(path: Path, seconds: float = 1.0, rate: int = 16000) -> None:

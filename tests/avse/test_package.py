@@ -79,4 +79,4 @@ def test_dependencies_point_one_way() -> None:
 
 def test_shipped_weights_are_small() -> None:
     for file in (ROOT / "avse" / "weights").rglob("*.safetensors"):
-        assert file.stat().st_size < 2_000_000, file
+        assert file.stat().st_size < 4_000_000, file  # a VAE-MM holds two models

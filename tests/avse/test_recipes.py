@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import avse
+from avse import zoo
 from avse.data.corpora.synthetic import SyntheticCorpus
+from avse.data.errors import InputError
 from avse.enhance import ALGORITHMS
-from avse.pair import load_folder
-from avse.recipes import RECIPES, run
+from avse.pair import SpeechPair, load_folder
+from avse.recipes import RECIPES, Start, run
 
 CORPUS = SyntheticCorpus(speakers=3, sentences=1)
 
@@ -38,7 +41,49 @@ def test_recipe_trains_a_pair_that_enhances(name: str, tmp_path: Path, cache: Pa
     assert (enhancement.lips is not None) == (recipe.pair.lips is not None)
 
 
+def test_what_does_not_learn_stays_as_it_begins(tmp_path: Path, cache: Path) -> None:
+    recipe = RECIPES["vae-mm"]()
+    recipe = replace(recipe, settings=replace(recipe.settings, max_epochs=1))
+    pair, _ = run(recipe, [CORPUS], tmp_path, cache=cache)
+    for alpha, name in ((1, "a-vae-grid"), (0, "av-vae")):
+        trained = zoo.load(name).modules()
+        parts = pair.model.components[alpha], pair.guide.branches[alpha]
+        for part, before in zip(parts, (trained["model"], trained["guide"]), strict=True):
+            assert part.state_dict().keys() == before.state_dict().keys()
+            for now, then in zip(part.state_dict().values(), before.state_dict().values(), strict=True):
+                assert torch.equal(now, then)
+    assert pair.model.doubt.odds.weight.abs().min() > 0
+
+
 def test_recipes_of_one_name_are_alike() -> None:
     """A model and the A-VAE it is compared with differ in what they see, not in how they listen."""
     assert RECIPES["av-vae"]().pair.front_end == RECIPES["a-vae-all-clips"]().pair.front_end
     assert RECIPES["av-vae-paper"]().pair.front_end == RECIPES["a-vae-paper"]().pair.front_end
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_min_vae_begins_as_the_trained_parts(version: int) -> None:
+    recipe = RECIPES[f"min-vae-v{version}"]()
+    pair = SpeechPair(recipe.pair)
+    for start in recipe.starts:
+        start(pair)
+    modules = pair.modules()
+    for start in recipe.starts:
+        source = zoo.load(start.pair).modules()
+        for name, new in start.parts.items():
+            expected = source.get_submodule(name).state_dict()
+            found = modules.get_submodule(new).state_dict()
+            assert found.keys() == expected.keys()
+            for key, tensor in expected.items():
+                assert torch.equal(found[key], tensor)
+    if version == 2:  # one trunk for decoder and encoder, as in the model it comes from
+        assert pair.model.lips is pair.guide.branch(0).lips
+
+
+def test_a_start_that_does_not_fit_is_named() -> None:
+    pair = SpeechPair(RECIPES["a-vae-paper"]().pair)
+    for parts in ({"model.decoder": "model.decoder"}, {"model.ears": "model.decoder"}):
+        with pytest.raises(InputError, match=f"a-vae: its {next(iter(parts))} does not fit model.decoder"):
+            Start("a-vae", parts)(pair)
+    with pytest.raises(InputError, match="neither a shipped model"):
+        Start("nobody", {})(pair)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from avse.data.caches import SpectrumCache, utterance_power
 from avse.data.corpora.base import Split, Utterance
 from avse.data.datamodule import Batch, EpochSampler, FrameDataModule
+from avse.data.degrade import Spoiling, degrade
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lip_front_end import LipFrontEnd
@@ -322,3 +323,122 @@ def test_utterances_of_a_corpus_keep_their_own_lips(tmp_path: Path) -> None:
         assert (visual[:, -1] == 1).all()
         assert torch.equal(power.argmax(-1), (visual[:, 0] * 255 / 20).round().long())
         assert set(power.argmax(-1).tolist()) == {level // 20 for level in levels}
+
+
+# Spoilt lips ---------------------------------------------------------------------------------------------
+
+SPOILING = Spoiling(0.4, copies=3, kinds=("turned", "occluded"), labelled=True)
+
+
+def whole(data: FrameDataModule, split: Split) -> Batch:
+    """All frames of a split in order."""
+    frames = data.frames(split)
+    return frames[list(range(len(frames)))]
+
+
+def test_labels_are_of_the_nearest_picture(tmp_path: Path) -> None:
+    """By brute force, from the damage that seed, number of the recording and number of its copy stand for."""
+    found = FixedCorpus([swell("a"), swell("b"), swell("c", split="validation")])
+    data = FrameDataModule(
+        [found], TINY, speeds=(0.93, 1.07), lips=GREY, spoiling=SPOILING, seed=4, cache=tmp_path
+    )
+    labels = []
+    for copy in range(3):
+        for number, speed in enumerate((0.93, 1.07, 0.93, 1.07)):
+            _, spoilt = degrade(brightening(), np.random.default_rng((4, number, copy)), 0.4, SPOILING.kinds)
+            power = data.cache.power(data.utterances("train")[number // 2], speed)
+            instants = speed * SHORT.frame_times(len(power)).numpy()
+            nearest = np.abs(instants[:, None] - np.arange(25) / 25).argmin(1)
+            unseen = instants > 24 / 25 + 0.5 / 25
+            labels.append(torch.from_numpy(spoilt[nearest] | unseen)[power.sum(-1) > 0])
+    batch = whole(data, "train")
+    assert torch.equal(batch["bad"], torch.cat(labels).float())
+    assert set(batch["bad"].tolist()) == {0.0, 1.0}
+    assert abs(batch["bad"].mean() - 0.4) < 0.05
+
+
+def test_good_frames_are_shown_as_they_were_and_bad_ones_are_not(tmp_path: Path) -> None:
+    """But for a picture period at either end of a block, where a frame is shown some of both."""
+    found = FixedCorpus([swell("a"), swell("b", split="validation")])
+    plain, spoilt = (
+        FrameDataModule([found], TINY, lips=GREY, spoiling=spoiling, cache=tmp_path)
+        for spoiling in (None, SPOILING)
+    )
+    for split, copies in (("train", 3), ("validation", 1)):
+        before, after = whole(plain, split), whole(spoilt, split)
+        count = len(before["power"])
+        assert len(after["power"]) == copies * count
+        assert torch.equal(after["power"], before["power"].repeat(copies, 1))
+        changed = (after["visual"] != before["visual"].repeat(copies, 1)).any(-1).reshape(copies, count)
+        bad = after["bad"].reshape(copies, count) > 0.5
+        blocks = torch.nn.functional.max_pool1d(bad.float(), 41, 1, 20) > 0.5  # 20 frames a picture
+        assert not changed[~blocks].any()
+        assert (~blocks).float().mean() > 0.3
+        assert changed[bad].float().mean() > 0.9  # a patch may be as grey as what it hides
+        assert bad[:, before["visual"][:, -1] == 0].all()
+    # The copies differ from each other.
+    assert len({tuple(row.tolist()) for row in whole(spoilt, "train")["bad"].reshape(3, -1)}) == 3
+
+
+def test_missing_pictures_are_not_seen_and_bad(tmp_path: Path) -> None:
+    found = FixedCorpus([swell("a"), swell("b", split="validation")])
+    missing = Spoiling(0.5, kinds=("missing",), labelled=True)
+    batch = whole(FrameDataModule([found], TINY, lips=GREY, spoiling=missing, cache=tmp_path), "train")
+    unseen = batch["visual"][:, -1] == 0
+    assert 0.4 < unseen.float().mean() < 0.7
+    assert (batch["bad"][unseen] == 1).all()
+    assert batch["bad"][~unseen].mean() < 0.05  # within half a period of a block
+
+
+def test_spoilt_frames_stay_in_step_with_the_sound(tmp_path: Path) -> None:
+    """Silence left out, two speeds, three copies: every good frame hears what it sees."""
+    found = FixedCorpus([swell("a", silent=0.5), swell("b", silent=0.5)])
+    data = FrameDataModule(
+        [found], TINY, 100, speeds=(0.9, 1.1), lips=GREY, spoiling=SPOILING, cache=tmp_path
+    )
+    frames = data.frames("train")
+    assert len(frames) == 3 * len(frames.power)
+    count = close = 0
+    for batch in data.train_dataloader():
+        told, level = seen(batch), heard(batch["power"], silent=0.5)
+        inside = (batch["bad"] == 0) & (told < 0.955) & (told > 0.505)
+        close += int(((told - level)[inside].abs() < 0.01).sum())
+        count += int(inside.sum())
+    assert count > 0.4 * len(frames)
+    assert close > 0.9 * count  # the others are at the end of a block
+
+
+def test_the_seed_fixes_the_damage(tmp_path: Path) -> None:
+    found = FixedCorpus([swell("a"), swell("b", split="validation")])
+
+    def labels(seed: int) -> list[float]:
+        data = FrameDataModule([found], TINY, lips=GREY, spoiling=SPOILING, seed=seed, cache=tmp_path)
+        return whole(data, "train")["bad"].tolist()
+
+    assert labels(1) == labels(1)
+    assert labels(1) != labels(2)
+
+
+def test_labels_are_given_to_those_who_ask(tmp_path: Path) -> None:
+    """What is not a keyword of models must not be in a batch for them."""
+    found = FixedCorpus([swell("a"), swell("b", split="validation")])
+    data = FrameDataModule([found], TINY, lips=GREY, spoiling=Spoiling(), cache=tmp_path)
+    assert set(next(iter(data.train_dataloader()))) == {"power", "visual"}
+    labelled = FrameDataModule([found], TINY, lips=GREY, spoiling=SPOILING, cache=tmp_path)
+    for loader in (labelled.train_dataloader(), labelled.val_dataloader()):
+        assert {name: len(tensor.shape) for name, tensor in next(iter(loader)).items()} == {
+            "power": 2,
+            "visual": 2,
+            "bad": 1,
+        }
+
+
+def test_a_video_without_a_face_is_bad_in_every_copy(tmp_path: Path) -> None:
+    blind = Utterance("blind", "anna", "train", partial(noise, 0, length=1600), faceless)
+    data = FrameDataModule([FixedCorpus([blind])], TINY, lips=GREY, spoiling=SPOILING, cache=tmp_path)
+    with pytest.warns(UserWarning, match="trained without lips") as caught:
+        batch = whole(data, "train")
+    assert len(caught) == 1
+    assert (batch["visual"] == 0).all()
+    assert (batch["bad"] == 1).all()
+    assert len(batch["bad"]) == 3 * SHORT.frames(1600)

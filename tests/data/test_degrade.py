@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from avse.data.corpora.synthetic import synthetic_lips
-from avse.data.degrade import KINDS, bad_blocks, degrade
+from avse.data.degrade import ALL_KINDS, KINDS, Spoiling, bad_blocks, degrade
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason
 
@@ -210,3 +210,16 @@ def test_count_and_rate_are_checked(count: int, fps: float) -> None:
 def test_kinds_are_checked(lips: Lips, kinds: Sequence[str]) -> None:
     with pytest.raises(InputError, match="occluded, frozen, blurred, turned, missing"):
         degrade(lips, np.random.default_rng(0), kinds=kinds)
+
+
+def test_spoiling_is_a_degrade_with_settings(lips: Lips) -> None:
+    ours, mask = Spoiling(0.5, kinds=("blurred", "turned"))(lips, np.random.default_rng(3))
+    theirs, other = degrade(lips, np.random.default_rng(3), 0.5, ("blurred", "turned"))
+    np.testing.assert_array_equal(ours.images, theirs.images)
+    np.testing.assert_array_equal(mask, other)
+    assert set(Spoiling().kinds) == set(ALL_KINDS) == set(KINDS)
+
+
+def test_there_is_a_copy_at_least() -> None:
+    with pytest.raises(InputError, match="0 copies"):
+        Spoiling(copies=0)

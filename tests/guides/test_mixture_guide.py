@@ -18,14 +18,16 @@ from torch.distributions import kl_divergence
 from avse.data.errors import InputError
 from avse.guides.audio import AudioGuide
 from avse.guides.band_limited import BandLimitedGuide
-from avse.guides.corrupted import CorruptedGuide
+from avse.guides.corrupted import CorruptedGuide, corrupted
 from avse.guides.guide import SpeechGuide
 from avse.guides.mixture import (
     LARGEST,
     AmortisedResponsibilities,
+    BranchGuide,
     MixtureGuide,
     OptimalResponsibilities,
     Responsibilities,
+    branches,
 )
 from avse.guides.visual import VisualGuide
 from avse.inference.elbo import AnalyticKLTraceEnumELBO
@@ -547,3 +549,59 @@ def test_scales_come_from_the_training_frames() -> None:
     for features in (audio.features, network.features):
         torch.testing.assert_close(features(power).mean(0), torch.zeros(F), atol=1e-5, rtol=0)
     guide_of(Preset()).fit_scales(power)
+
+
+def test_corruption_reaches_the_branches_and_not_the_mixture(batch: dict[str, Tensor]) -> None:
+    """What r(alpha) is told of the sound stays clean; every parameter is shared, and alpha is still there."""
+
+    class Told(Preset):
+        heard: object = None
+
+        def __call__(self, first: object, second: object, power: object, visual: object) -> Tensor:
+            self.heard = power
+            return super().__call__(first, second, power, visual)
+
+    told = Told()
+    guide = guide_of(told, start=1)
+    worse = corrupted(guide, lambda power: 2 * power)
+    assert isinstance(worse, MixtureGuide)
+    assert worse.start == 1
+    assert {id(p) for p in worse.parameters()} == {id(p) for p in guide.parameters()}
+    louder = {**batch, "power": 2 * batch["power"]}
+    for alpha in (0, 1):
+        expected = guide.branch(alpha).posterior(**louder).mean
+        torch.testing.assert_close(worse.branch(alpha).posterior(**batch).mean, expected)
+    trace = poutine.trace(worse).get_trace(**batch)
+    assert told.heard is batch["power"]
+    assert {ALPHA, Z} <= set(trace.nodes)
+
+
+def test_branches_of_a_mixture_and_of_a_plain_guide() -> None:
+    guide = guide_of(Preset())
+    assert branches(guide) == [guide.branch(0), guide.branch(1)]
+    assert branches(guide.branch(1)) == [guide.branch(1)]
+
+
+@pytest.mark.parametrize("alpha", [0, 1])
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+def test_the_bound_of_one_branch_is_that_of_a_mixture_sure_of_it(
+    make: Callable[[], SpeechModel], alpha: int, batch: dict[str, Tensor]
+) -> None:
+    """log p(alpha) - J(alpha) at the draw that was made, by hand."""
+    torch.manual_seed(0)
+    model, guide = make(), guide_of(Preset())
+    branch = BranchGuide(guide, alpha)
+    torch.manual_seed(1)
+    loss = AnalyticKLTraceEnumELBO(max_plate_nesting=1).differentiable_loss(model, branch, **batch)
+    torch.manual_seed(1)
+    z = poutine.trace(branch).get_trace(**batch).nodes[Z]["value"]
+    given = {ALPHA: torch.full((N,), float(alpha), dtype=torch.float64), Z: z}
+    trace = poutine.trace(poutine.condition(model, given)).get_trace(**batch)
+    trace.compute_log_prob()
+    q = guide.branch(alpha).posterior(**batch)
+    expected = (
+        kl_divergence(q, trace.nodes[Z]["fn"]) - trace.nodes[S]["log_prob"] - trace.nodes[ALPHA]["log_prob"]
+    )
+    torch.testing.assert_close(loss, expected.sum())
+    sure = math.log(PI if alpha else 1 - PI)
+    torch.testing.assert_close(trace.nodes[ALPHA]["log_prob"], torch.full((N,), sure, dtype=torch.float64))

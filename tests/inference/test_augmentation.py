@@ -165,6 +165,14 @@ def test_light_changes_by_a_factor_and_an_offset() -> None:
     assert abs(z_score(contrast * offset, 0.0)) < 4.5
 
 
+def test_hidden_lips_are_bad_lips() -> None:
+    """Those that were bad before stay so."""
+    bad = (torch.rand(B) < 0.3).float()
+    out = LipAugmentation(VIEW, hidden=0.2)({**batch_of(random_pictures(B)), "bad": bad})
+    assert torch.equal(out["bad"], ((bad > 0.5) | (out["visual"][:, -1] == 0)).float())
+    assert bad.mean() < out["bad"].mean() < 1
+
+
 def test_hidden_frames_are_chosen_whatever_they_look_like() -> None:
     """The flag of a frame tells nothing of its light: correlation within chance."""
     batch = batch_of(torch.ones(B, 3, SIDE, SIDE, dtype=torch.float64))

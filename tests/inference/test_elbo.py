@@ -14,7 +14,12 @@ from pyro.infer import TraceEnum_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from avse.inference.elbo import AnalyticKLTraceEnumELBO
+from avse.data.errors import InputError
+from avse.inference.elbo import AlphaLikelihood, AnalyticKLTraceEnumELBO
+from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.lips import LipDoubt, LipTrunk
+from avse.models.networks import SpectrumDecoder
+from avse.models.vae_mm import VAEMM
 
 pytestmark = pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
 
@@ -245,3 +250,62 @@ def test_a_guide_without_reparametrisation_keeps_its_score(s: Tensor) -> None:
     values, gradients = losses(AnalyticKLTraceEnumELBO(max_plate_nesting=1), Model(), guide, s)
     assert abs(z_score(values, truth.detach())) < 4
     assert z_score(gradients, exact).abs().max() < 4.5
+
+
+# The prior of alpha alone --------------------------------------------------------------------------------
+
+
+def doubting(pi: float) -> VAEMM:
+    """A mixture that knows bad lips by one number."""
+    first, second = (AVAE(StandardNormal(L), SpectrumDecoder(L, [4], F)) for _ in range(2))
+    trunk = LipTrunk(torch.nn.Identity(), 1)
+    return VAEMM(first, second, pi, LipDoubt(trunk, 1)).double()
+
+
+@pytest.mark.parametrize("pi", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_likelihood_of_alpha(pi: float, batch: tuple[int, ...]) -> None:
+    """-sum log p(bad | v) of d = 4 tanh(l / 4), l = 0.7 v - 0.3, whatever pi; v = 0 if lips are not seen."""
+    model = doubting(pi)
+    with torch.no_grad():
+        model.doubt.odds.weight.fill_(0.7)  # type: ignore[union-attr]
+        model.doubt.odds.bias.fill_(-0.3)  # type: ignore[union-attr]
+    pixel = torch.randn(*batch, N, dtype=torch.float64)
+    valid = (torch.arange(N) > 0).double().expand(*batch, N)
+    bad = (torch.rand(*batch, N) < 0.5).double()
+    truth = 0.0
+    for v, seen, label in zip(pixel.flatten(), valid.flatten(), bad.flatten(), strict=True):
+        p = 1 / (1 + math.exp(-4 * math.tanh((0.7 * v * seen - 0.3) / 4)))
+        truth -= math.log(p if label else 1 - p)
+    data = {"power": torch.rand(*batch, N, F), "visual": torch.stack([pixel, valid], -1), "bad": bad}
+    objective = AlphaLikelihood()
+    loss = objective.differentiable_loss(model, Guide(), **data)
+    assert loss.item() == pytest.approx(truth, rel=1e-9)
+    objective.kl_weight = 0.1  # there is none
+    assert torch.equal(objective.differentiable_loss(model, Guide(), **data), loss)
+    loss.backward()
+    moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert moved == {"doubt.trunk.unseen", "doubt.odds.weight", "doubt.odds.bias"}
+
+
+def test_likelihood_of_alpha_is_largest_at_the_log_odds_of_bad_lips() -> None:
+    """Lips that show nothing: d = logit(share of bad frames), where the gradient is zero."""
+    model, share = doubting(0.5), 0.25
+    visual = torch.cat([torch.zeros(400, 1), torch.ones(400, 1)], 1).double()
+    bad = (torch.arange(400) < 400 * share).double()
+    bias = model.doubt.odds.bias  # type: ignore[union-attr]
+    slopes = []
+    for value in (0.0, 4 * math.atanh(math.log(share / (1 - share)) / 4), -2.0):
+        with torch.no_grad():
+            bias.fill_(value)
+        loss = AlphaLikelihood().differentiable_loss(model, Guide(), visual=visual, bad=bad)
+        slopes.append(torch.autograd.grad(loss, bias)[0].item())
+    assert slopes[0] > 1
+    assert slopes[1] == pytest.approx(0, abs=1e-9)
+    assert slopes[2] < -1
+
+
+def test_a_model_that_cannot_doubt_is_refused() -> None:
+    plain = VAEMM(doubting(0.5).first, doubting(0.5).second)
+    with pytest.raises(InputError, match="without doubt"):
+        AlphaLikelihood().differentiable_loss(plain, Guide(), visual=torch.ones(N, 2), bad=torch.ones(N))

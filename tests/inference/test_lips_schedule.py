@@ -8,7 +8,18 @@ from torch import Tensor
 
 from avse.architectures import a_vae, av_vae, v_vae
 from avse.data.lip_front_end import LipFrontEnd
-from avse.inference.mcem import default_mcem, expected_unheard, lips_mcem, papers_mcem
+from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
+from avse.inference.mcem import (
+    EachBranch,
+    OneBranch,
+    branches_mcem,
+    default_mcem,
+    each_unheard,
+    encoded_mixture,
+    expected_unheard,
+    lips_mcem,
+    papers_mcem,
+)
 from avse.models.av_vae import AVVAE
 from avse.models.nmf import QuantileStart
 from avse.models.vae_mm import VAEMM
@@ -81,3 +92,38 @@ def test_papers_schedule_fits_a_frame_gain_unless_told_not_to() -> None:
         schedule = replace(schedule, em=replace(schedule.em, iterations=2))
         noise = schedule(model, guide, power, visual, torch.Generator().manual_seed(0)).noise
         assert torch.equal(noise.gain, torch.ones_like(noise.gain)) != frame_gain
+
+
+def test_starts_of_every_branch_and_of_one() -> None:
+    torch.manual_seed(0)
+    seeing, looks = av_vae(F, VIEW, L, 4, prior_hidden=(4,), encoder=(4,), decoder=(4,))
+    hearing, listens = a_vae(F, L, encoder=(4,), decoder=(4,))
+    model = VAEMM(hearing, seeing, 0.3).eval()
+    guide = MixtureGuide(listens, looks, OptimalResponsibilities(model), start=1).eval()
+    power, visual = data()
+    noise = QuantileStart(rank=2)(power, torch.Generator().manual_seed(0))
+    told = (model, guide, power, visual, noise)
+    own = [looks.posterior(power, visual).mean, listens.posterior(power, visual).mean]
+    torch.testing.assert_close(EachBranch(encoded_mixture)(*told), torch.stack(own))
+    for alpha in (0, 1):
+        torch.testing.assert_close(OneBranch(alpha)(*told), own[alpha])
+    torch.testing.assert_close(encoded_mixture(*told), own[1])  # the guide's own start
+    assert EachBranch(encoded_mixture)(hearing, listens, power, visual, noise).shape == (1, 2, N, L)
+    torch.testing.assert_close(OneBranch(1)(hearing, listens, power, visual, noise), own[1])
+
+    means = each_unheard(*told)
+    torch.testing.assert_close(means[0], expected_unheard(seeing, looks, power, visual, noise))
+    assert torch.equal(means[1], torch.zeros(2, N, L))
+
+
+def test_a_chain_for_every_branch() -> None:
+    """Three chains for a mixture guide, two for a plain one."""
+    torch.manual_seed(0)
+    hearing, listens = a_vae(F, L, encoder=(4,), decoder=(4,))
+    _, looks = v_vae(F, VIEW, L, 4, encoder=(4,), decoder=(4,))
+    power, visual = data()
+    guide = MixtureGuide(listens, looks, lambda first, second, power, visual: power[..., 0], start=1).eval()
+    for asked, chains in ((guide, 3), (listens, 2)):
+        posterior = branches_mcem()(hearing, asked, power, visual, torch.Generator().manual_seed(0))
+        assert posterior.z.shape[0] == chains
+        assert posterior.gain.isfinite().all()

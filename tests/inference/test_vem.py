@@ -22,25 +22,26 @@ from avse.data.lip_front_end import LipFrontEnd
 from avse.data.stft import STFT
 from avse.guides.guide import SpeechGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
+from avse.inference.alpha_steps import normalised
 from avse.inference.e_steps import Chain, Draws, Position
 from avse.inference.given_alpha import GivenAlpha, closed, log_alpha, traced
 from avse.inference.joint import LogJoint
 from avse.inference.kernels import MALA, RandomWalk
 from avse.inference.latent_factor import LatentFactor, Shared, Structured, importance_entropy, moments, target
+from avse.inference.mcem import EachBranch, encoded_mixture
 from avse.inference.mean_field import (
     MeanField,
     Moments,
     Update,
     UpdateNoise,
     free_energy,
-    normalised,
     update_alpha,
     update_gain,
     update_pi,
     update_speech,
 )
 from avse.inference.posterior import Posterior
-from avse.inference.vem import VEM, default_vem, encoded_components, papers_vem
+from avse.inference.vem import VEM, default_vem, papers_vem
 from avse.models.band_limited import BandLimited
 from avse.models.distributions import ComplexNormal, exponential_cost
 from avse.models.lips import LipTrunk
@@ -644,8 +645,7 @@ def test_the_chains_draw_the_factor(factor: LatentFactor, generator: Generator) 
     story, z = given(model, 1, 1), GRID[:, None, None]
     log_joint = story.log_joint(one.clean_power)(z)
     weights = factor.log_density(log_joint, one.responsibilities)
-    weights = weights.reshape(len(GRID), -1) if isinstance(factor, Shared) else weights[..., 0].T
-    weights = weights.softmax(0)
+    weights = weights.reshape(len(GRID), -1).softmax(0)
     mean = (weights * GRID[:, None]).sum(0)
     variance = (weights * (GRID[:, None] - mean) ** 2).sum(0)
     fourth = (weights * (GRID[:, None] - mean) ** 4).sum(0)
@@ -989,13 +989,13 @@ def test_mixtures_of_the_zoo(make: str, factor: LatentFactor) -> None:
     else:
         model, second = MINVAE(L, looked.model.decoder, looked.model.lips), seen.guide  # type: ignore[arg-type]
     guide = MixtureGuide(heard.guide, second, OptimalResponsibilities(model))
-    algorithm = replace(short(papers_vem()), factor=factor, latent_starts=(encoded_components,))
+    algorithm = replace(short(papers_vem()), factor=factor, latent_starts=(EachBranch(encoded_mixture),))
     posterior = algorithm(model, guide, power, visual, Generator().manual_seed(0))
     chains = 2 if isinstance(factor, Shared) else 1
     assert posterior.z.shape == (chains, 3, 2, 6, L)
     assert posterior.responsibilities.shape == (2, 2, 6)
     assert torch.tensor(posterior.costs).isfinite().all()
-    starts = encoded_components(model, guide, power, visual, noise())
+    starts = EachBranch(encoded_mixture)(model, guide, power, visual, noise())
     assert torch.equal(starts[0], second.posterior(power, visual).mean)
     assert torch.equal(starts[1], heard.guide.posterior(power).mean)
     if make == "vae-mm" and isinstance(factor, Shared):
@@ -1008,6 +1008,29 @@ def test_mixtures_of_the_zoo(make: str, factor: LatentFactor) -> None:
         assert torch.equal(certain.responsibilities[0], torch.zeros(2, 6))
         torch.testing.assert_close(certain.gain, alone.gain)
         assert certain.costs == pytest.approx(alone.costs, rel=1e-5)
+
+
+def test_a_structured_factor_asks_each_component_for_its_own_z_alone() -> None:
+    """Chains, channels and lips: one call of each decoder for all of them, and what the trace says."""
+    model = VAEMM(pair_of("a-vae").model, pair_of("av-vae").model).double()
+    visual = torch.cat([randn(6, 16), torch.ones(6, 1)], -1)
+    power, z = rand(2, 6, 9), randn(3, A, 2, 6, L)
+    r = randn(A, 2, 6).softmax(0)
+    story = GivenAlpha(model, visual, log_alpha(model, z[0, 0], visual))
+    slow = replace(story, joint=traced)
+    calls: list[None] = []
+    for component in (model.first, model.second):
+        component.decoder.register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[operator, union-attr]
+    density = target(Structured(), story, power, r)(z)
+    assert len(calls) == 2
+    torch.testing.assert_close(density, target(Structured(), slow, power, r)(z), rtol=1e-10, atol=1e-10)
+    calls.clear()
+    averages = moments(Structured(), story, z)
+    assert len(calls) == 2 * len(z)
+    for a in range(A):
+        alone = moments(Shared(), story, z[:, a])
+        for ours, both in zip(averages, alone, strict=True):
+            torch.testing.assert_close(ours[a], both[a], rtol=1e-10, atol=1e-10)
 
 
 def test_a_run_that_settles_stops() -> None:

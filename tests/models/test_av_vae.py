@@ -137,6 +137,18 @@ def test_a_subclass_that_overrides_latent_alone(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", [AVVAE, LoudAVVAE])
+def test_the_log_joint_of_clean_speech_is_the_traced_one(
+    prior: str, shape: tuple[int, ...], kind: type[AVVAE]
+) -> None:
+    model, visual = av_vae(prior, kind), lips()
+    power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    by_trace = frame_log_joint(model, z, power=power, visual=visual)
+    torch.testing.assert_close(model.bound(power, visual)(z), by_trace, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", [AVVAE, LoudAVVAE])
 def test_noisy_log_joint_is_the_traced_one(prior: str, shape: tuple[int, ...], kind: type[AVVAE]) -> None:
     batch = shape[1:-2]
     model, visual = NoisySpeech(av_vae(prior, kind), noise(*batch)), lips()

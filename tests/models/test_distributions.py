@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from avse.models.distributions import ComplexNormal, PowerSpectrum
+from avse.models.distributions import ComplexNormal, PowerSpectrum, spectrum_cost
 
 DRAWS = 200_000
 Z_BOUND = 4.5
@@ -38,6 +38,22 @@ def test_power_spectrum_scores_as_an_exponential(log_variance: Tensor, coefficie
     power = coefficients.abs().square()
     truth = torch.distributions.Exponential(torch.exp(-log_variance)).log_prob(power)
     torch.testing.assert_close(PowerSpectrum(log_variance).log_prob(power), truth, rtol=1e-6, atol=1e-6)
+
+
+def test_spectrum_cost_is_the_sum_of_what_power_spectrum_scores(
+    log_variance: Tensor, coefficients: Tensor
+) -> None:
+    """Broadcast over leading dimensions, with and without a gradient, and on silence of any variance."""
+    power = coefficients.abs().square()
+    many, extreme = torch.stack([log_variance, -log_variance]), torch.tensor([[-1e3, 1e3, 0.0]]).double()
+    for logs, powers in ((many, power), (many[:1].expand(2, 4, 5), power), (extreme, torch.zeros(1, 3))):
+        before, truth = logs.clone(), -PowerSpectrum(logs).log_prob(powers.double()).sum(-1)
+        torch.testing.assert_close(spectrum_cost(powers.double(), logs), truth)
+        assert torch.equal(logs, before)  # what the model gave is left as it was
+        with_gradient = logs.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(spectrum_cost(powers.double(), with_gradient).sum(), with_gradient)
+        expected = 1 - powers * torch.exp(-logs.clamp_min(-80))
+        torch.testing.assert_close(slope, expected)
 
 
 def test_power_spectrum_is_the_complex_normal_times_pi(log_variance: Tensor, coefficients: Tensor) -> None:

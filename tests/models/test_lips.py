@@ -1,5 +1,6 @@
 """Trunks: what is not seen gives one learned embedding, what is seen the layers', and `one_look` once."""
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from avse.architectures import lip_trunk
 from avse.data.lip_front_end import LipFrontEnd, LipTrack
-from avse.models.lips import LipTrunk, one_look, papers_layers, shared_map
+from avse.models.lips import Change, LipTrunk, one_look, papers_layers, shared_map, watchful_map
 
 E, N = 4, 6
 FRONT_END = LipFrontEnd(side=5, pictures=3)
@@ -181,11 +182,35 @@ def test_backward_twice(trunk: LipTrunk) -> None:
 # Layers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [shared_map, watchful_map])
 @pytest.mark.parametrize("side", [1, 5, 8, 17])
 @pytest.mark.parametrize("pictures", [1, 3])
-def test_shared_map_of_any_side(side: int, pictures: int) -> None:
-    layers = shared_map(side, pictures, E, features=3, hidden=4)
+def test_shared_map_of_any_side(make: Callable[..., nn.Module], side: int, pictures: int) -> None:
+    layers = make(side, pictures, E, features=3, hidden=4)
     assert layers(torch.rand(7, pictures * side**2)).shape == (7, E)
+
+
+def test_change_from_picture_to_picture() -> None:
+    """By hand; 0 where a picture stands still."""
+    pictures = torch.randn(7, 3, 25, dtype=torch.float64)
+    pictures[2, 1] = pictures[2, 0]
+    change = Change(3, floor=0.01)(pictures.flatten(1))
+    for n in range(7):
+        for p in range(2):
+            square = sum((pictures[n, p + 1, i] - pictures[n, p, i]) ** 2 for i in range(25)) / 25
+            assert change[n, p] == pytest.approx(0.5 * math.log(1 + square / 0.01))
+    assert change[2, 0] == 0
+
+
+def test_a_watchful_map_sees_a_still_mouth_whatever_it_looks_like() -> None:
+    """Beside what the linear map makes of the pictures stands their change."""
+    layers = watchful_map(5, 3, E, features=2)
+    still = torch.randn(7, 1, 25).expand(7, 3, 25).flatten(1)
+    beside = layers[0](still)
+    assert beside.shape == (7, 3 * 2 + 2)
+    assert (beside[:, -2:] == 0).all()
+    assert torch.equal(beside[:, :6], layers[0].parts[0](still))
+    assert (layers[0](torch.randn(7, 75))[:, -2:] > 1).all()
 
 
 def test_the_papers_layers() -> None:

@@ -116,6 +116,26 @@ def test_evaluate_is_the_trace_and_the_formula(version: int, shape: tuple[int, .
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("shape", SHAPES)
+def test_each_alpha_at_a_z_of_its_own(version: int, shape: tuple[int, ...]) -> None:
+    """The diagonal of `evaluate`, by one call of the decoder; and the log joint of clean speech."""
+    model, visual, z = min_vae(version), lips(), torch.randn(2, *shape, dtype=torch.float64)
+    power, calls = torch.rand(N, F, dtype=torch.float64), []
+    model.decoder.register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[attr-defined]
+    each = model.evaluate_each(z, visual)
+    assert len(calls) == 1
+    for ours, general in zip(each, SpeechModel.evaluate_each(model, z, visual), strict=True):
+        torch.testing.assert_close(ours, general, rtol=1e-10, atol=1e-10)
+    joint = model.bound_each(power, visual)(z)
+    for alpha in (0, 1):
+        for ours, alone in zip(each, model.evaluate(z[alpha], visual), strict=True):
+            torch.testing.assert_close(ours[alpha], alone[alpha], rtol=1e-10, atol=1e-10)
+        by_trace = frame_log_joint(model, z[alpha], power=power, visual=visual)
+        torch.testing.assert_close(joint[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(model.bound(power, visual)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_enumeration_is_the_sum_written_out(version: int, shape: tuple[int, ...]) -> None:
     """Under noise: p(x | z) sum_a p(a) p(z | a), since alpha touches nothing but the prior."""
     batch = shape[1:-2]
@@ -154,6 +174,10 @@ def test_a_subclass_that_overrides_latent_alone(version: int) -> None:
     for other in (loud, BandLimited(loud, F)):
         torch.testing.assert_close(other.evaluate(z, visual).log_prior, ours.log_prior)
         torch.testing.assert_close(other.evaluate(z, visual).log_variance, ours.log_variance + 3)
+        own = z[:2]
+        ours_each, theirs = model.evaluate_each(own, visual), other.evaluate_each(own, visual)
+        torch.testing.assert_close(theirs.log_prior, ours_each.log_prior)
+        torch.testing.assert_close(theirs.log_variance, ours_each.log_variance + 3)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

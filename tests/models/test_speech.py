@@ -1,6 +1,7 @@
 """Speech models: the trace, the closed forms and sums written out agree."""
 
 import math
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -58,6 +59,20 @@ class SwitchedAVAE(SpeechModel):
         return log_weight - (square + L * math.log(2 * math.pi)) / 2, self.decoders[alpha](z)
 
 
+class FourVoices(SpeechModel):
+    """A user's mixture of four: alpha chooses the prior of z and how loud the one decoder is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = SpectrumDecoder(L, [7], F).double()
+
+    def latent(self, visual: Tensor | None = None) -> Tensor:
+        alpha = pyro.sample(ALPHA, dist.Categorical(logits=torch.arange(4.0, dtype=torch.float64)))
+        mean = alpha.unsqueeze(-1).expand(*alpha.shape, L) - 1.5
+        z = pyro.sample(Z, dist.Normal(mean, 1 + alpha.unsqueeze(-1) / 2).to_event(1))
+        return self.decoder(z) + alpha.unsqueeze(-1)
+
+
 def noise(dtype: torch.dtype, *batch: int, smoothness: float = 0.0) -> NMFNoise:
     return NMFNoise(
         torch.rand(*batch, F, 2, dtype=dtype),
@@ -88,6 +103,9 @@ def test_a_subclass_that_overrides_latent_alone(shape: tuple[int, ...]) -> None:
     evaluation = model.evaluate(z)
     torch.testing.assert_close(evaluation.log_prior[0], log_prior, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(evaluation.log_variance[0], model.decoder(z) + 3, rtol=1e-6, atol=1e-6)
+    power = torch.rand(N, F, dtype=torch.float64)
+    truth = frame_log_joint(model, z, power=power)
+    torch.testing.assert_close(model.bound(power)(z), truth, rtol=1e-9, atol=1e-9)
     # Negative control: the closed form of the parent would be wrong by far.
     assert (evaluation.log_prior - a_vae().evaluate(z).log_prior).abs().max() > 0.1
 
@@ -109,6 +127,67 @@ def test_enumerated_alpha_is_the_sum_written_out(shape: tuple[int, ...]) -> None
         torch.testing.assert_close(evaluation.log_variance[alpha], log_variance, rtol=1e-8, atol=1e-8)
     explicit = torch.log(by_hand[0].exp() + by_hand[1].exp())
     torch.testing.assert_close(traced(model, power=power)(z), explicit, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("make", "values"), [(a_vae, 1), (SwitchedAVAE, 2), (FourVoices, 4)])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: BandLimited(model, 2)])
+def test_each_alpha_at_a_z_of_its_own(
+    make: Callable[[], SpeechModel],
+    values: int,
+    wrap: Callable[[SpeechModel], SpeechModel],
+    shape: tuple[int, ...],
+) -> None:
+    """`evaluate_each` is the diagonal of `evaluate`, whatever the model."""
+    model, z = wrap(make()), torch.randn(values, *shape, dtype=torch.float64)
+    each = model.evaluate_each(z)
+    assert each.log_prior.shape == (values, *shape[:-1])
+    for alpha in range(values):
+        alone = model.evaluate(z[alpha])
+        for ours, all_alpha in zip(each, alone, strict=True):
+            torch.testing.assert_close(ours[alpha], all_alpha[alpha], rtol=1e-10, atol=1e-10)
+            if values > 1:  # negative control: the z of another
+                assert (each.log_prior[alpha] - alone.log_prior[alpha - 1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("make", "values"), [(a_vae, 1), (SwitchedAVAE, 2), (FourVoices, 4)])
+def test_the_log_joint_of_clean_speech_is_the_traced_one(
+    make: Callable[[], SpeechModel], values: int, shape: tuple[int, ...]
+) -> None:
+    model, power = make(), torch.rand(N, F, dtype=torch.float64)
+    z = torch.randn(values, *shape, dtype=torch.float64)
+    each = model.bound_each(power)(z)
+    for alpha in range(values):
+        by_trace = frame_log_joint(model, z[alpha], power=power)
+        torch.testing.assert_close(model.bound(power)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(each[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
+
+
+class LoudDecoder(SpectrumDecoder):
+    """Another `forward`, 3 nats louder."""
+
+    def forward(self, z: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return super().forward(z, embedding) + 3
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", [SpectrumDecoder, LoudDecoder])
+def test_the_log_joint_of_clean_speech_at_the_weights_of_now(
+    kind: type[SpectrumDecoder], frozen: bool
+) -> None:
+    """Any decoder, trainable or not, and after a change; with its slope."""
+    model = AVAE(StandardNormal(L), kind(L, [7], F)).double().requires_grad_(not frozen)
+    power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(R, N, L, dtype=torch.float64)
+    for change in (lambda: None, lambda: nn.init.constant_(model.decoder.output.bias, 0.7)):
+        change()
+        at = z.clone().requires_grad_()
+        ours, by_trace = model.bound(power)(at), frame_log_joint(model, at, power=power)
+        torch.testing.assert_close(ours, by_trace, rtol=1e-9, atol=1e-9)
+        slopes = [torch.autograd.grad(joint.sum(), at)[0] for joint in (ours, by_trace)]
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
+        with torch.no_grad():
+            torch.testing.assert_close(model.bound(power)(z), by_trace, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -140,13 +219,14 @@ def test_noisy_log_joint_by_hand() -> None:
     torch.testing.assert_close(joint[0], log_prior + log_likelihood, rtol=1e-9, atol=1e-9)
 
 
-def test_a_model_without_log_joint_gets_the_trace() -> None:
+def test_a_model_without_a_closed_form_gets_the_trace() -> None:
     model, z = a_vae(), torch.randn(N, L, dtype=torch.float64)
     power = torch.rand(N, F, dtype=torch.float64)
     truth = torch.distributions.Normal(0, 1).log_prob(z).sum(-1) + PowerSpectrum(model.decoder(z)).log_prob(
         power
     ).sum(-1)
-    torch.testing.assert_close(closure(model, power=power)(z), truth, rtol=1e-9, atol=1e-9)
+    for story in (model, lambda power: model(power)):
+        torch.testing.assert_close(closure(story, power=power)(z), truth, rtol=1e-9, atol=1e-9)
 
 
 def test_wiener_moments_by_bayes_rule() -> None:

@@ -20,14 +20,17 @@ from avse.guides.audio import AudioGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
 from avse.inference.e_steps import Chain
+from avse.inference.given_alpha import log_alpha
 from avse.inference.joint import closure, frame_log_joint, sum_out_alpha, traced
+from avse.inference.latent_factor import LatentFactor, Shared, Structured
 from avse.inference.mcem import MCEM, default_mcem, papers_mcem
 from avse.inference.responsibilities import responsibilities, sample_alpha
+from avse.inference.vem import VEM, default_vem
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
 from avse.models.distributions import PowerSpectrum
-from avse.models.lips import LipTrunk
+from avse.models.lips import LipDoubt, LipTrunk, one_look
 from avse.models.networks import GaussianEncoder, RawPower, SpectrumDecoder
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, mixture_variance
@@ -123,6 +126,43 @@ def test_evaluate_is_the_trace_and_the_components(components: str, shape: tuple[
 
 @pytest.mark.parametrize("components", COMPONENTS)
 @pytest.mark.parametrize("shape", SHAPES)
+def test_each_component_at_a_z_of_its_own(components: str, shape: tuple[int, ...]) -> None:
+    """The diagonal of `evaluate`, and of the trace with the power observed."""
+    model, visual, z = mixture(components), lips(), torch.randn(2, *shape, dtype=torch.float64)
+    power = torch.rand(N, F, dtype=torch.float64)
+    each, joint = model.evaluate_each(z, visual), model.bound_each(power, visual)(z)
+    for ours, general in zip(each, SpeechModel.evaluate_each(model, z, visual), strict=True):
+        torch.testing.assert_close(ours, general, rtol=1e-10, atol=1e-10)
+    for alpha in (0, 1):
+        alone = model.evaluate(z[alpha], visual)
+        torch.testing.assert_close(each.log_prior[alpha], alone.log_prior[alpha], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            each.log_variance[alpha], alone.log_variance[alpha], rtol=1e-10, atol=1e-10
+        )
+        assert (each.log_variance[alpha] - alone.log_variance[1 - alpha]).abs().max() > 0.01
+        by_trace = frame_log_joint(model, z[alpha], power=power, visual=visual)
+        torch.testing.assert_close(joint[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(model.bound(power, visual)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10)
+
+
+def test_no_component_is_asked_for_the_z_of_the_other() -> None:
+    """One call of each decoder, at its own z."""
+    model, visual, z = mixture(), lips(), torch.randn(2, R, N, L, dtype=torch.float64)
+    power, asked = torch.rand(N, F, dtype=torch.float64), []
+    for component in (model.second, model.first):
+        decoder = component.decoder
+        decoder.register_forward_pre_hook(lambda decoder, at: asked.append((decoder, at[0])))  # type: ignore[operator, union-attr]
+    for evaluate in (lambda: model.evaluate_each(z, visual), lambda: model.bound_each(power, visual)(z)):
+        asked.clear()
+        evaluate()
+        assert len(asked) == 2
+        for decoder, at in asked:
+            assert torch.equal(at, z[1] if decoder is model.first.decoder else z[0])
+        assert asked[0][0] is not asked[1][0]
+
+
+@pytest.mark.parametrize("components", COMPONENTS)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_enumeration_is_the_sum_written_out(components: str, shape: tuple[int, ...]) -> None:
     """log sum_a p(a) p(z | a) p(x | z, a) under noise, by trace, closed form and hand; and its slope."""
     batch = shape[1:-2]
@@ -172,6 +212,12 @@ def test_a_subclass_that_overrides_latent_alone(wrap: Callable[[SpeechModel], Sp
     ours, theirs = model.evaluate(z, visual), wrap(loud).evaluate(z, visual)
     torch.testing.assert_close(theirs.log_prior, ours.log_prior)
     torch.testing.assert_close(theirs.log_variance, ours.log_variance + 3)
+    own, power = torch.randn(2, R, N, L, dtype=torch.float64), torch.rand(N, F, dtype=torch.float64)
+    ours, theirs = model.evaluate_each(own, visual), wrap(loud).evaluate_each(own, visual)
+    torch.testing.assert_close(theirs.log_prior, ours.log_prior)
+    torch.testing.assert_close(theirs.log_variance, ours.log_variance + 3)
+    by_trace = frame_log_joint(loud, z, power=power, visual=visual)
+    torch.testing.assert_close(wrap(loud).bound(power, visual)(z), by_trace)
 
 
 # The story -----------------------------------------------------------------------------------------------
@@ -453,3 +499,172 @@ def test_mcem(make: Callable[[], MCEM], batch: tuple[int, ...]) -> None:
     torch.testing.assert_close(r.sum(0), torch.ones(*batch, N))
     assert posteriors[0].costs[-1] < posteriors[0].costs[0]
     assert torch.equal(posteriors[0].gain, posteriors[1].gain)
+
+
+# Lips that are doubted -----------------------------------------------------------------------------------
+
+
+def doubting(components: str = "papers", pi: float = PI) -> VAEMM:
+    """A mixture whose prior of alpha looks at the lips."""
+    doubt = LipDoubt(lip_trunk(), E)
+    nn.init.normal_(doubt.odds.weight)
+    nn.init.normal_(doubt.odds.bias)
+    return VAEMM(*(make() for make in COMPONENTS[components]), pi, doubt).double()
+
+
+def logit(pi: float) -> float:
+    return math.log(pi / (1 - pi))
+
+
+@pytest.mark.parametrize("components", COMPONENTS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_doubt_by_closed_form_trace_and_hand(components: str, shape: tuple[int, ...]) -> None:
+    """log p(alpha) = log sigmoid(+-(logit(pi) + d(v))), a frame and channel each."""
+    model, visual = doubting(components), lips(*shape[1:-2])
+    plain = VAEMM(model.first, model.second, PI).double()
+    z = torch.randn(shape, dtype=torch.float64)
+    odds = logit(PI) + model.doubt(visual)  # type: ignore[misc]
+    assert odds.shape == (*shape[1:-2], N)
+    assert odds.std() > 0.1
+    prior = torch.stack([-torch.log1p(odds.exp()), -torch.log1p((-odds).exp())])
+    without = plain.evaluate(z, visual)
+    given = without.log_prior - torch.tensor([1 - PI, PI]).log().reshape(2, *[1] * (z.dim() - 1))
+    prior = prior.reshape(2, *[1] * (z.dim() - 1 - odds.dim()), *odds.shape)
+    truth = given + prior
+    for evaluation in (model.evaluate(z, visual), SpeechModel.evaluate(model, z, visual)):
+        torch.testing.assert_close(evaluation.log_prior, truth, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(evaluation.log_variance, without.log_variance)
+        assert (evaluation.log_prior - without.log_prior).abs().max() > 0.1  # negative control
+    torch.testing.assert_close(log_alpha(model, z, visual), prior.expand(2, *shape[:-1]))
+
+
+def test_doubt_adds_to_the_log_odds_of_alpha() -> None:
+    """logit p(alpha | x, z, v) moves by d(v); draws of alpha follow (8 z-scores, false alarms 5e-5)."""
+    speech, visual, mask, draws = doubting(), lips(), noise(), 5000
+    plain = VAEMM(speech.first, speech.second, PI).double()
+    z, power = torch.randn(N, L, dtype=torch.float64), torch.rand(N, F, dtype=torch.float64)
+    with torch.no_grad():
+        r, before = (
+            responsibilities(NoisySpeech(model, mask), z, power, visual)[1] for model in (speech, plain)
+        )
+        torch.testing.assert_close(r.logit(), before.logit() + speech.doubt(visual))  # type: ignore[misc]
+        many = z.expand(draws, N, L)
+        alpha = sample_alpha(NoisySpeech(speech, mask), many, power, visual, Generator().manual_seed(0))
+        prior = poutine.trace(speech).get_trace(visual=visual.repeat(draws, 1)).nodes[ALPHA]["value"]
+    for value, p in ((alpha, r), (prior.reshape(draws, N), speech.log_odds(visual).sigmoid())):
+        assert ((value.mean(0) - p) / (p * (1 - p) / draws).sqrt()).abs().max() < 4.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("pi", [0.0, 1.0])
+@pytest.mark.parametrize("doubt", [-1e6, 1e6])
+def test_no_doubt_stands_against_the_ends_of_pi(pi: float, doubt: float, dtype: torch.dtype) -> None:
+    parts = mixture().first, mixture().second
+    speech, sure = (
+        VAEMM(*parts, pi, each).to(dtype) for each in (lambda visual: visual.new_full((N,), doubt), None)
+    )
+    z, visual = torch.randn(R, N, L).to(dtype), lips().to(dtype)
+    assert torch.equal(speech.log_odds(visual), sure.log_odds().expand(N))
+    assert torch.equal(speech.evaluate(z, visual).log_prior, sure.evaluate(z, visual).log_prior)
+    assert (poutine.trace(speech).get_trace(visual=visual).nodes[ALPHA]["value"] == pi).all()
+
+
+def test_a_new_doubt_has_no_opinion() -> None:
+    doubt = LipDoubt(lip_trunk(), E).double()
+    assert torch.equal(doubt(lips(C)), torch.zeros(C, N, dtype=torch.float64))
+
+
+def test_doubt_of_lips_that_are_not_seen_is_learned() -> None:
+    """Whatever their pixels; it needs lips at all, and looks at them once."""
+    model, visual = doubting("deaf"), lips(C)
+    other = torch.cat([visual[..., :-1] + 1, visual[..., -1:]], -1)
+    doubt = model.doubt
+    assert isinstance(doubt, LipDoubt)
+    unseen = 4 * math.tanh(doubt.odds(doubt.trunk.unseen).item() / 4)
+    changed = doubt(visual) != doubt(other)
+    assert (changed == (visual[..., -1] > 0.5)).all()
+    torch.testing.assert_close(doubt(visual)[:, 2], torch.full((C,), unseen, dtype=torch.float64))
+    with pytest.raises(ValueError, match="give visual"):
+        model(frames=N)
+    looks: list[None] = []
+    doubt.trunk.layers.register_forward_hook(lambda *ignored: looks.append(None))
+    with one_look(model):
+        for _ in range(3):
+            model.evaluate(torch.randn(N, L, dtype=torch.float64), visual[0].clone() if looks else visual[1])
+    assert len(looks) == 3
+
+
+@pytest.mark.parametrize("largest", [0.5, 4.0])
+def test_doubt_has_bounds(largest: float) -> None:
+    """d = B tanh(l / B): as l where that is small, and never beyond B."""
+    doubt, visual = LipDoubt(lip_trunk(), E, largest).double(), lips(C)
+    nn.init.normal_(doubt.odds.weight)
+    with torch.no_grad():
+        line = doubt.odds(doubt.trunk(visual)).squeeze(-1)
+        doubt.odds.weight.mul_(1e-4)
+        torch.testing.assert_close(doubt(visual), 1e-4 * line, rtol=1e-4, atol=0)
+        doubt.odds.weight.mul_(1e9)
+        torch.testing.assert_close(doubt(visual), largest * line.sign())
+
+
+def test_doubt_is_saved_and_comes_back() -> None:
+    model, other = doubting(), doubting(pi=0.9)
+    other.load_state_dict(model.state_dict())
+    visual, z = lips(), torch.randn(N, L, dtype=torch.float64)
+    for ours, theirs in zip(model.evaluate(z, visual), other.evaluate(z, visual), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_scales_are_those_of_both_components() -> None:
+    model, power = mixture(), torch.rand(50, F, dtype=torch.float64)
+    model.fit_scales(power)
+    for component in (model.first, model.second):
+        alone = AVAE(StandardNormal(L), SpectrumDecoder(L, [H], F)).double()
+        alone.fit_scales(power)
+        assert torch.equal(component.decoder.shift, alone.decoder.shift)  # type: ignore[union-attr]
+
+
+def vem(factor: LatentFactor) -> VEM:
+    algorithm = default_vem()
+    assert isinstance(algorithm.final, Chain)
+    final = replace(algorithm.final, moves=6, burn_in=2)
+    return replace(algorithm, iterations=3, final=final, factor=factor)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [short(default_mcem()), vem(Shared()), vem(Structured(4))],
+    ids=["mcem", "shared", "structured"],
+)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_algorithms_follow_a_doubt_that_is_sure(algorithm: MCEM | VEM, batch: tuple[int, ...]) -> None:
+    """Bad lips in one frame, good ones in another, against whatever the sound says; in between, both."""
+    sure = torch.tensor([1e4, -1e4, 0.0, 0.0])
+    speech = VAEMM(mixture().first, mixture().second, 0.5, lambda visual: sure).float()
+    guide = MixtureGuide(
+        AudioGuide(RawPower(), GaussianEncoder(F, [H], L)),
+        VisualGuide(lip_trunk(), VisualPrior(GaussianEncoder(E, [6], L))),
+        OptimalResponsibilities(speech),
+    )
+    power, visual = torch.rand(*batch, N, F), lips().float()
+    posterior = algorithm(speech, guide, power, visual, Generator().manual_seed(1))
+    r = posterior.responsibilities
+    assert r.shape == (2, *batch, N)
+    assert (r[1, ..., 0] > 1 - 1e-6).all()
+    assert (r[1, ..., 1] < 1e-6).all()
+    assert ((r[1, ..., 2:] > 1e-6) & (r[1, ..., 2:] < 1 - 1e-6)).all()
+    assert torch.tensor(posterior.costs).isfinite().all()
+
+
+def test_the_gradient_of_the_doubt_is_r_less_p() -> None:
+    """d/dd(v_n) log p(x, z | v) = p(alpha_n = 1 | x, z, v) - p(alpha_n = 1 | v), so that it can be learnt;
+    d = B tanh(l / B) grows by 1 - (d / B)^2 with l."""
+    speech, visual = doubting(), lips()
+    model, z = NoisySpeech(speech, noise()), torch.randn(N, L, dtype=torch.float64)
+    power = torch.rand(N, F, dtype=torch.float64)
+    joint = sum_out_alpha(model.log_joint(z, power, visual)).sum()
+    slope = torch.autograd.grad(joint, speech.doubt.odds.bias)[0]  # type: ignore[union-attr, arg-type]
+    r = responsibilities(model, z, power, visual)[1]
+    growth = 1 - (speech.doubt(visual) / 4).square()  # type: ignore[misc]
+    truth = (growth * (r - speech.log_odds(visual).sigmoid())).sum()
+    torch.testing.assert_close(slope, truth.reshape(1))

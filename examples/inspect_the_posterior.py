@@ -1,6 +1,6 @@
 """What the model is sure of: chains that are checked, credible levels, and sounds drawn from the posterior.
 
-    python examples/look_at_a_posterior.py --draws 400 --figure levels.png --out sounds
+    python examples/inspect_the_posterior.py --draws 400 --figure levels.png --out sounds
 
 A synthetic voice in white noise, so that the truth is known. Enhancement needs few draws, of chains that have
 not mixed: a hedge over several starts. Whoever wants to read a posterior needs more. The lesson has four

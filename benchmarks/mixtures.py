@@ -1,0 +1,214 @@
+"""Mixture models on talking faces: what damaged lips, or a deaf encoder, do to them, and what alpha tells.
+
+    python benchmarks/mixtures.py              # enhancement, s1 test sentences, -5 and 0 dB
+    python benchmarks/mixtures.py alpha        # AUC with which alpha tells damaged from whole lips
+    python benchmarks/mixtures.py ablation     # VEM shared, VEM structured, MCEM collapsed, MCEM structured
+
+"bad": a third of the lips is spoilt (`avse.data.degrade`), the same third for every system. "deaf": what the
+audio encoder hears of a third of the frames, drawn at random, is buried in noise. The noises are those of
+`lips.py`; the data is looked for in AVSE_DATA (default ../shared/data). Writes tables to
+benchmarks/results/.
+"""
+
+import argparse
+import os
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lips import NOISES, own, read
+from numpy.typing import NDArray
+from quality import DATA, noises
+from scipy.stats import rankdata
+
+import avse
+from avse import zoo
+from avse.data.degrade import degrade
+from avse.data.lips import Lips
+from avse.enhance import Enhancement
+from avse.evaluation import benchmark
+from avse.evaluation.metrics import all_metrics
+from avse.guides.corrupted import CorruptedGuide, corrupted
+from avse.inference.alpha_steps import Tempered
+from avse.inference.augmentation import ColouredNoise
+from avse.inference.latent_factor import Structured
+from avse.inference.mcem import Algorithm, branches_mcem, lips_mcem
+from avse.inference.structured_mcem import mixture_mcem
+from avse.inference.vem import default_vem, papers_vem
+from avse.pair import SpeechPair
+
+LEVELS = (-5.0, 0.0)
+MODELS = {
+    "a": "a-vae-grid",
+    "v": "v-vae",
+    "av": "av-vae",
+    "mm": "vae-mm",
+    "min1": "min-vae-v1",
+    "min2": "min-vae-v2",
+}
+LISTENS = ("a", "av", "min1", "min2")
+"""Whose encoder hears something that can be buried."""
+SYSTEMS = [*MODELS, *(f"{name}-bad" for name in MODELS if name != "a"), *(f"{name}-deaf" for name in LISTENS)]
+BURIED = ColouredNoise(share=1 / 3, low=-10.0, high=0.0)
+
+
+def spoilt(clip: str, seed: int = 0) -> tuple[Lips, NDArray[np.bool_]]:
+    """The lips of a clip with a third spoilt, and which pictures are."""
+    return degrade(read(clip), np.random.default_rng(zlib.crc32(f"{seed}/{Path(clip).name}".encode())))
+
+
+def hard_of_hearing(pair: SpeechPair) -> SpeechPair:
+    """The pair whose guide hears noise in a third of the frames, though it is not being trained."""
+    result = SpeechPair(pair.config)
+    result.model, result.guide = pair.model, corrupted(pair.guide, BURIED)
+    for part in result.guide.modules():
+        part.training = isinstance(part, CorruptedGuide)
+    return result
+
+
+def enhanced(mixture: benchmark.Samples, spec: benchmark.MixtureSpec, system: str) -> benchmark.Samples:
+    name, _, condition = system.partition("-")
+    pair = zoo.load(MODELS[name])
+    lips = None if name == "a" else spoilt(spec.clip)[0] if condition == "bad" else own(spec.clip, [])
+    if condition == "deaf":
+        pair = hard_of_hearing(pair)
+        torch.manual_seed(spec.seed)
+    return avse.enhance(mixture, benchmark.RATE, video=lips, model=pair, seed=spec.seed).speech
+
+
+def quality(specs: Sequence[benchmark.MixtureSpec], systems: Sequence[str], jobs: int) -> str:
+    """Improvements of every system, and the differences from the A-VAE and the AV-VAE."""
+    scores = benchmark.run(specs, {name: partial(enhanced, system=name) for name in systems}, jobs)
+    tables = [benchmark.systems_table(scores)]
+    tables += [
+        benchmark.differences_table(scores, reference) for reference in ("a", "av") if reference in systems
+    ]
+    return "\n\n".join(tables)
+
+
+def modes() -> dict[str, Algorithm]:
+    """Ways to a posterior of alpha; the last is what the shipped VAE-MM does."""
+    mixture = mixture_mcem()
+    return {
+        "VEM, the paper's": papers_vem(),
+        "VEM, shared": default_vem(),
+        "VEM, structured": replace(default_vem(), factor=Structured(), alpha_step=mixture.alpha_step),
+        "MCEM, structured, all evidence": replace(mixture, alpha_step=Tempered(1.0)),
+        "MCEM, structured": mixture,
+    }
+
+
+def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Area under the curve of a score that should be larger where positive; ties count half."""
+    ranks, count = rankdata(score), int(positive.sum())
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
+
+
+def alpha_of(result: Enhancement, lips: Lips, bad: NDArray[np.bool_], speech: benchmark.Samples) -> NDArray:
+    """r(alpha = 1) and whether the lips are spoilt, of the frames in which somebody speaks: (N', 2)."""
+    r = result.posterior.responsibilities[1].reshape(-1)
+    times = np.asarray(result.stft.frame_times(len(r)))
+    nearest = np.abs(times[:, None] - lips.times).argmin(1)
+    power = result.stft.analysis(torch.from_numpy(speech.astype(np.float32))).abs().square().mean(-1)
+    active = (power > 1e-3 * power.mean()).numpy()
+    return np.stack([r.numpy()[active], bad[nearest][active]], axis=1)
+
+
+def alpha_row(spec: benchmark.MixtureSpec, clean: bool, model: str, algorithm: Algorithm) -> NDArray:
+    """`alpha_of` one mixture, or of its speech alone."""
+    torch.set_num_threads(1)
+    speech, mixture = benchmark.make_mixture(spec)
+    lips, bad = spoilt(spec.clip)
+    heard = speech if clean else mixture
+    result = avse.enhance(heard, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed)
+    return alpha_of(result, lips, bad, speech)
+
+
+def alpha(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
+    """AUC of alpha of the VAE-MM by mode and level."""
+    levels = sorted({spec.level for spec in specs}, reverse=True)
+    head = ["clean speech", *(f"{level:g} dB" for level in levels)]
+    lines = [f"| AUC | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    work = [(spec, False) for spec in specs] + [(spec, True) for spec in specs if spec.level == levels[0]]
+    for name, algorithm in modes().items():
+        rows = benchmark.mapped(partial(alpha_row, model="vae-mm", algorithm=algorithm), work, jobs, name)
+        cells = []
+        for clean, level in [(True, levels[0]), *((False, level) for level in levels)]:
+            own_rows = [
+                row for (spec, c), row in zip(work, rows, strict=True) if (c, spec.level) == (clean, level)
+            ]
+            score, bad = np.concatenate(own_rows).T
+            cells.append(f"{auc(score, bad > 0.5):.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ablation_row(spec: benchmark.MixtureSpec, model: str, algorithm: Algorithm) -> list[float]:
+    """Improvements, time as a share of real time, and the last cost of one mixture with damaged lips."""
+    torch.set_num_threads(1)
+    speech, mixture = benchmark.make_mixture(spec)
+    lips, _ = spoilt(spec.clip)
+    start = time.perf_counter()
+    result = avse.enhance(
+        mixture, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed
+    )
+    spent = (time.perf_counter() - start) / (len(mixture) / benchmark.RATE)
+    before, after = (all_metrics(speech, x, benchmark.RATE) for x in (mixture, result.speech))
+    gains = [after[metric] - before[metric] for metric in benchmark.SHOWN]
+    return [*gains, spent, result.posterior.costs[-1]]
+
+
+def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
+    """Quality, time and objective of the ways to a posterior, for VAE-MM and MIN-VAE.
+
+    The objective is the free energy (VEM) or the mean of -log p(x | z) (MCEM) a frame and bin, as at the
+    recording's own level; only objectives of one kind compare.
+    """
+    collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": branches_mcem(), "min-vae-v2": branches_mcem()}
+    names = [*benchmark.SHOWN.values(), "times real time", "objective"]
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for model, one in collapsed.items():
+        for name, algorithm in {**modes(), "MCEM, alpha summed out at every z": one}.items():
+            work = [(spec, model, algorithm) for spec in specs]
+            means = np.nanmean(benchmark.mapped(ablation_row, work, jobs, f"{model}: {name}"), axis=0)
+            forms = ("+.2f", "+.2f", "+.3f", ".2f", ".3f")
+            cells = " | ".join(f"{value:{form}}" for value, form in zip(means, forms, strict=True))
+            lines.append(f"| {model}: {name} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", nargs="?", choices=["quality", "alpha", "ablation"], default="quality")
+    parser.add_argument("--split", choices=["test", "validation"], default="test")
+    parser.add_argument("--speakers", nargs="+", default=["s1"])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--levels", nargs="+", type=float, default=LEVELS)
+    parser.add_argument("--share", type=int, default=4, help="take every so-manyth mixture")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+
+    rows = benchmark.table_rows(DATA / "splits.csv", "av", args.split)
+    clips = [path for path, speaker in rows if speaker in args.speakers]
+    specs = benchmark.cross(clips, noises(NOISES), args.levels, args.seed, args.share)
+    start = time.perf_counter()
+    if args.part == "quality":
+        table = quality(specs, args.systems, args.jobs)
+    else:
+        table = {"alpha": alpha, "ablation": ablation}[args.part](specs, args.jobs)
+    print(f"{len(specs)} mixtures ({args.split}) in {(time.perf_counter() - start) / 60:.1f} min\n\n{table}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"mixtures_{args.part}_{args.split}_{'-'.join(args.speakers)}.md").write_text(table + "\n")
+
+
+if __name__ == "__main__":
+    main()
