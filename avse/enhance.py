@@ -27,7 +27,14 @@ from avse.data.lips_files import LipsSource, lips_from
 from avse.data.stft import STFT
 from avse.guides.band_limited import BandLimitedGuide
 from avse.guides.guide import SpeechGuide
-from avse.inference.mcem import Algorithm, branches_mcem, default_mcem, lips_mcem, papers_mcem
+from avse.inference.mcem import (
+    Algorithm,
+    branches_mcem,
+    default_mcem,
+    hamiltonian_mcem,
+    lips_mcem,
+    papers_mcem,
+)
 from avse.inference.posterior import Posterior
 from avse.inference.structured_mcem import mixture_mcem
 from avse.inference.vem import default_vem, papers_vem
@@ -43,6 +50,7 @@ ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "mcem-mixture": mixture_mcem,
     "vem": default_vem,
     "paper": papers_mcem,
+    "paper-hmc": hamiltonian_mcem,
     "paper-vem": papers_vem,
 }
 SEGMENT = 30.0

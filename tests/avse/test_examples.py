@@ -14,6 +14,16 @@ from matplotlib.image import imread
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ARGUMENTS = {
     "bad_video.py": ["--speakers", "3", "--sentences", "1", "--epochs", "1", "--figure", "figure.png"],
+    "compare_samplers.py": [
+        "--seconds",
+        "0.3",
+        "--moves",
+        "8",
+        "--nuts-moves",
+        "2",
+        "--figure",
+        "figure.png",
+    ],
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
@@ -30,6 +40,7 @@ ARGUMENTS = {
 }
 WRITES = {
     "bad_video.py": ["figure.png"],
+    "compare_samplers.py": ["figure.png"],
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
