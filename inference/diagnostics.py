@@ -74,9 +74,8 @@ def _change(log_joint: Tensor) -> Change:
     first, last = _halves(log_joint)
     frames = (last - first).mean(0).flatten()
     nats = float(frames.mean())
-    if len(frames) < 2:
-        return Change(nats, math.nan)
-    return Change(nats, nats / float(frames.std() / len(frames) ** 0.5))
+    error = float(frames.std() / len(frames) ** 0.5) if len(frames) > 1 else math.nan
+    return Change(nats, nats / error if error != 0 else 0.0)  # no frame changed: its chains never moved
 
 
 def _apart(functionals: Mapping[str, Tensor], found: Mapping[str, Convergence]) -> float:

@@ -26,6 +26,10 @@ ARGUMENTS = {
     ],
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
+    "full_bayes_noise.py": [
+        *("--seconds", "0.1", "--draws", "3", "--warm-up", "2", "--max-tree-depth", "2", "--quiet"),
+        *("--figure", "figure.png"),
+    ],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
     "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--out", "figure.png"],
     "inspect_the_posterior.py": [
@@ -43,6 +47,7 @@ WRITES = {
     "compare_samplers.py": ["figure.png"],
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
+    "full_bayes_noise.py": ["figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
     "inspect_the_posterior.py": ["figure.png", "sounds/sound_0.wav"],
