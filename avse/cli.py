@@ -123,6 +123,7 @@ def diagnose(
     chains: Annotated[int, typer.Option(help="Chains of every frame, at least 2.")] = 4,
     draws: Annotated[int, typer.Option(help="Draws kept of each, at least 4.")] = 200,
     warm_up: Annotated[int | None, typer.Option(help="Moves before them; default as many as draws.")] = None,
+    leapfrog_steps: Annotated[int, typer.Option(help="Of every move: more reach farther.")] = 10,
     seconds: Annotated[float, typer.Option(help="How much of the recording, from its start.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
 ) -> None:
@@ -140,6 +141,7 @@ def diagnose(
             chains=chains,
             draws=draws,
             warm_up=warm_up,
+            leapfrog_steps=leapfrog_steps,
             seconds=seconds,
             seed=seed,
             progress=progress,

@@ -20,13 +20,14 @@ from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips_files import lips_from, save_lips
 from avse.data.lips_video import has_pictures
 from avse.data.mixing import mix, pink_noise
-from avse.diagnose import LongChains, findings
+from avse.diagnose import STEP, LongChains, findings
 from avse.enhance import Enhancement, algorithm_named, enhance, pair_named
 from avse.evaluation.figures import enhancement_figure, metrics_figure, training_figure
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
 from avse.evaluation.posterior_report import posterior_report
 from avse.inference.diagnosis import verdict
+from avse.inference.kernels import HMC
 from avse.pair import SpeechPair
 from avse.recipes import RECIPES, run
 
@@ -104,6 +105,7 @@ def diagnose_file(
     chains: int = 4,
     draws: int = 200,
     warm_up: int | None = None,
+    leapfrog_steps: int = 10,
     seconds: float = 10.0,
     seed: int = 0,
     progress: Callable[[float], None] = lambda fraction: None,
@@ -113,7 +115,7 @@ def diagnose_file(
     Raises:
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
-    long = LongChains(chains, draws, warm_up)
+    long = LongChains(chains, draws, warm_up, HMC(STEP, leapfrog_steps))
     audio = read_audio(noisy)
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{out}: the report is a page of HTML; let the name end in .html")
@@ -132,7 +134,8 @@ def diagnose_file(
         title=noisy.name,
         progress=progress,
     )
-    found = replace(found, notes=[*excuse, *found.notes], facts={**found.facts, "model": model})
+    named = {} if model == "auto" else {"model": model}
+    found = replace(found, notes=[*excuse, *found.notes], facts={**found.facts, **named})
     with atomic_path(out) as temporary:
         temporary.write_text(posterior_report(found), encoding="utf-8")
     return verdict(found.diagnosis)

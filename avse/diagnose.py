@@ -49,7 +49,9 @@ SAMPLES = 3
 """Sounds drawn from the posterior."""
 FEWEST_CHAINS, FEWEST_DRAWS = 2, 4
 """Below these, R-hat is no number."""
-KERNEL = HMC(step_size=0.1, leapfrog_steps=10)
+STEP = 0.1
+"""Of the leapfrog steps to begin with, in units of z."""
+KERNEL = HMC(STEP, leapfrog_steps=10)
 ACCEPTANCE = 0.7
 """That its step sizes are adapted to; see `HMC`."""
 
@@ -218,7 +220,7 @@ def findings(
     }
     progress(1.0)
     facts = {
-        "model": pair.config.architecture if isinstance(model, SpeechPair) else str(model),
+        "model": pair.config.architecture,
         "schedule of the noise": pair.config.algorithm,
         "sampler": repr(long.kernel),
         "chains": f"{long.chains} chains, {long.burn_in} moves of warm-up and {long.draws} draws each",

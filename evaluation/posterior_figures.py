@@ -28,7 +28,7 @@ COLOURS = ("#3b82c4", "#d9822b", "#2fa36b", "#c2527e", "#8a6fd1", "#a3872a", "#2
 """Of chains: they are told apart on white and on black."""
 SIZE = (5.2, 3.1)
 """Inches of a panel: its letters can be read when it is as wide as a phone."""
-UNSURE = (-20.0, 10.0)
+UNSURE = (-20.0, 20.0)
 """Deviation over mean, dB, between which the map has colours."""
 _LIGHT, _DARK = "#1f2328", "#dfe3e8"
 _STYLE = (
@@ -97,7 +97,7 @@ def uncertainty_map(mean: Array, deviation: Array, stft: STFT) -> Figure:
     with matplotlib.rc_context(_SETTINGS):
         ratio = level_db(np.square(deviation)) - level_db(np.square(mean))
         extent = (0.0, len(ratio) / stft.frame_rate, 0.0, stft.sample_rate / 2000)
-        look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "cividis"}
+        look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "cividis_r"}
         image = axes.imshow(ratio.T, extent=extent, vmin=UNSURE[0], vmax=UNSURE[1], **look)
         axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
         figure.colorbar(image, ax=axes, label="deviation / mean (dB)", extend="both")

@@ -234,7 +234,12 @@ def _chains(findings: Findings) -> list[str]:
             diagnosis.convergence["level"].rhat[loud[0], loud[1]],
         ),
     }
-    shown = [_panels([where])]
+    whole = Panel(
+        figures.svg_uri(figures.trace_plot(log_joint.mean(-1), "log joint a frame (nats)")),
+        "The whole recording: a trend asks for more warm-up",
+        f"Log joint, mean over all frames, of {diagnosis.chains} chains of {diagnosis.draws} draws.",
+    )
+    shown = [_panels([where, whole])]
     for title, (draws, label, rhat) in chosen.items():
         own = escape(f"{title}: R-hat {_number(float(rhat), 3)}")
         chains = f"{diagnosis.chains} chains of {diagnosis.draws} draws"
@@ -339,8 +344,8 @@ def _predictive(findings: Findings) -> str:
             [
                 f"{low:.0f} to {high:.0f} Hz",
                 f"{float(check.excess[b]):+.2f} dB",
-                f"{float(check.levels[b]):.3f} (p = {float(check.levels_p[b]):.1e})",
-                f"{float(check.bins[b]):.3f} (p = {float(check.bins_p[b]):.1e})",
+                f"{float(check.levels[b]):.3f} (p = {float(check.levels_p[b]):.2g})",
+                f"{float(check.bins[b]):.3f} (p = {float(check.bins_p[b]):.2g})",
                 f"{float((check.p_values[..., b] < 0.05).double().mean()):.1%}",
             ]
         )
@@ -374,7 +379,7 @@ _LISTEN = (
     "sample is speech as it may have been. Where samples differ, the speech is not known."
 )
 _WHERE = (
-    "The map divides the posterior deviation of every bin by its mean: dark is known, bright is guessed "
+    "The map divides the posterior deviation of every bin by its mean: bright is known, dark is guessed "
     "(0 dB: as uncertain as it is loud). Bands hold 90 % of the draws."
 )
 _CHAINS = (

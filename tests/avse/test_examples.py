@@ -27,7 +27,7 @@ ARGUMENTS = {
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
     "full_bayes_noise.py": [
-        *("--seconds", "0.1", "--draws", "3", "--warm-up", "2", "--max-tree-depth", "2", "--quiet"),
+        *("--seconds", "0.5", "--draws", "6", "--warm-up", "4", "--max-tree-depth", "2", "--quiet"),
         *("--figure", "figure.png"),
     ],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
