@@ -1,4 +1,4 @@
-"""The command line: `avse enhance`, `avse lips`, `avse train`, `avse models` and `avse demo`.
+"""The command line: `avse enhance`, `diagnose`, `lips`, `train`, `models` and `demo`.
 
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
@@ -108,6 +108,47 @@ def enhance(
     for note in summary["notes"]:
         show_note(note)
     print(destination)
+
+
+@app.command()
+def diagnose(
+    noisy: Annotated[Path, typer.Argument(help="Sound file, or video with sound, whose lips are used, too.")],
+    out: Annotated[Path, typer.Option(help="The report, one .html file.")],
+    video: Annotated[
+        Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Pictures a second of .npy or .mat lips.")] = None,
+    video_offset: Annotated[float, typer.Option(help="Seconds by which the pictures come late.")] = 0.0,
+    model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
+    chains: Annotated[int, typer.Option(help="Chains of every frame, at least 2.")] = 4,
+    draws: Annotated[int, typer.Option(help="Draws kept of each, at least 4.")] = 200,
+    warm_up: Annotated[int | None, typer.Option(help="Moves before them; default as many as draws.")] = None,
+    leapfrog_steps: Annotated[int, typer.Option(help="Of every move: more reach farther.")] = 10,
+    seconds: Annotated[float, typer.Option(help="How much of the recording, from its start.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+) -> None:
+    """Sample the speech of a noisy recording at length, and say whether the chains can be trusted."""
+    from avse.commands import diagnose_file
+
+    with warnings_as_notes(), progress_bar("sampling") as progress:
+        said = diagnose_file(
+            noisy,
+            out,
+            video=video,
+            fps=fps,
+            video_offset=video_offset,
+            model=model,
+            chains=chains,
+            draws=draws,
+            warm_up=warm_up,
+            leapfrog_steps=leapfrog_steps,
+            seconds=seconds,
+            seed=seed,
+            progress=progress,
+        )
+    for line in said.splitlines():
+        show_note(line)
+    print(out)
 
 
 @app.command()

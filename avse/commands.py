@@ -20,10 +20,14 @@ from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips_files import lips_from, save_lips
 from avse.data.lips_video import has_pictures
 from avse.data.mixing import mix, pink_noise
+from avse.diagnose import STEP, LongChains, findings
 from avse.enhance import Enhancement, algorithm_named, enhance, pair_named
 from avse.evaluation.figures import enhancement_figure, metrics_figure, training_figure
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
+from avse.evaluation.posterior_report import posterior_report
+from avse.inference.diagnosis import verdict
+from avse.inference.kernels import HMC
 from avse.pair import SpeechPair
 from avse.recipes import RECIPES, run
 
@@ -88,6 +92,53 @@ def enhance_file(
     if figure is not None:
         write_figure(figure, picture(enhancement, title=noisy.name))
     return summary
+
+
+def diagnose_file(
+    noisy: Path,
+    out: Path,
+    *,
+    video: Path | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
+    model: str = "auto",
+    chains: int = 4,
+    draws: int = 200,
+    warm_up: int | None = None,
+    leapfrog_steps: int = 10,
+    seconds: float = 10.0,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> str:
+    """Sample the posterior of a file at length and write one page about it; returns the verdict.
+
+    Raises:
+        InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
+    """
+    long = LongChains(chains, draws, warm_up, HMC(STEP, leapfrog_steps))
+    audio = read_audio(noisy)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{out}: the report is a page of HTML; let the name end in .html")
+    check_destination(out)
+    pair = model if model == "auto" else pair_named(model)
+    lips, excuse = _lips_of(noisy, video, fps, pair)
+    found = findings(
+        audio.samples,
+        audio.sample_rate,
+        video=lips,
+        video_offset=video_offset,
+        model=pair,
+        long=long,
+        seconds=seconds,
+        seed=seed,
+        title=noisy.name,
+        progress=progress,
+    )
+    named = {} if model == "auto" else {"model": model}
+    found = replace(found, notes=[*excuse, *found.notes], facts={**found.facts, **named})
+    with atomic_path(out) as temporary:
+        temporary.write_text(posterior_report(found), encoding="utf-8")
+    return verdict(found.diagnosis)
 
 
 def _lips_of(

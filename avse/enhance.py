@@ -116,8 +116,8 @@ def enhance(
             video without a face, or none for a model that looks at lips.
     """
     start = time.perf_counter()
-    samples = _checked(x, sample_rate)
-    pair, lips = _pair_and_lips(model, video, fps, video_offset)
+    samples = checked_samples(x, sample_rate)
+    pair, lips = pair_and_lips(model, video, fps, video_offset)
     pair.to(device)
     infer = algorithm_named(pair.config.algorithm if algorithm == "auto" else algorithm)
     stft = pair.stft
@@ -128,7 +128,7 @@ def enhance(
     signal = torch.from_numpy(np.ascontiguousarray(model_rate.T)).float().to(device)
     spectrum, scale = pair.config.front_end.analysis(signal)
 
-    speech, guide, bins = _within_band(pair, sample_rate)
+    speech, guide, bins = within_band(pair, sample_rate)
     pieces = segments(spectrum.shape[-2], stft)
     frame_times = stft.frame_times(spectrum.shape[-2])
     view = pair.config.lips
@@ -207,7 +207,7 @@ def segments(frames: int, stft: STFT) -> list[tuple[slice, Tensor]]:
     return pieces
 
 
-def _checked(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
+def checked_samples(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
     """The samples as floats, or an error that names what is wrong with them."""
     samples = np.asarray(x)
     if samples.ndim not in (1, 2) or samples.size == 0:
@@ -227,7 +227,7 @@ def _checked(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
     return samples.astype(np.float32) if samples.dtype == np.float16 else samples
 
 
-def _pair_and_lips(
+def pair_and_lips(
     model: str | Path | SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
 ) -> tuple[SpeechPair, Lips | None]:
     """The pair, and the lips that it will look at; None for a pair that listens only."""
@@ -269,7 +269,7 @@ def algorithm_named(algorithm: str | Algorithm) -> Algorithm:
     return ALGORITHMS[algorithm]()
 
 
-def _within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:
+def within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:
     """Model and guide over the bins that the recording has; all of them unless its rate is low."""
     bins = min(pair.stft.bins, round(pair.stft.bins * sample_rate / pair.stft.sample_rate))
     if bins == pair.stft.bins:

@@ -1,0 +1,143 @@
+"""`avse diagnose`: from a file to a page, and how it answers mistakes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from avse import cli
+from avse.data.errors import InputError
+from avse.diagnose import LongChains, findings
+
+RATE = 16000
+FEW = ("--chains", 2, "--draws", 4, "--warm-up", 1, "--leapfrog-steps", 1)
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Path:
+    path = tmp_path / "noisy.wav"
+    sf.write(path, 0.1 * np.random.default_rng(0).standard_normal((RATE, 2)), RATE)
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit code of the command line."""
+    monkeypatch.setattr(sys, "argv", ["avse", "diagnose", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main()
+    return int(exit_info.value.code or 0)
+
+
+def test_writes_one_page_and_says_the_verdict(
+    noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    odd = noisy.rename(noisy.with_name("<b>&.wav"))
+    out = noisy.with_name("report.html")
+    before = sorted(noisy.parent.iterdir())
+    assert run(monkeypatch, odd, "--out", out, "--seconds", 0.5, *FEW) == 0
+    written = capfd.readouterr()
+    assert written.out.strip() == str(out)
+    assert "Not mixed" in written.err
+    text = out.read_text(encoding="utf-8")
+    assert "&lt;b&gt;&amp;.wav" in text
+    assert "<b>" not in text
+    assert "Not mixed" in text
+    assert "Only the first 0.5 s of 1.0 s were looked at." in text
+    assert "Only the first of 2 channels was looked at." in text
+    assert sorted(noisy.parent.iterdir()) == sorted([*before, out])
+
+
+def test_same_seed_same_draws_and_low_rates_have_sounds() -> None:
+    """8 kHz fills half the bins: the sounds are whole all the same."""
+    x = 0.1 * np.random.default_rng(0).standard_normal(4000)
+    long = LongChains(2, 4, 1)
+    first, second, other = (findings(x, 8000, model="a-vae", long=long, seed=seed) for seed in (0, 0, 1))
+    assert first.spectrum.shape[-1] < first.stft.bins
+    for name, sound in first.sounds.items():
+        assert sound.shape == (8000,)
+        assert np.isfinite(sound).all()
+        np.testing.assert_array_equal(sound, second.sounds[name])
+    assert not np.array_equal(first.sounds["enhanced"], other.sounds["enhanced"])
+
+
+def test_lips_are_looked_at(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (30, 67, 67), dtype=np.uint8)
+    np.save(noisy.with_name("lips.npy"), pictures)
+    options = ["--video", noisy.with_name("lips.npy"), "--fps", 30, "--model", "av-vae", "--seconds", 0.5]
+    out = noisy.with_name("report.html")
+    assert run(monkeypatch, noisy, "--out", out, *options, *FEW) == 0
+    assert "av-vae" in out.read_text(encoding="utf-8")
+
+
+def silent(folder: Path, good: Path) -> list[object]:
+    sf.write(folder / "silent.wav", np.zeros(RATE), RATE)
+    return [folder / "silent.wav"]
+
+
+def not_finite(folder: Path, good: Path) -> list[object]:
+    sf.write(folder / "nan.wav", np.array([0.1, np.nan] * RATE), RATE, subtype="FLOAT")
+    return [folder / "nan.wav"]
+
+
+def short(folder: Path, good: Path) -> list[object]:
+    sf.write(folder / "short.wav", np.full(100, 0.1), RATE)
+    return [folder / "short.wav"]
+
+
+MISTAKES = {
+    "missing": (lambda folder, good: [folder / "absent.wav"], "absent.wav"),
+    "silent": (silent, "silent.wav"),
+    "not finite": (not_finite, "nan.wav"),
+    "short": (short, "short.wav"),
+    "no lips": (lambda folder, good: [good, "--model", "av-vae"], "lips"),
+    "no video": (lambda folder, good: [good, "--video", folder / "absent.mp4"], "absent.mp4"),
+    "unknown model": (lambda folder, good: [good, "--model", "b-vae"], "b-vae"),
+    "no folder": (lambda folder, good: [good, "--out", folder / "absent" / "report.html"], "absent"),
+    "a folder": (lambda folder, good: [good, "--out", folder], "html"),
+    "not a page": (lambda folder, good: [good, "--out", folder / "report.pdf"], "report.pdf"),
+    "one chain": (lambda folder, good: [good, "--chains", 1], "chains"),
+    "few draws": (lambda folder, good: [good, "--draws", 3], "draws"),
+    "warm-up": (lambda folder, good: [good, "--warm-up", -1], "warm-up"),
+    "leapfrog": (lambda folder, good: [good, "--leapfrog-steps", 0], "leapfrog"),
+    "no seconds": (lambda folder, good: [good, "--seconds", 0], "seconds"),
+    "many seconds": (lambda folder, good: [good, "--seconds", 3600], "seconds"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_in_one_line_exit_code_2_and_no_lost_file(
+    name: str, noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = noisy.with_name("kept.html")
+    kept.write_bytes(b"an earlier report")
+    make, word = MISTAKES[name]
+    arguments = make(noisy.parent, noisy)
+    before = sorted(noisy.parent.rglob("*"))
+    out = [] if "--out" in arguments else ["--out", kept]
+    assert run(monkeypatch, *arguments, *out) == cli.USER_ERROR
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.startswith("avse: ")
+    assert word in line
+    assert kept.read_bytes() == b"an earlier report"
+    assert sorted(noisy.parent.rglob("*")) == before
+
+
+def test_the_old_page_is_kept_when_the_new_one_fails(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = noisy.with_name("report.html")
+    out.write_bytes(b"an earlier report")
+
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("avse.commands.posterior_report", full)
+    assert run(monkeypatch, noisy, "--out", out, "--seconds", 0.3, *FEW) == cli.USER_ERROR
+    assert out.read_bytes() == b"an earlier report"
+    assert sorted(path.name for path in noisy.parent.iterdir()) == ["noisy.wav", "report.html"]
+
+
+@pytest.mark.parametrize("values", [{"chains": 1}, {"draws": 3}, {"warm_up": -1}])
+def test_chains_that_tell_nothing_are_refused(values: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        LongChains(**values)
