@@ -14,6 +14,10 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ARGUMENTS = {
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
+    "full_bayes_noise.py": [
+        *("--seconds", "0.5", "--draws", "6", "--warm-up", "4", "--max-tree-depth", "2", "--quiet"),
+        *("--figure", "figure.png"),
+    ],
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
     "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--out", "figure.png"],
     "look_at_a_posterior.py": [
@@ -26,6 +30,7 @@ ARGUMENTS = {
 WRITES = {
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
+    "full_bayes_noise.py": ["figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
     "look_at_a_posterior.py": ["figure.png", "sounds/sound_0.wav"],
