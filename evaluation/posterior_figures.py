@@ -77,7 +77,9 @@ def _panel() -> tuple[Figure, Axes]:
 def _key(axes: Axes, below: float, columns: int) -> None:
     """Legend above the panel, where it hides nothing."""
     with matplotlib.rc_context(_SETTINGS):
-        axes.legend(loc="lower right", bbox_to_anchor=(1, below), ncols=columns, borderaxespad=0.2)
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, below), ncols=columns, borderaxespad=0.2, markerscale=3
+        )
 
 
 def spectrogram(power: Array, top: float, stft: STFT) -> Figure:
@@ -105,7 +107,10 @@ def uncertainty_map(mean: Array, deviation: Array, stft: STFT) -> Figure:
 
 
 def course(draws: Array, times: Array, label: str, names: Sequence[str] = ()) -> Figure:
-    """Median and 90 % band over draws (C, D, N, K) of K values against the time of their frames, s (N,)."""
+    """Median and 90 % band over draws (C, D, N, K) of K values against the time of their frames, s (N,).
+
+    K values with names are probabilities, whose axis ends at 1.
+    """
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
         pooled = draws.reshape(-1, *draws.shape[2:])
@@ -114,7 +119,7 @@ def course(draws: Array, times: Array, label: str, names: Sequence[str] = ()) ->
             colour = COLOURS[k % len(COLOURS)]
             axes.fill_between(times, low, high, color=colour, alpha=0.3, linewidth=0)
             axes.plot(times, middle, color=colour, label=names[k] if names else None)
-        axes.set(xlabel="time (s)", ylabel=label, ylim=(-0.02, 1.02), xlim=(0, times[-1] or 1))
+        axes.set(xlabel="time (s)", ylabel=label, ylim=(0, 1.02 if names else None), xlim=(0, times[-1] or 1))
     if names:
         _key(axes, 1.0, len(names))
     return figure
@@ -177,7 +182,7 @@ def autocorrelation_plot(draws: Array, lags: int = 50) -> Figure:
             kept = chain[: min(lags, draws.shape[1] // 2) + 1]
             axes.plot(np.arange(len(kept)), kept, color=colour, marker=".", markersize=3)
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set(xlabel="lag (draws)", ylabel="autocorrelation", ylim=(-0.35, 1.05))
+        axes.set(xlabel="lag (draws)", ylabel="autocorrelation", ylim=(None, 1.05))
     return figure
 
 

@@ -236,7 +236,7 @@ def _chains(findings: Findings) -> list[str]:
     }
     whole = Panel(
         figures.svg_uri(figures.trace_plot(log_joint.mean(-1), "log joint a frame (nats)")),
-        "The whole recording: a trend asks for more warm-up",
+        "All frames: a trend asks for more warm-up",
         f"Log joint, mean over all frames, of {diagnosis.chains} chains of {diagnosis.draws} draws.",
     )
     shown = [_panels([where, whole])]
@@ -281,9 +281,21 @@ def _tables(findings: Findings) -> list[Table]:
     quality = Table(
         "Convergence: quantiles over frames, and the share of values past a threshold",
         [
-            *("quantity", "R-hat 50 %", "R-hat 95 %", f"R-hat > {STRICT}", f"R-hat > {LOOSE}"),
-            *("bulk ESS 5 %", "bulk ESS 50 %", "tail ESS 5 %", "tail ESS 50 %", "ESS < 100 a chain"),
-            *("MCSE 50 %", "MCSE 95 %"),
+            *(
+                "quantity",
+                "R-hat 50\u00a0%",
+                "R-hat 95\u00a0%",
+                f"R-hat >\u00a0{STRICT}",
+                f"R-hat >\u00a0{LOOSE}",
+            ),
+            *(
+                "bulk ESS 5\u00a0%",
+                "bulk ESS 50\u00a0%",
+                "tail ESS 5\u00a0%",
+                "tail ESS 50\u00a0%",
+                "ESS < 100 a chain",
+            ),
+            *("MCSE 50\u00a0%", "MCSE 95\u00a0%"),
         ],
     )
     for name in diagnosis.convergence:
@@ -422,7 +434,7 @@ img{width:100%;height:auto;display:block}
 table{width:100%;border-collapse:collapse;font-size:.85rem;margin:1.25rem 0;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:600;font-size:.95rem;padding-bottom:.4rem}
 th,td{padding:.35rem .5rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:bottom}
-th:first-child{text-align:left}
+th:first-child{text-align:left}tbody th{white-space:nowrap}
 thead th{color:var(--soft);font-weight:500}
 dl{display:grid;gap:.6rem 1.5rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
 dt{color:var(--soft);font-size:.85rem}dd{margin:0}
@@ -432,5 +444,6 @@ thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidde
 table,caption,tbody,tr{display:block}
 tr{border:1px solid var(--line);border-radius:.4rem;background:var(--card);padding:.5rem .7rem;margin:.6rem 0}
 tbody th,td{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.1rem 0;text-align:right}
-tbody th{font-size:.95rem}td::before{content:attr(data-label);color:var(--soft);text-align:left}}
+tbody th{font-size:.95rem;white-space:normal}
+td::before{content:attr(data-label);color:var(--soft);text-align:left}}
 """

@@ -64,11 +64,8 @@ def main(args: argparse.Namespace) -> None:
     estimate = replace(fitted.noise, W=fitted.noise.W[bins])
     thinned = AVAE(speech.prior, lambda z: speech.decoder(z)[..., bins])
     prior = GammaNMF.around(estimate)
-    kernel = nuts(
-        SpeechInUnknownNoise(thinned, prior),
-        {"z": fitted.z[0, -1], **prior.start(estimate)},
-        max_tree_depth=args.max_tree_depth,
-    )
+    start = {"z": fitted.z[0, -1], **prior.start(estimate)}
+    kernel = nuts(SpeechInUnknownNoise(thinned, prior), start, max_tree_depth=args.max_tree_depth)
     mcmc = MCMC(kernel, num_samples=args.draws, warmup_steps=args.warm_up, disable_progbar=args.quiet)
     mcmc.run(power=power[:, bins])
     draws = mcmc.get_samples()

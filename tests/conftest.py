@@ -14,6 +14,8 @@ from avse.pair import PairConfig, SpeechPair
 
 ROOT = Path(__file__).parent.parent
 
+torch.set_num_threads(1)  # tests are small: a second thread costs more than it gives
+
 
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
