@@ -10,6 +10,8 @@ import soundfile as sf
 from avse import cli
 from avse.data.errors import InputError
 from avse.diagnose import LongChains, findings
+from avse.evaluation.posterior_report import posterior_report
+from avse.inference.kernels import RandomWalk
 
 RATE = 16000
 FEW = ("--chains", 2, "--draws", 4, "--warm-up", 1, "--leapfrog-steps", 1)
@@ -141,3 +143,11 @@ def test_the_old_page_is_kept_when_the_new_one_fails(noisy: Path, monkeypatch: p
 def test_chains_that_tell_nothing_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(InputError):
         LongChains(**values)
+
+
+def test_chains_that_never_moved_in_any_frame_get_a_page_that_says_so() -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 2)
+    found = findings(samples, RATE, model="a-vae", long=LongChains(2, 10, 0, kernel=RandomWalk(1e4)))
+    assert found.diagnosis.stuck.all()
+    assert not found.diagnosis.mixed
+    assert 'class="verdict bad"' in posterior_report(found)
