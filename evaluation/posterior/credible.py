@@ -100,7 +100,7 @@ def level_draws(
             drawn = draw_speech(model, draw, amplitude, visual, generator).abs().square()
             yield decibels(torch.stack([drawn[..., band].mean(-1) for band in bands], -1))
 
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         return torch.stack(list(levels())).unflatten(0, z.shape[:2])
 
 
@@ -145,7 +145,7 @@ def sample_waveforms(
     shuffles = [
         torch.randperm(len(pooled), generator=generator, device=generator.device) for _ in range(rounds)
     ]
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         return torch.stack(
             [
                 stft.synthesis(draw_speech(model, pooled[index], spectrum, visual, generator), length)

@@ -106,7 +106,7 @@ def predictive_check(
 
     p_values = torch.zeros(*power.shape[:-1], len(bands), dtype=torch.float64, device=power.device)
     pivots, excess, tests = [], [], []
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         for index, draw in enumerate(pooled):
             given = given_z(model, draw, power, visual)
             alpha = draw_alpha(given.weights, generator)

@@ -73,7 +73,7 @@ class ComponentwiseMCEM:
     ) -> Posterior:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
         costs: list[float] = []
-        with torch.no_grad(), cached_embeddings(speech, guide):
+        with torch.no_grad(), cached_embeddings():
             first = self.noise_init(power, generator)
             model = NoisySpeech(speech, first)
             starts = [start(speech, guide, power, visual, first) for start in self.latent_inits]
@@ -121,7 +121,7 @@ class ComponentwiseMCEM:
         generator: Generator,
     ) -> tuple[Draws, ChainState, Tensor]:
         """Draws (R, A, C, *, N, L) of every component, where the chains stand, and r(alpha) (A, *, N)."""
-        log_joint = model.bound_each(power, visual)
+        log_joint = model.each_log_joint_fn(power, visual)
         draws, chain_state = e_step(log_joint, chain_state, generator)
         if len(chain_state.z) == 1:
             return draws, chain_state, torch.ones_like(draws.acceptance[:, 0])
@@ -142,7 +142,8 @@ def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -
     Returns:
         (R A C, *, N, F), and r(a) / (R C), (R A C, *, N).
     """
-    log_variance = torch.stack([model.speech.evaluate_each(draw, visual).log_variance for draw in z])
+    given = model.speech.given(visual)
+    log_variance = torch.stack([given.each(draw).log_variance for draw in z])
     share = (r.unsqueeze(1) / (z.shape[0] * z.shape[2])).expand(log_variance.shape[:-1])
     return log_variance.exp_().flatten(0, 2), share.flatten(0, 2)
 

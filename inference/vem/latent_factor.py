@@ -21,7 +21,7 @@ from avse.inference.component_density import ComponentDensity, aligned
 from avse.inference.mcmc.kernels import normal_like
 from avse.inference.mcmc.log_density import LogJoint
 from avse.inference.vem.mean_field import Moments
-from avse.models.base import Evaluation, unrepeated
+from avse.models.base import Evaluation, unexpanded
 from avse.models.distributions import MAX_LOG_VARIANCE
 
 MAX_PRECISION = math.exp(MAX_LOG_VARIANCE)
@@ -167,7 +167,7 @@ def moments(factor: LatentFactor, model: ComponentDensity, z: Tensor) -> Moments
     log_prior, log_volume, precision = (torch.zeros(()) for _ in range(3))
     for draw in z:
         evaluation = factor.evaluate(model, draw)
-        log_variance = unrepeated(evaluation.log_variance)
+        log_variance = unexpanded(evaluation.log_variance)
         log_prior = log_prior + evaluation.log_prior
         log_volume = log_volume + log_variance.sum(-1)
         precision = log_variance.neg().exp_().add_(precision)
