@@ -42,7 +42,7 @@ def load_lips_array(path: str | os.PathLike[str], fps: float | None = None) -> L
 
     Args:
         path: of the file.
-        fps: pictures a second; the first picture is at 0 s. Only the files of `save_lips` do without.
+        fps: video frames per second; the first one is at 0 s. Only the files of `save_lips` do without.
 
     Raises:
         InputError: the file is missing, of another kind or damaged; its array has another shape or range; or
@@ -74,7 +74,7 @@ def lips_from(source: LipsSource, fps: float | None = None) -> Lips:
 
     Args:
         source: lips, an array of them, a .npz, .npy or .mat file of them, or a video of a speaker.
-        fps: pictures a second of an array that comes without times.
+        fps: video frames per second of an array that comes without times.
 
     Raises:
         InputError: see `lips_from_array`, `load_lips_array` and `avse.data.lips.read_lips`.
@@ -94,7 +94,7 @@ def lips_from_array(array: NDArray[Any], fps: float | None, name: str = "lips") 
     Args:
         array: (T_v, 67, 67), T_v >= 1; integers from 0 to 255, or floats in [0, 255] or, if none exceeds 1,
             in [0, 1], which are rounded to the nearest of 256 levels.
-        fps: pictures a second.
+        fps: video frames per second.
         name: what an error calls the array.
 
     Raises:
@@ -108,7 +108,9 @@ def lips_from_array(array: NDArray[Any], fps: float | None, name: str = "lips") 
     if not (low >= 0 and high <= 255):
         raise InputError(f"{name}: grey levels from {low:.4g} to {high:.4g}; scale them to 0 ... 255 or 1")
     if fps is None or not 0 < fps < np.inf:
-        raise InputError(f"{name}: how many pictures a second is not known; give fps, a positive number")
+        raise InputError(
+            f"{name}: how many video frames per second is not known; give fps, a positive number"
+        )
     scale = 255 if array.dtype.kind == "f" and high <= 1 else 1
     images = np.round(array * scale).astype(np.uint8)
     return Lips(images, np.arange(len(images)) / fps, np.zeros(len(images), np.uint8), float(fps))

@@ -1,4 +1,4 @@
-"""Decode the pictures of a video, one at a time."""
+"""Decode the frames of a video, one at a time."""
 
 import os
 import warnings
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from avse.data.errors import InputError
 
-EARLY = 0.5  # s; pictures that end more than that before the file are missing some
+LONGEST_MISSING_END = 0.5  # s; frames that end more than that before the file are missing some
 
 UNSPECIFIED = 2  # FFmpeg's AVCOL_SPC_UNSPECIFIED
 
 
-class Picture(NamedTuple):
-    """A picture of a video.
+class VideoFrame(NamedTuple):
+    """One frame of a video.
 
     Attributes:
         grey: upright, full range 0 to 255, square pixels, uint8 (H, W).
         time: s, its time stamp on the clock of the file.
-        damaged: whether the decoder met an error in it, or in a picture that it builds on.
+        damaged: whether the decoder met an error in it, or in a frame that it is predicted from.
     """
 
     grey: NDArray[np.uint8]
@@ -31,16 +31,16 @@ class Picture(NamedTuple):
     damaged: bool
 
 
-def pictures(path: Path) -> Iterator[Picture]:
-    """The pictures of a video, their time stamps strictly increasing.
+def read_video_frames(path: Path) -> Iterator[VideoFrame]:
+    """The frames of a video, their time stamps strictly increasing.
 
-    Damaged packets are skipped. One `UserWarning` where the pictures end long before the file does.
+    Damaged packets are skipped. One `UserWarning` where the frames end long before the file does.
 
     Raises:
-        InputError: not a file that can be read as a video, or no picture in it.
+        InputError: not a file that can be read as a video, or no video frame in it.
     """
     with _opened(path) as container:
-        stream = _picture_stream(container, path)
+        stream = _video_stream(container, path)
         period = float(1 / (stream.average_rate or 25))
         last: float | None = None
         broken = False
@@ -56,23 +56,23 @@ def pictures(path: Path) -> Iterator[Picture]:
             broken = (broken and not frame.key_frame) or frame.is_corrupt
             period = period if last is None else time - last
             last = time
-            yield Picture(_upright(frame, stream), time, broken)
+            yield VideoFrame(_upright(frame, stream), time, broken)
         if last is None:
-            raise InputError(f"{path}: none of its pictures can be decoded; export the video again")
+            raise InputError(f"{path}: none of its video frames can be decoded; export the video again")
         missing = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
         missing -= last + period
-        if missing > EARLY:
+        if missing > LONGEST_MISSING_END:
             warnings.warn(
-                f"{path}: its pictures end {missing:.1f} s before the file should; check that it is whole",
+                f"{path}: its video ends {missing:.1f} s before the file should; check that it is whole",
                 stacklevel=3,
             )
 
 
 def has_pictures(path: Path) -> bool:
-    """Whether a file is a video; a sound file with a cover picture is none."""
+    """Whether a file is a video; a sound file with a cover image is none."""
     try:
         with _opened(path) as container:
-            _picture_stream(container, path)
+            _video_stream(container, path)
     except InputError:
         return False
     return True
@@ -103,11 +103,11 @@ def _opened(path: Path) -> Any:
         ) from error
 
 
-def _picture_stream(container: Any, path: Path) -> Any:
+def _video_stream(container: Any, path: Path) -> Any:
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
-    raise InputError(f"{path}: has no pictures; give a video that shows the speaker")
+    raise InputError(f"{path}: has no video frames; give a video that shows the speaker")
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
@@ -125,7 +125,7 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
 def _time(frame: Any, last: float | None) -> float | None:
     """Time stamp of a frame in s; the one for decoding it, if the one for showing it is not after `last`.
 
-    An avi file has only the former; FFmpeg guesses the latter, and fails where H.264 reorders its pictures.
+    An avi file has only the former; FFmpeg guesses the latter, and fails where H.264 reorders its frames.
     """
     stamps = [float(stamp * frame.time_base) for stamp in (frame.pts, frame.dts) if stamp is not None]
     return next((stamp for stamp in stamps if last is None or stamp > last), stamps[0] if stamps else None)
