@@ -30,6 +30,7 @@ DUPLICATE_RELATIVE_CHANGE = (
     0.2  # of the smaller change of both its neighbours; by less, a video frame is a repetition, too
 )
 LARGEST_FRAME_GAP = 2.5  # periods of the video frames; time stamps further apart hide lost video frames
+HIGHEST_FRAME_RATE = 1000.0  # video frames per second, beyond which time stamps are damaged
 SLOWEST_FRAME_RATE = 10.0  # video frames per second, below which lips cannot be followed
 
 
@@ -87,7 +88,7 @@ class Lips:
         return self.reasons == Reason.GOOD
 
 
-def read_lips(path: str | os.PathLike[str]) -> Lips:
+def read_lips(path: str | os.PathLike[str], track: int | None = None) -> Lips:
     """Find and cut out the speaker's mouth in every frame of a video (mp4, mkv, mov, avi, webm, mpg, ...).
 
     The video is decoded twice, and never held in memory: first the face is followed, then the lips are cut
@@ -97,8 +98,14 @@ def read_lips(path: str | os.PathLike[str]) -> Lips:
     Frames may have any size. Only the search for faces reduces them, to at most 480 pixels a side, where it
     finds faces from about 24 pixels on.
 
+    Args:
+        path: of the video.
+        track: number of the sound track, from 0, whose first sample is time 0, as for
+            `avse.data.audio.read_audio`; None for the first one.
+
     Raises:
-        InputError: the file is missing, not readable as a video, without video frames, or without a face.
+        InputError: the file is missing, not readable as a video, without video frames, without a face or
+            without that sound track, or its time stamps are those of more than 1000 video frames per second.
     """
     path = Path(path)
     tracker = Tracker()
@@ -112,6 +119,10 @@ def read_lips(path: str | os.PathLike[str]) -> Lips:
         raise InputError(f"{path}: no face in its {len(times)} frames; give a video that shows the speaker")
     stamps = np.array(times)
     fps = video_frame_rate(stamps)
+    if not 0 < fps <= HIGHEST_FRAME_RATE:
+        raise InputError(
+            f"{path}: its time stamps are those of {fps:.3g} video frames per second; export the video again"
+        )
     if fps < SLOWEST_FRAME_RATE:
         warnings.warn(f"{path}: {fps:.3g} video frames per second are too few to follow lips", stacklevel=2)
     whole = {index: points for index, points in track.landmarks.items() if not damaged[index]}
@@ -135,7 +146,7 @@ def read_lips(path: str | os.PathLike[str]) -> Lips:
         ],
         [Reason.DAMAGED, Reason.NO_FACE, Reason.TURNED_AWAY, Reason.OUTSIDE, Reason.DUPLICATE],
     ).astype(np.uint8)
-    start = sound_start(path)
+    start = sound_start(path, track)
     return Lips(images, stamps - (stamps[0] if start is None else start), reasons, fps)
 
 
