@@ -29,7 +29,7 @@ from avse.inference.em.m_steps import NoiseStep
 from avse.inference.importance import log_evidence, proposal
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
 from avse.inference.posterior import Posterior
-from avse.inference.responsibilities import AlphaStep, independent
+from avse.inference.responsibilities import AlphaStep, draw_component, independent
 from avse.inference.wiener import averaged
 from avse.models.base import SpeechModel
 from avse.models.networks.lips import cached_embeddings
@@ -150,7 +150,5 @@ def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -
 
 def _marginal(z: Tensor, r: Tensor, generator: Generator) -> Tensor:
     """Draws of z whatever alpha: (R, A, C, *, N, L) -> (R, C, *, N, L), one component a draw and frame."""
-    uniform = torch.rand(z[:, 0, ..., 0].shape, generator=generator, dtype=r.dtype, device=r.device)
-    cumulative = r.cumsum(0)
-    chosen = sum((uniform > edge).long() for edge in cumulative[:-1]) + torch.zeros_like(uniform).long()
+    chosen = draw_component(r, generator, (z.shape[0], z.shape[2]))
     return z.take_along_dim(chosen[:, None, ..., None], 1).squeeze(1)
