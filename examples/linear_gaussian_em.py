@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"truth {truth.log_evidence(s).mean():.3f}")
 
     draws, _ = Chain(MALA(0.5), 600, 100, target_acceptance=0.57)(
-        closure(fitted.model, s=s), fitted.position, generator
+        closure(fitted.model, s=s), fitted.chain_state, generator
     )
     mean, covariance = fitted.model.posterior(s)
     error = (draws.z.mean(0) - mean).abs().max()
