@@ -1,4 +1,4 @@
-"""Draw docs/before_after.png: the demo's recording before and after enhancement, and the lips that were used."""
+"""Draw docs/before_after.png: the demo's recording before and after enhancement, and the lips used."""
 
 from pathlib import Path
 
