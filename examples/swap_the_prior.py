@@ -85,7 +85,14 @@ class NoUTurn:
         mcmc = MCMC(kernel, self.draws, self.draws, {Z: fitted.z[0, -1]}, disable_progbar=True)
         mcmc.run(power=power[0])
         z = mcmc.get_samples()[Z]
-        return replace(fitted, z=z.unsqueeze(0), **average_filter(model, z, power[0])._asdict())
+        found = average_filter(model, z, power[0])
+        return replace(
+            fitted,
+            z=z.unsqueeze(0),
+            wiener_gain=found.gain,
+            variance=found.variance,
+            responsibilities=found.responsibilities,
+        )
 
 
 def algorithms(steps: int, draws: int) -> dict[str, Algorithm]:
