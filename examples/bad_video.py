@@ -3,12 +3,12 @@
     python examples/bad_video.py --figure alpha.png                  # a drawn mouth; trains for a minute
     python examples/bad_video.py talking.mp4 --figure alpha.png      # a real one, with shipped weights
 
-The lesson: a third of the lips is corrupted in blocks (occluded, frozen, blurred, turned away, missing), and a
-VAE-MM, a mixture of a model that listens and one that also looks, decides frame by frame. Its alpha has two
-sources. The prior p(alpha | v) comes from a network that was shown lips corrupted on purpose, and never noise:
-"does this look like a mouth that I can trust?" The evidence asks which component explains the sound better.
-Here both are printed alone and together, as the share of pairs of a bad and a good frame that alpha puts in
-the right order (the area under the curve; 0.5 is guessing).
+The lesson: a third of the video frames is corrupted in blocks (occluded, frozen, blurred, turned away,
+missing), and a VAE-MM, a mixture of an audio model and an audio-visual one, decides frame by frame. Its alpha
+has two sources. The prior p(alpha | v) comes from a classifier that was trained on corrupted lips without any
+noise. The evidence asks which component explains the sound better. Each is printed alone and together, as the
+share of pairs of a bad and a good frame that alpha puts in the right order (the area under the ROC curve; 0.5
+is chance).
 
 Without a video the mixture is put together from two shipped models, and its prior trained, in six lines.
 """

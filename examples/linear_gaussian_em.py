@@ -92,9 +92,7 @@ def figure(
     circle = np.stack([np.cos(angle), np.sin(angle)])
     for deviations in (1, 2):
         ellipse = deviations * np.linalg.cholesky(covariance.numpy()) @ circle + mean.numpy()[:, None]
-        right.plot(
-            *ellipse, color="#1b6ca8", label="exact, 1 and 2 standard deviations" if deviations == 1 else None
-        )
+        right.plot(*ellipse, color="#1b6ca8", label="exact, 1 and 2 std" if deviations == 1 else None)
     right.plot(*draws.numpy().T, ".", alpha=0.3, color="#c0504d", label="draws", zorder=0)
     right.set(title="posterior of z in the first frame", xlabel="z1", ylabel="z2", aspect="equal")
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, ncols=2)
