@@ -2,8 +2,8 @@
 
 The sound of an utterance is resampled to the STFT's rate and brought to the common level, as every recording
 is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Where lips are wanted, every frame
-is shown the video frames around its instant, which are put together when a batch is made; lips may be spoilt
-on purpose. Frames are independent for the models of this package, so that a batch is any set of frames.
+is shown the video frames around its instant, which are put together when a batch is made; lips may be
+corrupted on purpose. Frames are independent for the models of this package: a batch is any set of frames.
 """
 
 import warnings

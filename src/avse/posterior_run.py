@@ -181,7 +181,7 @@ def summarize_posterior(
         target_acceptance=ACCEPTANCE,
     )
     sampling = time.perf_counter()
-    with torch.no_grad(), cached_embeddings(speech):
+    with torch.no_grad(), cached_embeddings():
         start = ChainState(_starts(fitted.z, long.chains))
         draws, chain_state = chain(closure(noisy, power=power, visual=visual), start, generator)
         sampled = time.perf_counter()
