@@ -6,8 +6,7 @@ A synthetic voice in white noise, whose noise is fitted once and then held, so t
 The lesson: count effective draws a second, and not draws. The random walk of the papers takes many cheap
 steps and gets nowhere; gradients buy distance; NUTS moves all frames together, and must please the slowest of
 them, where HMC frame by frame gives every frame a step size and an acceptance of its own. Variational EM has
-no draws to count: it is quick, and too sure of itself. The error is that of the posterior mean level of the
-speech in five octaves, median over frames with speech; intervals are of 90 %.
+no draws to count: it is quick, and too sure of itself. Errors are of the level in five octaves.
 """
 
 import argparse
