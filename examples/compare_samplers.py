@@ -125,8 +125,7 @@ def scored(draws: Tensor, truth: Tensor, spoken: Tensor) -> str:
 
 def figure(rates: dict[str, float], rhats: dict[str, float]) -> Figure:
     """Effective draws a second; pale where R-hat says that the chains disagree, so that ESS means nothing."""
-    result = Figure(figsize=(6, 2.6), layout="constrained")
-    axes = result.add_subplot()
+    axes = (result := Figure(figsize=(6, 2.6), layout="constrained")).add_subplot()
     bars = axes.barh(list(rates), list(rates.values()))
     for bar, rhat in zip(bars, rhats.values(), strict=True):
         bar.set_alpha(1.0 if rhat < 1.1 else 0.3)
