@@ -74,7 +74,8 @@ def bounds(model: AVAE, guide: AudioGuide, power: Tensor, draws: int = 100) -> t
     """Lower bounds on log p(s), nats a frame: the mean over draws, and the importance-weighted one."""
     q = guide.posterior(power)
     z = q.sample((draws,))
-    log_weight = torch.stack([model.bound(power)(draw)[0] for draw in z]) - q.log_prob(z)
+    log_joint = model.given().log_joint_fn(power)
+    log_weight = torch.stack([log_joint(draw)[0] for draw in z]) - q.log_prob(z)
     return float(log_weight.mean()), float(log_weight.logsumexp(0).mean() - np.log(draws))
 
 
