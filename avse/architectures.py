@@ -10,6 +10,8 @@ from typing import Any
 
 from avse.data.errors import InputError
 from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lip_geometry import SHAPES
+from avse.data.lip_shape_front_end import LipShapeFrontEnd, LipView
 from avse.guides.audio import AudioGuide
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.guide import SpeechGuide
@@ -17,7 +19,8 @@ from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipDoubt, LipTrunk, papers_layers, shared_map, watchful_map
+from avse.models.robust_prior import RobustPrior
+from avse.models.lips import LipDoubt, LipTrunk, papers_layers, shape_map, shared_map, watchful_map
 from avse.models.min_vae import MINVAE
 from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.speech import SpeechModel
@@ -56,18 +59,23 @@ def a_vae(
     return model, guide
 
 
-def lip_trunk(lips: LipFrontEnd, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
+def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
     """A trunk for lips.
 
     Args:
         lips: how they are shown.
         embedding_size: E.
-        kind: "shared" for one linear map of all pictures, "papers" for their perceptron.
-        dropout: of the former.
+        kind: "shared" for one linear map of all pictures, "papers" for their perceptron; shapes of the mouth
+            have one kind of trunk, whatever is asked for.
+        dropout: of all but the papers'.
 
     Raises:
         InputError: an unknown kind.
     """
+    if isinstance(lips, LipShapeFrontEnd):
+        wanted = (0, len(SHAPES))
+        layers = shape_map(lips.instants, lips.quantities, wanted, embedding_size, dropout=dropout)
+        return LipTrunk(layers, embedding_size)
     if kind == "papers":
         return LipTrunk(papers_layers(lips.side, lips.pictures, embedding_size), embedding_size)
     if kind != "shared":
@@ -77,7 +85,7 @@ def lip_trunk(lips: LipFrontEnd, embedding_size: int, kind: str = "shared", drop
 
 def v_vae(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     latent_size: int = 32,
     embedding_size: int = 128,
     trunk: str = "shared",
@@ -108,7 +116,7 @@ def v_vae(
 
 def av_vae(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     latent_size: int = 32,
     embedding_size: int = 128,
     trunk: str = "shared",
@@ -121,6 +129,8 @@ def av_vae(
     encoder_activation: str = "tanh",
     decoder_activation: str = "silu",
     dropout: float = 0.4,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
 ) -> tuple[SpeechModel, SpeechGuide]:
     """AV-VAE: prior and decoder that see the lips, and a guide that hears and sees.
 
@@ -139,13 +149,15 @@ def av_vae(
         encoder_activation: of its hidden layers.
         decoder_activation: likewise.
         dropout: of the trunk, and of nothing after it: guide and model must agree on the prior.
+        temperature: tau, of the prior's standard deviations, see `RobustPrior`.
+        epsilon: its share of N(0, I).
     """
     make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
     seen = make_trunk()
     network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
     model = AVVAE(
         seen,
-        VisualPrior(network) if prior == "network" else StandardNormal(latent_size),
+        RobustPrior(network, temperature, epsilon) if prior == "network" else StandardNormal(latent_size),
         SpectrumDecoder(latent_size, decoder, bins, decoder_activation, embedding_size),
     )
     guide = AudioVisualGuide(
@@ -158,7 +170,7 @@ def av_vae(
 
 def min_vae(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     version: int = 1,
     latent_size: int = 32,
     embedding_size: int = 128,
@@ -215,7 +227,7 @@ def min_vae(
 
 def vae_mm(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     first: Mapping[str, Any] | None = None,
     second: Mapping[str, Any] | None = None,
     pi: float = 0.5,
@@ -237,7 +249,11 @@ def vae_mm(
     seen, seeing = av_vae(bins, lips, **(second or {}))
     doubt = None
     if doubt_size:
-        layers = watchful_map(lips.side, lips.pictures, doubt_size, dropout=dropout)
+        if isinstance(lips, LipShapeFrontEnd):
+            everything = (0, lips.quantities)
+            layers = shape_map(lips.instants, lips.quantities, everything, doubt_size, dropout=dropout)
+        else:
+            layers = watchful_map(lips.side, lips.pictures, doubt_size, dropout=dropout)
         doubt = LipDoubt(LipTrunk(layers, doubt_size), doubt_size)
     model = VAEMM(heard, seen, pi, doubt)
     return model, MixtureGuide(hearing, seeing, OptimalResponsibilities(model))

@@ -19,7 +19,7 @@ from torch import nn
 from avse.architectures import ARCHITECTURES
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lip_shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.guide import SpeechGuide
 from avse.models.speech import SpeechModel
@@ -44,7 +44,7 @@ class PairConfig:
     architecture: str
     arguments: dict[str, Any]
     front_end: FrontEnd
-    lips: LipFrontEnd | None = None
+    lips: LipView | None = None
     algorithm: str = "mcem"
 
     @classmethod
@@ -61,7 +61,7 @@ class PairConfig:
             values["architecture"],
             dict(values["arguments"]),
             FrontEnd(**front_end),
-            None if lips is None else LipFrontEnd(**lips),
+            None if lips is None else lip_view(lips),
             values.get("algorithm", cls.algorithm),
         )
 

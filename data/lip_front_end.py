@@ -26,7 +26,7 @@ class LipTrack(NamedTuple):
     """Frames of sound and the pictures that they are shown.
 
     Attributes:
-        pictures: of one or many clips, uint8 (T_v, side, side).
+        pictures: of one or many clips, uint8 (T_v, side, side); or what stands for them, (T_v, *).
         place: where among the pictures the P instants of each frame fall, (N, P).
         valid: whether the lips are seen in a frame, (N,).
     """
