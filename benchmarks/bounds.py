@@ -22,10 +22,10 @@ from avse import zoo
 from avse.data.caches import LipsCache, SpectrumCache, default_cache
 from avse.data.corpora.base import Utterance
 from avse.data.corpora.grid import GridCorpus
-from avse.inference.elbo import AnalyticKLTraceEnumELBO
+from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO
 from avse.models.distributions import exponential_cost
-from avse.models.networks import POWER_FLOOR
-from avse.pair import SpeechPair
+from avse.models.networks.spectrum import POWER_FLOOR
+from avse.zoo.pair import SpeechPair
 
 SPEAKERS = ("s1", "s3", "s32")
 

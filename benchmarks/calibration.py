@@ -25,17 +25,17 @@ from scipy.stats import chi2
 from torch import Generator, Tensor
 
 from avse import zoo
-from avse.guides.guide import SpeechGuide
-from avse.inference.e_steps import Chain, Position
-from avse.inference.functionals import decibels, octaves
-from avse.inference.joint import closure
-from avse.inference.kernels import HMC, Kernel, RandomWalk
-from avse.inference.uncertainty import level_draws
-from avse.inference.vem import default_vem
+from avse.evaluation.posterior.credible import level_draws
+from avse.evaluation.posterior.functionals import decibels, octaves
+from avse.guides.base import SpeechGuide
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC, Kernel, RandomWalk
+from avse.inference.mcmc.log_density import closure
+from avse.inference.presets import default_vem
+from avse.models.base import SpeechModel
 from avse.models.distributions import ComplexNormal
-from avse.models.nmf import RandomStart
+from avse.models.nmf import RandomInit
 from avse.models.noisy import NoisySpeech
-from avse.models.speech import SpeechModel
 
 BINS_OF_RANKS = 10
 
@@ -53,7 +53,7 @@ def simulate(speech: SpeechModel, frames: int, bands: list[slice], generator: Ge
     torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
     power = speech(frames=frames)
     shape = torch.zeros_like(power) + power.mean(-1).median()
-    noise = RandomStart(rank=8)(shape, generator)
+    noise = RandomInit(rank=8)(shape, generator)
     phase = 2 * torch.pi * torch.rand(power.shape)
     spoken = torch.polar(power.sqrt(), phase)
     heard = ComplexNormal(spoken, noise.variance().log()).sample()
@@ -69,8 +69,8 @@ def by_chains(kernel: Kernel, moves: int, kept: int, target: float | None) -> Ca
         start = torch.stack([mean + torch.randn(mean.shape, generator=generator) for _ in range(4)])
         with torch.no_grad():
             log_joint = closure(data.model, power=data.power)
-            chain = Chain(kernel, moves=moves, burn_in=moves // 2, target_acceptance=target)
-            draws, _ = chain(log_joint, Position(start), generator)
+            chain = Chain(kernel, num_steps=moves, warmup=moves // 2, target_acceptance=target)
+            draws, _ = chain(log_joint, ChainState(start), generator)
             z = draws.z[:: max(1, len(draws.z) // kept)].transpose(0, 1)
             return level_draws(data.model, z, data.power, bands, generator)
 
@@ -82,9 +82,9 @@ def by_vem(draws: int) -> Callable[..., Tensor]:
 
     def levels(data: Simulated, guide: SpeechGuide, bands: list[slice], generator: Generator) -> Tensor:
         noise = data.model.noise
-        vem = replace(default_vem(), noise_start=lambda power, generator: noise, updates=())
+        vem = replace(default_vem(), noise_init=lambda power, generator: noise, updates=())
         posterior = vem(data.model.speech, guide, data.power, None, generator)
-        mean = posterior.gain * data.power.sqrt()
+        mean = posterior.wiener_gain * data.power.sqrt()
         found = []
         for _ in range(draws):
             error = torch.randn(2, *mean.shape, generator=generator) * (posterior.variance / 2).sqrt()

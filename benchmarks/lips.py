@@ -27,7 +27,7 @@ from avse.data.caches import LipsCache, default_cache
 from avse.data.corpora.folder import file_utterance
 from avse.data.lips import Lips, Reason
 from avse.evaluation import benchmark
-from avse.inference.mcem import papers_mcem
+from avse.inference.presets import papers_mcem
 
 NOISES = ("cafe", "street", "babble", "white")
 LEVELS = (-10.0, -5.0, 0.0, 5.0)

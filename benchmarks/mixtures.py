@@ -4,8 +4,8 @@
     python benchmarks/mixtures.py alpha        # AUC with which alpha tells damaged from whole lips
     python benchmarks/mixtures.py ablation     # VEM shared, VEM structured, MCEM collapsed, MCEM structured
 
-"bad": a third of the lips is spoilt (`avse.data.degrade`), the same third for every system. "deaf": what the
-audio encoder hears of a third of the frames, drawn at random, is buried in noise. The noises are those of
+"bad": a third of the lips is corrupted (`avse.data.lips.corruption`), the same third for every system.
+"deaf": the audio encoder is given noise in a third of the frames, drawn at random. The noises are those of
 `lips.py`; the data is looked for in AVSE_DATA (default ../shared/data). Writes tables to
 benchmarks/results/.
 """
@@ -28,19 +28,18 @@ from scipy.stats import rankdata
 
 import avse
 from avse import zoo
-from avse.data.degrade import degrade
+from avse.data.augmentation import ColouredNoise
 from avse.data.lips import Lips
-from avse.enhance import Enhancement
+from avse.data.lips.corruption import corrupt_lips
+from avse.enhancement import Enhancement
 from avse.evaluation import benchmark
 from avse.evaluation.metrics import all_metrics
-from avse.guides.corrupted import CorruptedGuide, corrupted
-from avse.inference.alpha_steps import Tempered
-from avse.inference.augmentation import ColouredNoise
-from avse.inference.latent_factor import Structured
-from avse.inference.mcem import Algorithm, branches_mcem, lips_mcem
-from avse.inference.structured_mcem import mixture_mcem
-from avse.inference.vem import default_vem, papers_vem
-from avse.pair import SpeechPair
+from avse.guides.wrappers import CorruptedGuide, corrupted
+from avse.inference.algorithm import Algorithm
+from avse.inference.presets import default_vem, lips_mcem, min_vae_mcem, mixture_mcem, papers_vem
+from avse.inference.responsibilities import Tempered
+from avse.inference.vem.latent_factor import Structured
+from avse.zoo.pair import SpeechPair
 
 LEVELS = (-5.0, 0.0)
 MODELS = {
@@ -59,7 +58,7 @@ BURIED = ColouredNoise(share=1 / 3, low=-10.0, high=0.0)
 
 def spoilt(clip: str, seed: int = 0) -> tuple[Lips, NDArray[np.bool_]]:
     """The lips of a clip with a third spoilt, and which pictures are."""
-    return degrade(read(clip), np.random.default_rng(zlib.crc32(f"{seed}/{Path(clip).name}".encode())))
+    return corrupt_lips(read(clip), np.random.default_rng(zlib.crc32(f"{seed}/{Path(clip).name}".encode())))
 
 
 def hard_of_hearing(pair: SpeechPair) -> SpeechPair:
@@ -169,7 +168,7 @@ def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     The objective is the free energy (VEM) or the mean of -log p(x | z) (MCEM) a frame and bin, as at the
     recording's own level; only objectives of one kind compare.
     """
-    collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": branches_mcem(), "min-vae-v2": branches_mcem()}
+    collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": min_vae_mcem(), "min-vae-v2": min_vae_mcem()}
     names = [*benchmark.SHOWN.values(), "times real time", "objective"]
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for model, one in collapsed.items():

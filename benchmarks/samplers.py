@@ -26,15 +26,15 @@ from avse import zoo
 from avse.data.audio import resample
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, pink_noise
-from avse.inference.convergence import convergence
-from avse.inference.e_steps import Chain, Position
-from avse.inference.functionals import band_level, log_joint, octaves, over_draws
-from avse.inference.joint import closure
-from avse.inference.kernels import HMC, MALA, Kernel, RandomWalk
-from avse.inference.mcem import default_mcem
-from avse.inference.mcmc import nuts
+from avse.evaluation.posterior.convergence import convergence
+from avse.evaluation.posterior.functionals import band_level, log_joint, octaves, over_draws
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC, MALA, Kernel, RandomWalk
+from avse.inference.mcmc.log_density import closure
+from avse.inference.mcmc.pyro_kernel import nuts
+from avse.inference.presets import default_mcem
 from avse.models.noisy import NoisySpeech
-from avse.pair import SpeechPair
+from avse.zoo.pair import SpeechPair
 
 
 class Run(NamedTuple):
@@ -51,7 +51,7 @@ def by_chain(kernel: Kernel, moves: int, target: float | None) -> Callable[..., 
         begin = time.perf_counter()
         with torch.no_grad():
             chain = Chain(kernel, moves, moves // 2, target)
-            draws, _ = chain(closure(model, power=power), Position(start), generator)
+            draws, _ = chain(closure(model, power=power), ChainState(start), generator)
         return Run(draws.z.transpose(0, 1), time.perf_counter() - begin)
 
     return run

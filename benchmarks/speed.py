@@ -22,15 +22,15 @@ import torch
 import avse
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
-from avse.guides.guide import SpeechGuide
-from avse.inference.e_steps import Chain
-from avse.inference.joint import traced
-from avse.inference.mcem import papers_mcem
-from avse.inference.vem import VEM, papers_vem
-from avse.models.networks import SpectrumDecoder
-from avse.models.speech import SpeechModel
+from avse.guides.base import SpeechGuide
+from avse.inference.mcmc.chain import Chain
+from avse.inference.mcmc.log_density import traced
+from avse.inference.presets import papers_mcem, papers_vem
+from avse.inference.vem.vem import VEM
+from avse.models.base import SpeechModel
+from avse.models.networks.spectrum import SpectrumDecoder
 from avse.models.vae_mm import VAEMM
-from avse.pair import PairConfig, SpeechPair
+from avse.zoo.pair import PairConfig, SpeechPair
 
 RATE = 16000
 PAPERS_PAIR = PairConfig(
@@ -80,7 +80,7 @@ def vem_floor(decoders: Sequence[SpectrumDecoder], power: torch.Tensor, chain: C
         for _ in range(chain.moves + 1):
             log_variance = decoded(decoder, z)
             -(log_variance + power * torch.exp(-log_variance)).sum(-1)
-        for _ in range(chain.moves - chain.burn_in):
+        for _ in range(chain.moves - chain.warmup):
             torch.exp(-decoded(decoder, z))
 
 

@@ -15,7 +15,7 @@ from avse.data.errors import InputError
 from avse.data.files import atomic_path
 from avse.data.front_end import FrontEnd
 from avse.data.lips import Lips
-from avse.data.lips_files import load_lips_array, save_lips
+from avse.data.lips.files import load_lips_array, save_lips
 
 LIPS_READER = 1
 """Counts the changes of `avse.data.lips.read_lips` that change its answers."""

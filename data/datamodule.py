@@ -20,17 +20,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avse.data.caches import LipsCache, SpectrumCache, default_cache
 from avse.data.corpora.base import Corpus, Split, Utterance
-from avse.data.degrade import Spoiling
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipTrack
-from avse.data.lip_shape_front_end import LipView
-from avse.data.lips import nearest
+from avse.data.lips.corruption import LipCorruption
+from avse.data.lips.front_end import LipTrack
+from avse.data.lips.lips import nearest
+from avse.data.lips.shape_front_end import LipView
 
 Batch = dict[str, Tensor]
 """Keyword arguments of model and guide: power (B, F), and visual (B, D) where the corpus has it.
 
-With labelled `Spoiling` also bad (B,): 1 where the lips of a frame are spoilt or not seen, else 0.
+With labelled `LipCorruption` also bad (B,): 1 where the lips of a frame are spoilt or not seen, else 0.
 """
 
 
@@ -131,7 +131,7 @@ class FrameDataModule(L.LightningDataModule):
         speeds: every training utterance is also heard at these speeds, which shifts its formants and pitch.
         lips: how the lips are shown; utterances without a video are then left out, or heard with their lips
             hidden, see `unseen_share`. None for sound alone.
-        spoiling: of the lips of both splits; None to show them as they are.
+        lip_corruption: of the lips of both splits; None to show them as they are.
         balance: b, how evenly the speakers are drawn: one with n training frames as n^(1 - b); 0 draws every
             frame equally often, 1 every speaker.
         unseen_share: of the training frames, those of utterances without a video.
@@ -151,7 +151,7 @@ class FrameDataModule(L.LightningDataModule):
         max_utterances: int | None = None,
         speeds: Sequence[float] = (1.0,),
         lips: LipView | None = None,
-        spoiling: Spoiling | None = None,
+        lip_corruption: LipCorruption | None = None,
         balance: float = 0.0,
         unseen_share: float = 0.0,
         cache: Path | None = None,
@@ -164,7 +164,7 @@ class FrameDataModule(L.LightningDataModule):
         self.max_utterances = max_utterances
         self.speeds = speeds
         self.lips = lips
-        self.spoiling = spoiling
+        self.lip_corruption = lip_corruption
         self.cache = SpectrumCache(cache or default_cache(), front_end)
         self.lips_cache = LipsCache(cache or default_cache())
         self.balance, self.unseen_share = balance, unseen_share
@@ -204,14 +204,14 @@ class FrameDataModule(L.LightningDataModule):
             loud = power.sum(-1) > 0
             lips = bad = None
             if self.lips is not None:
-                copies = self.spoiling.copies if self.spoiling and split == "train" else 1
+                copies = self.lip_corruption.copies if self.lip_corruption and split == "train" else 1
                 clips = [
                     self._shown(*each, len(p), number, copies)
                     for number, (each, p) in enumerate(zip(heard, powers, strict=True))
                 ]
                 shown = [clip[copy] for copy in range(copies) for clip in clips]
                 lips = LipTrack.joined([each.track for each in shown]).frames(loud.repeat(copies))
-                if self.spoiling and self.spoiling.labelled:
+                if self.lip_corruption and self.lip_corruption.labelled:
                     bad = torch.cat([each.bad for each in shown])[loud.repeat(copies)].float()
             if split == "train" and (self.balance or self.unseen_share):
                 weights = self._utterance_weights([u for u, _ in heard], [len(p) for p in powers])
@@ -250,8 +250,8 @@ class FrameDataModule(L.LightningDataModule):
         shown = []
         for copy in range(copies):
             seen, spoilt = lips, np.zeros(len(lips.times), bool)
-            if self.spoiling is not None:
-                seen, spoilt = self.spoiling(lips, np.random.default_rng((self.seed, number, copy)))
+            if self.lip_corruption is not None:
+                seen, spoilt = self.lip_corruption(lips, np.random.default_rng((self.seed, number, copy)))
             track = self.lips.track(seen, times)
             shown.append(Shown(track, ~track.valid | torch.from_numpy(spoilt[nearest(lips, times)])))
         return shown

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from avse.data.corpora.synthetic import synthetic_lips
-from avse.data.degrade import KINDS
+from avse.data.lips.corruption import KINDS
 
 FPS = 30.0
 START, STOP = 20, 40  # the block, pictures

@@ -8,9 +8,9 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from avse.data.corpora.espeak import PAUSE, Voice, synthesise
-from avse.data.corpora.mouth_drawing import SIZE, draw_mouth, random_face
-from avse.data.corpora.mouth_shapes import APERTURE, PROTRUSION, articulation
+from avse.data.corpora.synthetic.espeak import PAUSE, Voice, synthesise
+from avse.data.corpora.synthetic.mouth import SIZE, draw_mouth, random_face
+from avse.data.corpora.synthetic.visemes import APERTURE, PROTRUSION, articulation
 
 SOUNDS = {
     "pause": PAUSE,

@@ -1,6 +1,7 @@
 """Pictures of an enhancement and of a training run. Each function returns a matplotlib figure."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avse.data.lip_front_end import LipTrack
+from avse.data.errors import InputError
+from avse.data.files import atomic_path
+from avse.data.lips.front_end import LipTrack
 from avse.data.stft import STFT
 from avse.evaluation.lips_figures import draw_strip
 
@@ -127,3 +130,18 @@ def metrics_figure(systems: dict[str, dict[str, float]]) -> Figure:
         axes.set_title(METRIC_NAMES.get(metric, metric))
         axes.axhline(0, color="black", linewidth=0.8)
     return figure
+
+
+def check_figure_format(path: Path) -> None:
+    """Raise `InputError` unless matplotlib can write files of this suffix."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in formats:
+        raise InputError(f"{path}: no figure format of that name; use .png, .pdf or .svg")
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a picture, whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

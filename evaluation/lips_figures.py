@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from avse.data.lip_front_end import LipTrack
 from avse.data.lips import Lips, Reason
+from avse.data.lips.front_end import LipTrack
 
 INVALID = "#d62728"
 

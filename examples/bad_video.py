@@ -25,23 +25,24 @@ from scipy.stats import rankdata
 
 import avse
 from avse import zoo
-from avse.cli import progress_bar
-from avse.commands import talking_face, write_figure
 from avse.data.audio import read_audio
 from avse.data.corpora.synthetic import SyntheticCorpus
-from avse.data.degrade import degrade
+from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.lips import read_lips
+from avse.data.lips.corruption import corrupt_lips
+from avse.evaluation.figures import write_figure
 from avse.evaluation.lips_figures import INVALID, draw_strip
-from avse.inference.alpha_steps import Tempered
-from avse.inference.structured_mcem import mixture_mcem
-from avse.pair import SpeechPair
-from avse.recipes import RECIPES, run
+from avse.inference.presets import mixture_mcem
+from avse.inference.responsibilities import Tempered
+from avse.progress import progress_bar
+from avse.zoo.pair import SpeechPair
+from avse.zoo.recipes import RECIPES, run
 
 
 def drawn_mouths(args: argparse.Namespace) -> SpeechPair:
     """A VAE-MM of `a-vae` and `av-vae-synthetic` that has learnt what spoilt drawn mouths look like."""
     recipe = RECIPES["vae-mm"]()
-    heard, seen = recipe.starts
+    heard, seen = recipe.pretrained
     starts = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
     settings = replace(recipe.settings, max_epochs=args.epochs, seed=args.seed)
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences)
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
         pair = zoo.load("vae-mm")
         samples, rate, *_ = read_audio(args.video)
         lips = read_lips(args.video)
-    lips, bad = degrade(lips, np.random.default_rng(args.seed), fraction=1 / 3)
+    lips, bad = corrupt_lips(lips, np.random.default_rng(args.seed), fraction=1 / 3)
 
     mixture = mixture_mcem()
     steps = {

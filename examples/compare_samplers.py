@@ -22,19 +22,18 @@ from pyro.infer import MCMC
 from torch import Generator, Tensor
 
 import avse
-from avse.commands import write_figure
 from avse.data.audio import resample
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
-from avse.inference.convergence import convergence
-from avse.inference.e_steps import Chain, Position
-from avse.inference.functionals import band_level, decibels, octaves, over_draws
-from avse.inference.joint import closure
-from avse.inference.kernels import HMC, MALA, Kernel, RandomWalk
-from avse.inference.mcem import default_mcem
-from avse.inference.mcmc import nuts
-from avse.inference.uncertainty import credible_band, level_draws
-from avse.inference.vem import default_vem
+from avse.evaluation.figures import write_figure
+from avse.evaluation.posterior.convergence import convergence
+from avse.evaluation.posterior.credible import credible_band, level_draws
+from avse.evaluation.posterior.functionals import band_level, decibels, octaves, over_draws
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC, MALA, Kernel, RandomWalk
+from avse.inference.mcmc.log_density import closure
+from avse.inference.mcmc.pyro_kernel import nuts
+from avse.inference.presets import default_mcem, default_vem
 from avse.models.noisy import NoisySpeech
 
 
@@ -49,7 +48,7 @@ def chains(
 ) -> Tensor:
     """Draws (C, D, N, L), after as many moves of warm-up."""
     chain = Chain(kernel, 2 * moves, moves, target)
-    draws, _ = chain(closure(model, power=power), Position(start), generator)
+    draws, _ = chain(closure(model, power=power), ChainState(start), generator)
     return draws.z.transpose(0, 1)
 
 
@@ -100,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
         told_of = f"{seconds:9.1f} {rates[name]:14.2f} {float(found.rhat.median()):7.3f}"
         print(f"{name:<8} {told_of} {scored(levels[name], truth, spoken)}", flush=True)
 
-    vem = replace(default_vem(), noise_start=lambda power, generator: fitted.noise, updates=())
+    vem = replace(default_vem(), noise_init=lambda power, generator: fitted.noise, updates=())
     begin = time.perf_counter()
     field = vem(pair.model, pair.guide, power, None, generator)
     seconds = time.perf_counter() - begin

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 import avse
-from avse.commands import picture, write_figure
 from avse.data.audio import read_audio, write_audio
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
+from avse.evaluation.figures import write_figure
 
 
 def noisy_voice(seed: int) -> tuple[np.ndarray, int]:
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out is not None:
         write_audio(args.out, enhancement.speech, rate)
     if args.figure is not None:
-        write_figure(args.figure, picture(enhancement, title="enhance a recording"))
+        write_figure(args.figure, enhancement.figure(title="enhance a recording"))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -13,10 +13,11 @@ import argparse
 from pathlib import Path
 
 import avse
-from avse.cli import progress_bar
-from avse.commands import picture, talking_face, write_figure
 from avse.data.audio import read_audio, write_audio
-from avse.data.lips_files import LipsSource
+from avse.data.corpora.synthetic.demo import talking_face
+from avse.data.lips.files import LipsSource
+from avse.evaluation.figures import write_figure
+from avse.progress import progress_bar
 
 
 def main(args: argparse.Namespace) -> None:
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out is not None:
         write_audio(args.out, enhancement.speech, rate)
     if args.figure is not None:
-        write_figure(args.figure, picture(enhancement, title="with lips"))
+        write_figure(args.figure, enhancement.figure(title="with lips"))
 
 
 def parser() -> argparse.ArgumentParser:

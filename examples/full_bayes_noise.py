@@ -23,13 +23,12 @@ from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 
 import avse
-from avse.commands import write_figure
 from avse.data.audio import resample
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
-from avse.evaluation.figures import level_db
-from avse.inference.mcem import default_mcem
-from avse.inference.mcmc import nuts
+from avse.evaluation.figures import level_db, write_figure
+from avse.inference.mcmc.pyro_kernel import nuts
+from avse.inference.presets import default_mcem
 from avse.models.a_vae import AVAE
 from avse.models.bayesian_nmf import GammaNMF, SpeechInUnknownNoise
 
@@ -56,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
 
     # The point estimate.
     em = default_mcem()
-    em = replace(em, noise_start=replace(em.noise_start, rank=args.rank))
+    em = replace(em, noise_init=replace(em.noise_init, rank=args.rank))
     fitted = em(speech, guide, power, None, torch.Generator().manual_seed(args.seed))
 
     # The posterior, of the bins above the high-pass that the spectra are made with.
@@ -66,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     prior = GammaNMF.around(estimate)
     start = {"z": fitted.z[0, -1], **prior.start(estimate)}
     kernel = nuts(SpeechInUnknownNoise(thinned, prior), start, max_tree_depth=args.max_tree_depth)
-    mcmc = MCMC(kernel, num_samples=args.draws, warmup_steps=args.warm_up, disable_progbar=args.quiet)
+    mcmc = MCMC(kernel, num_samples=args.draws, warmup_steps=args.warmup, disable_progbar=args.quiet)
     mcmc.run(power=power[:, bins])
     draws = mcmc.get_samples()
     variance = prior.noise(draws).variance()  # (R, N, F)

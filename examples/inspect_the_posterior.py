@@ -18,19 +18,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import avse
-from avse.commands import write_figure
 from avse.data.audio import resample, write_audio
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.files import made_folder
 from avse.data.mixing import mix, white_noise
-from avse.inference.diagnostics import diagnose
-from avse.inference.e_steps import Chain, Position
-from avse.inference.functionals import decibels, octaves
-from avse.inference.joint import closure
-from avse.inference.kernels import HMC
-from avse.inference.mcem import default_mcem
-from avse.inference.predictive import predictive_check
-from avse.inference.uncertainty import CredibleBand, credible_band, level_draws, sample_waveforms
+from avse.evaluation.figures import write_figure
+from avse.evaluation.posterior.credible import CredibleBand, credible_band, level_draws, sample_waveforms
+from avse.evaluation.posterior.diagnosis import diagnose
+from avse.evaluation.posterior.functionals import decibels, octaves
+from avse.evaluation.posterior.predictive import predictive_check
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC
+from avse.inference.mcmc.log_density import closure
+from avse.inference.presets import default_mcem
 from avse.models.noisy import NoisySpeech
 
 
@@ -54,8 +54,8 @@ def main(args: argparse.Namespace) -> None:
     posterior = default_mcem()(pair.model, pair.guide, power, None, generator)
     model = NoisySpeech(pair.model, posterior.noise)
     start = posterior.z[torch.arange(args.chains) % len(posterior.z), -1 - torch.arange(args.chains) // 2]
-    long = Chain(HMC(0.1, args.leapfrog_steps), args.warm_up + args.draws, args.warm_up, 0.7)
-    draws, _ = long(closure(model, power=power), Position(start), generator)
+    long = Chain(HMC(0.1, args.leapfrog_steps), args.warmup + args.draws, args.warmup, 0.7)
+    draws, _ = long(closure(model, power=power), ChainState(start), generator)
     z = draws.z.transpose(0, 1)
 
     print(diagnose(model, z, power), end="\n\n")

@@ -16,12 +16,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from avse.commands import write_figure
-from avse.inference.e_steps import Chain, Position
-from avse.inference.em import EM
-from avse.inference.joint import closure
-from avse.inference.kernels import MALA
-from avse.inference.m_steps import LinearGaussianStep
+from avse.evaluation.figures import write_figure
+from avse.inference.em.em import EM
+from avse.inference.em.m_steps import LinearGaussianStep
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import MALA
+from avse.inference.mcmc.log_density import closure
 from avse.models.linear_gaussian import LinearGaussian
 
 BINS, LATENTS = 8, 2
@@ -50,10 +50,10 @@ def main(args: argparse.Namespace) -> None:
     s = truth(frames=args.frames)
     start = random_model(generator)
 
-    e_step = Chain(MALA(0.5), moves=40, burn_in=20, target_acceptance=0.57)
+    e_step = Chain(MALA(0.5), num_steps=40, warmup=20, target_acceptance=0.57)
     em = EM(e_step, LinearGaussianStep(), iterations=args.iterations, tolerance=0.0)
     z = torch.zeros(args.frames, LATENTS, dtype=torch.float64)
-    fitted = em.run(start, Position(z), generator, s=s)
+    fitted = em.run(start, ChainState(z), generator, s=s)
     exact = exact_em(start, s, args.iterations)
     print(f"log evidence a frame: EM with draws {-fitted.costs[-1]:.3f}, exact EM {exact[-1]:.3f}, ", end="")
     print(f"truth {truth.log_evidence(s).mean():.3f}")

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import avse
-from avse.commands import write_figure
 from avse.data.audio import Samples, read_audio, resample
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.lips import Lips, read_lips
 from avse.data.mixing import mix, noise_excerpt, pink_noise, white_noise
 from avse.evaluation.benchmark import RATE
-from avse.evaluation.figures import METRIC_NAMES, NOISE, SPEECH
+from avse.evaluation.figures import METRIC_NAMES, NOISE, SPEECH, write_figure
 from avse.evaluation.metrics import METRICS
 
 Values = NDArray[np.float64]

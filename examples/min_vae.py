@@ -7,7 +7,7 @@ The lesson: the guide of a MIN-VAE is a mixture. q(z | s) hears the speech, q(z 
 r(alpha) says which of the two explains a frame better. On clean speech that is the one that hears, nearly
 always. In noise the encoder that hears is misled, and the one that sees is not: inference may start where
 either points, or with a chain from each. The generative model is the same in all cases, and nothing but
-`latent_starts` changes.
+`latent_inits` changes.
 """
 
 import argparse
@@ -20,26 +20,27 @@ import torch
 
 import avse
 from avse import zoo
-from avse.cli import progress_bar
-from avse.commands import talking_face, write_figure
 from avse.data.audio import Samples, read_audio, resample
 from avse.data.corpora.synthetic import SyntheticCorpus
+from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.lips import Lips, read_lips
 from avse.data.mixing import mix, noise_excerpt, pink_noise
 from avse.evaluation.benchmark import RATE
-from avse.evaluation.figures import metrics_figure
+from avse.evaluation.figures import metrics_figure, write_figure
 from avse.evaluation.metrics import all_metrics
 from avse.guides.mixture import MixtureGuide
-from avse.inference.mcem import OneBranch, branches_mcem
+from avse.inference.em.initial import InitFromComponent
+from avse.inference.presets import min_vae_mcem
 from avse.models.min_vae import MINVAE
-from avse.pair import SpeechPair
-from avse.recipes import RECIPES, run
+from avse.progress import progress_bar
+from avse.zoo.pair import SpeechPair
+from avse.zoo.recipes import RECIPES, run
 
 
 def trained_on_drawings(args: argparse.Namespace) -> SpeechPair:
     """A MIN-VAE (version 2) from the parts of `a-vae` and `av-vae-synthetic`, trained on drawn mouths."""
     recipe = RECIPES["min-vae-v2"]()
-    heard, seen = recipe.starts
+    heard, seen = recipe.pretrained
     starts = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
     settings = replace(recipe.settings, max_epochs=args.epochs, seed=args.seed)
     corpus = SyntheticCorpus(speakers=8, sentences=args.sentences)  # the eight voices that these parts know
@@ -80,17 +81,21 @@ def main(args: argparse.Namespace) -> None:
         print(f"pi = {float(model.pi):.3f}: how often z comes from the prior of what is heard")
     print(f"clean speech: sound explains {float(chosen.float().mean()):.0%} of the frames better than lips")
 
-    schedule = branches_mcem()
-    starts = {"heard": (OneBranch(1),), "seen": (OneBranch(0),), "both": schedule.latent_starts}
+    schedule = min_vae_mcem()
+    starts = {
+        "heard": (InitFromComponent(1),),
+        "seen": (InitFromComponent(0),),
+        "both": schedule.latent_inits,
+    }
     systems = {"noisy": all_metrics(clean, noisy, rate)}
-    for name, latent_starts in starts.items():
+    for name, latent_inits in starts.items():
         with progress_bar(f"starting from what is {name}") as progress:
             enhancement = avse.enhance(
                 noisy,
                 rate,
                 video=lips,
                 model=pair,
-                algorithm=replace(schedule, latent_starts=latent_starts),
+                algorithm=replace(schedule, latent_inits=latent_inits),
                 seed=args.seed,
                 progress=progress,
             )

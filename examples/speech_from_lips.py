@@ -16,10 +16,9 @@ import torch
 from matplotlib.figure import Figure
 
 from avse import zoo
-from avse.commands import write_figure
 from avse.data.audio import read_audio, resample, write_audio
 from avse.data.lips import read_lips
-from avse.evaluation.figures import draw_spectrogram, level_db
+from avse.evaluation.figures import draw_spectrogram, level_db, write_figure
 
 
 def main() -> None:

@@ -21,19 +21,19 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import avse
-from avse.commands import write_figure
 from avse.data.audio import resample
+from avse.data.augmentation import LevelAugmentation
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.datamodule import FrameDataModule
 from avse.data.front_end import FrontEnd
 from avse.data.mixing import mix, pink_noise
+from avse.evaluation.figures import write_figure
 from avse.evaluation.metrics import si_sdr
 from avse.guides.audio import AudioGuide
-from avse.inference.augmentation import LevelAugmentation
-from avse.inference.training import SVI, TrainingSettings, train
+from avse.inference.svi.training import SVI, TrainingSettings, train
 from avse.models.a_vae import AVAE
-from avse.models.networks import POWER_FLOOR, GaussianEncoder, LogPower, SpectrumDecoder
-from avse.pair import PairConfig, SpeechPair
+from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, LogPower, SpectrumDecoder
+from avse.zoo.pair import PairConfig, SpeechPair
 
 HIDDEN, LATENTS, RANK = 256, 16, 4
 
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences, seed=args.seed)
     data = FrameDataModule([corpus], pair.config.front_end, cache=args.out / "spectra", seed=args.seed)
     frames, held_out = (data.frames(split).power for split in ("train", "validation"))
-    settings = TrainingSettings(max_epochs=args.epochs, kl_warm_up=200, gradient_norm=200.0, seed=args.seed)
+    settings = TrainingSettings(max_epochs=args.epochs, kl_warmup=200, gradient_norm=200.0, seed=args.seed)
     histories, lines = {}, [f"{'':12}{'bound':>10}{'of 100 draws':>16}{'SI-SDR':>10}{'training':>12}"]
     bins = pair.stft.bins
     guides = {

@@ -26,17 +26,16 @@ from avse.data.audio import resample
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, pink_noise
 from avse.evaluation.metrics import si_sdr
-from avse.guides.guide import SpeechGuide
-from avse.inference.latent_factor import Structured
-from avse.inference.mcem import Algorithm, default_mcem, papers_mcem
+from avse.guides.base import SpeechGuide
+from avse.inference.algorithm import Algorithm
 from avse.inference.posterior import Posterior
-from avse.inference.structured_mcem import mixture_mcem
-from avse.inference.vem import default_vem
+from avse.inference.presets import default_mcem, default_vem, mixture_mcem, papers_mcem
+from avse.inference.vem.latent_factor import Structured
 from avse.inference.wiener import average_filter
+from avse.models.base import SpeechModel
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import SpeechModel
-from avse.pair import SpeechPair
+from avse.zoo.pair import SpeechPair
 
 
 class HeavyTails(SpeechModel):

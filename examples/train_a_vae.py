@@ -11,15 +11,15 @@ the encoder below, and nothing else has to change. What is trained here is small
 import argparse
 from pathlib import Path
 
+from avse.data.augmentation import LevelAugmentation
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.datamodule import FrameDataModule
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.guides.audio import AudioGuide
-from avse.inference.augmentation import LevelAugmentation
-from avse.inference.training import SVI, TrainingSettings, train
+from avse.inference.svi.training import SVI, TrainingSettings, train
 from avse.models.a_vae import AVAE, StandardNormal
-from avse.models.networks import GaussianEncoder, LogPower, SpectrumDecoder
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, SpectrumDecoder
 
 
 def main(args: argparse.Namespace) -> None:
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     model.fit_scales(frames)
     guide.fit_scales(frames)
 
-    settings = TrainingSettings(max_epochs=args.epochs, kl_warm_up=200, gradient_norm=200.0, seed=args.seed)
+    settings = TrainingSettings(max_epochs=args.epochs, kl_warmup=200, gradient_norm=200.0, seed=args.seed)
     svi = SVI(model, guide, settings, augmentations=[LevelAugmentation()])
     report = train(svi, data, args.out)
     print(f"{report.train_frames} frames, {report.epochs} epochs, {report.seconds:.0f} s")

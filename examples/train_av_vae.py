@@ -17,22 +17,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from avse.commands import write_figure
+from avse.data.augmentation import LevelAugmentation, LipAugmentation
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.datamodule import Batch, FrameDataModule
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
-from avse.evaluation.figures import training_figure
+from avse.evaluation.figures import training_figure, write_figure
 from avse.guides.audio_visual import AudioVisualGuide
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.guides.visual import VisualGuide
-from avse.inference.augmentation import LevelAugmentation, LipAugmentation
-from avse.inference.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
-from avse.inference.training import SVI, FrozenAudioPath, TrainingSettings, train
+from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
+from avse.inference.svi.training import SVI, FrozenAudioPath, TrainingSettings, train
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipTrunk, shared_map
-from avse.models.networks import POWER_FLOOR, GaussianEncoder, LogPower, SpectrumDecoder
+from avse.models.networks.lips import LipTrunk, shared_frame_mlp
+from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, LogPower, SpectrumDecoder
 
 EMBEDDING, HIDDEN = 32, 128
 
@@ -45,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     data = FrameDataModule([corpus], FrontEnd(stft), lips=lips, cache=args.out / "cache", seed=args.seed)
 
     # v: what the trunk makes of the lips; an embedding of its own stands for lips that are not seen
-    trunk = LipTrunk(shared_map(lips.side, lips.pictures, EMBEDDING, dropout=0.2), EMBEDDING)
+    trunk = LipTrunk(shared_frame_mlp(lips.side, lips.pictures, EMBEDDING, dropout=0.2), EMBEDDING)
     # z | v ~ N(mu(v), diag sigma(v))
     prior = VisualPrior(GaussianEncoder(EMBEDDING, [HIDDEN], args.latent_size, "relu"))
     # s | z, v ~ N_c(0, sigma(z, v))
@@ -61,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     # 0.9 of the bound under the guide + 0.1 of the bound under the prior, a guide that only sees
     sight = VisualGuide(trunk, prior)
     elbo = PriorMixedELBO(sight, prior_weight=0.1)
-    settings = TrainingSettings(max_epochs=args.epochs, kl_warm_up=200, gradient_norm=200.0, seed=args.seed)
+    settings = TrainingSettings(max_epochs=args.epochs, kl_warmup=200, gradient_norm=200.0, seed=args.seed)
     svi = SVI(model, guide, settings, elbo, [LevelAugmentation(-6.0, 6.0), LipAugmentation(lips)])
     report = train(svi, data, args.out, callbacks=[FrozenAudioPath(0.2)])
     print(f"{report.train_frames} frames, {report.epochs} epochs, {report.seconds:.0f} s")

@@ -7,8 +7,8 @@ through any map of features (see `avse.models.networks`).
 import pyro.distributions as dist
 from torch import Tensor
 
-from avse.guides.guide import SpeechGuide
-from avse.models.networks import GaussianEncoder, LogPower, RawPower
+from avse.guides.base import SpeechGuide
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower
 
 
 class AudioGuide(SpeechGuide):

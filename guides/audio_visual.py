@@ -7,9 +7,9 @@ seen meet before the first activation, as the sum of two linear maps.
 import pyro.distributions as dist
 from torch import Tensor
 
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.models.av_vae import Trunk
-from avse.models.networks import GaussianEncoder, LogPower, RawPower
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower
 
 
 class AudioVisualGuide(SpeechGuide):

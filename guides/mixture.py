@@ -23,12 +23,12 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from avse.data.errors import InputError
-from avse.guides.corrupted import Corruption, corrupted
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
+from avse.guides.wrappers import Corruption, corrupted
 from avse.models.av_vae import Trunk
-from avse.models.networks import LogPower, RawPower
+from avse.models.base import SpeechModel
+from avse.models.networks.spectrum import LogPower, RawPower
 from avse.models.sites import ALPHA, S, Z, frames_plate
-from avse.models.speech import SpeechModel
 from avse.models.switch import Switch
 
 Responsibilities = Callable[
@@ -36,7 +36,7 @@ Responsibilities = Callable[
 ]
 """(q(z | alpha = 1), q(z | alpha = 0), power (*, N, F), visual (*, N, D)) -> logit r(alpha = 1), (*, N)."""
 
-LARGEST = 30.0
+MAX_LOG_ODDS = 30.0
 """Of the evidence for either component, nats: beyond, r is 0 or 1 to every digit that counts."""
 
 
@@ -156,18 +156,18 @@ class OptimalResponsibilities:
         power: Tensor | None,
         visual: Tensor | None,
     ) -> Tensor:
-        """J(0) - J(1), at most `LARGEST` in size, + logit(pi): (*, N).
+        """J(0) - J(1), at most `MAX_LOG_ODDS` in size, + logit(pi): (*, N).
 
         Raises:
             ValueError: no power was given.
         """
         if power is None:
             raise ValueError("the responsibilities need the power spectrum of the speech")
-        # Not under no_grad: what `one_look` remembers of the lips here is differentiated later.
+        # Not under no_grad: what `cached_embeddings` remembers of the lips here is differentiated later.
         (cost1, prior1), (cost0, prior0) = (
             _branch(self.model, alpha, q, power, visual) for alpha, q in ((1, first), (0, second))
         )
-        return ((cost0 - cost1).clamp(-LARGEST, LARGEST) + prior1 - prior0).detach()
+        return ((cost0 - cost1).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) + prior1 - prior0).detach()
 
 
 def _branch(

@@ -6,7 +6,7 @@ Sadeghi, Leglaive, Alameda-Pineda, Girin, Horaud, TASLP 2020 (arXiv 1908.02590).
 import pyro.distributions as dist
 from torch import Tensor
 
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.models.av_vae import ConditionalPrior, Trunk
 
 

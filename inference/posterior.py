@@ -27,14 +27,15 @@ class Posterior:
     Attributes:
         z: draws of the latents, (C, D, *, N, L).
         noise: fitted noise model.
-        gain: mean Wiener gain, (*, N, F): E[s | x] = gain x.
+        wiener_gain: mean Wiener gain, (*, N, F): E[s | x] = wiener_gain x.
         gain_floor: smallest gain to apply when the speech is heard; no part of the posterior.
         variance: Var[s | x], a power in the units of the mixture, (*, N, F).
         responsibilities: p(alpha | x), (A, *, N), with A = 1 for a model without alpha.
         acceptance: mean acceptance of the final moves, (*, N).
         costs: of the noise model before every iteration, a frame and bin: the mean of -log p(x | z) over the
             draws in MCEM, the free energy in VEM.
-        converged: whether the iterations settled within the tolerance.
+        converged: whether the objective changed by less than the tolerance; None where the number of
+            iterations is fixed and there is no tolerance to meet.
         step_size: of the final moves, units of z, (C, *, N); None where no kernel has one.
         energy: of every draw, where the kernel has one, (C, D, *, N).
         diverged: whether the move to a draw lost its trajectory, where the kernel can tell, (C, D, *, N).
@@ -42,12 +43,12 @@ class Posterior:
 
     z: Tensor
     noise: NoiseModel
-    gain: Tensor
+    wiener_gain: Tensor
     variance: Tensor
     responsibilities: Tensor
     acceptance: Tensor
     costs: list[float]
-    converged: bool
+    converged: bool | None
     gain_floor: float = 0.0
     step_size: Tensor | None = None
     energy: Tensor | None = None
@@ -59,14 +60,14 @@ class Posterior:
         """Draws of one channel with named dimensions, ready for ArviZ.
 
         Variables: z (chain, draw, frame, latent); energy and diverged, where there are any (chain, draw,
-        frame); step_size (chain, frame); gain and speech_deviation (frame, frequency); responsibilities
+        frame); step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities
         (component, frame); acceptance (frame).
 
         Args:
             channel: index into the leading dimensions *, flattened.
             functionals: draws of more variables by name, (C, D, *, N) or (C, D, *, N, K), as
-                `avse.inference.functionals.over_draws` gives them; they get the dimensions (chain, draw,
-                frame) and one named after themselves (band of "level", component of "alpha").
+                `avse.evaluation.posterior.functionals.over_draws` gives them; they get the dimensions (chain,
+                draw, frame) and one named after themselves (band of "level", component of "alpha").
             stft: puts Hz on the dimension frequency, and a coordinate time in s on the dimension frame.
         """
         import arviz as az
@@ -81,8 +82,8 @@ class Posterior:
                 dims[name] = ["frame", last.get(name, f"{name}_dim")][:after]
         dataset: Any = az.convert_to_dataset(variables, dims=dims)
         no_draws = {
-            "gain": (self.gain, 0, ("frame", "frequency")),
-            "speech_deviation": (self.variance.sqrt(), 0, ("frame", "frequency")),
+            "wiener_gain": (self.wiener_gain, 0, ("frame", "frequency")),
+            "speech_std": (self.variance.sqrt(), 0, ("frame", "frequency")),
             "responsibilities": (self.responsibilities, 1, (COMPONENT, "frame")),
             "acceptance": (self.acceptance, 0, ("frame",)),
             "step_size": (self.step_size, 1, ("chain", "frame")),
@@ -98,8 +99,8 @@ class Posterior:
             return dataset
         spacing = stft.sample_rate / stft.window_length
         return dataset.assign_coords(
-            frequency=spacing * np.arange(self.gain.shape[-1]),
-            time=("frame", stft.frame_times(self.gain.shape[-2]).numpy()),
+            frequency=spacing * np.arange(self.wiener_gain.shape[-1]),
+            time=("frame", stft.frame_times(self.wiener_gain.shape[-2]).numpy()),
         )
 
 

@@ -1,11 +1,20 @@
-"""Which component of a mixture a frame of a recording belongs to, given z: exactly, and by draws.
+"""p(alpha | x): given z, exactly and by draws; and from the evidence of every component.
 
     p(alpha_n | x_n, z_n, v_n) proportional to p(x_n | z_n, v_n, alpha_n) p(z_n | v_n, alpha_n) p(alpha_n)
 
-Given z the frames are independent of each other.
+Given z the frames are independent of each other. An `AlphaStep` computes r(alpha) from the evidence of every
+component instead, frame by frame or with a Markov chain over time,
+
+    p(alpha_1, .., alpha_N) prop. to prod_n p(alpha_n | v_n) T(alpha_n, alpha_{n-1})
+
+where T keeps alpha with probability 1 - 1 / `frames`. The forward-backward recursion is a product of A x A
+matrices, taken here in log2 N rounds of doubled spans instead of N steps.
 """
 
+import math
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import pyro
 import torch
@@ -16,6 +25,108 @@ from torch import Generator, Tensor
 from avse.data.errors import InputError
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
+
+MAX_LOG_ODDS = 30.0
+"""No value of alpha that is possible at all gets less than e^-30 of the best one's responsibility."""
+
+IMPOSSIBLE = -1e20
+"""A log probability below this is that of something that cannot be."""
+
+
+SURE = 1e4
+"""Log odds beyond which a frame speaks for itself, whatever its neighbours."""
+
+AlphaStep = Callable[[Tensor, Tensor], Tensor]
+"""(log p(alpha | v), log p(x | alpha, v)) of every frame, each (A, *, N) -> r(alpha), (A, *, N)."""
+
+
+def independent(log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+    """r_n(a) prop. to p(a | v_n) p(x_n | a, v_n): Bayes' rule."""
+    return normalised(log_prior + log_evidence)
+
+
+def normalised(logits: Tensor) -> Tensor:
+    """Softmax over the first dimension, of logits cut off `MAX_LOG_ODDS` below the largest.
+
+    What has -inf stays impossible; where nothing is left to choose between, all are equal.
+    """
+    below = (logits - logits.amax(0, keepdim=True)).nan_to_num(nan=0.0, neginf=-torch.inf)
+    return below.clamp_min(-MAX_LOG_ODDS).where(below > IMPOSSIBLE, below).softmax(0)
+
+
+@dataclass(frozen=True)
+class MarkovSmoothing:
+    """r_n(a) under a Markov chain in which a value of alpha lasts for `frames` frames on average.
+
+    Args:
+        frames: mean run of a value, more than 1.
+
+    Raises:
+        InputError: no such length.
+    """
+
+    frames: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not self.frames > 1:
+            raise InputError(f"alpha that lasts {self.frames} frames: give more than 1")
+
+    def __call__(self, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+        """Smoothed responsibilities, (A, *, N)."""
+        own = log_prior + log_evidence
+        values = len(own)
+        if values == 1:
+            return torch.ones_like(own)
+        evidence = (own - own.amax(0)).movedim(0, -1).clamp_min(-SURE)
+        change = evidence.new_full((values, values), -math.log(self.frames * (values - 1)))
+        change.fill_diagonal_(math.log1p(-1 / self.frames))
+        steps = change + evidence.unsqueeze(-2)  # [.., n, i, j]: from i at n - 1 to j at n
+        forward = prefixes(steps)
+        backward = prefixes(steps.mT.flip(-3)).flip(-3).mT
+        before = forward.logsumexp(-2)  # data up to n, and alpha_n
+        after = torch.zeros_like(before)
+        after[..., :-1, :] = backward[..., 1:, :, :].logsumexp(-1)  # data after n, given alpha_n
+        return (before + after).softmax(-1).movedim(-1, 0)
+
+
+def prefixes(matrices: Tensor) -> Tensor:
+    """Products M_1 .. M_n of logarithms of matrices (.., N, A, A), for every n, in log2 N rounds."""
+    products, span = matrices, 1
+    while span < matrices.shape[-3]:
+        earlier, later = products[..., :-span, :, :], products[..., span:, :, :]
+        joined = (earlier.unsqueeze(-1) + later.unsqueeze(-3)).logsumexp(-2)
+        products = torch.cat([products[..., :span, :, :], joined], dim=-3)
+        span *= 2
+    return products
+
+
+@dataclass(frozen=True)
+class Tempered:
+    """r_n(a) prop. to p(a | v_n) p(x_n | a, v_n)^weight: evidence that is taken for less than it claims.
+
+    The evidence of a frame multiplies hundreds of bins of overlapping windows as if they were independent,
+    and tells which model explains the sound better, not which lips are bad. At full weight it overrules any
+    prior.
+
+    Args:
+        weight: from 0, the prior alone, to 1, Bayes' rule.
+        step: what to do with it.
+
+    Raises:
+        InputError: a weight out of range.
+    """
+
+    weight: float
+    step: AlphaStep = independent
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"evidence of weight {self.weight}: it lies between 0 and 1")
+
+    def __call__(self, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+        """Responsibilities, (A, *, N)."""
+        lowest = torch.finfo(log_evidence.dtype).min
+        return self.step(log_prior, self.weight * log_evidence.clamp_min(lowest))
 
 
 def responsibilities(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:

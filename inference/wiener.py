@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avse.inference.m_steps import weighted_speech_variance
+from avse.inference.em.m_steps import weighted_speech_variance
 from avse.models.noisy import NoiseModel, NoisySpeech, WienerMoments, wiener_moments
 
 

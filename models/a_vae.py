@@ -15,9 +15,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from avse.models.base import Evaluation, SpeechModel, decoder_given
 from avse.models.distributions import spectrum_cost
 from avse.models.sites import Z
-from avse.models.speech import Evaluation, SpeechModel, decoder_given
 
 Prior = Callable[[], dist.TorchDistribution]
 """Makes the distribution of z in a frame, event shape (L,)."""

@@ -12,10 +12,10 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from avse.models.base import Evaluation, SpeechModel, decoder_given
 from avse.models.distributions import spectrum_cost
-from avse.models.networks import GaussianEncoder
+from avse.models.networks.spectrum import GaussianEncoder
 from avse.models.sites import Z
-from avse.models.speech import Evaluation, SpeechModel, decoder_given
 
 Trunk = Callable[[Tensor | None], Tensor]
 """What is seen of the lips (*, N, D) -> embedding (*, N, E)."""

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from avse.models.speech import Evaluation, SpeechModel
+from avse.models.base import Evaluation, SpeechModel
 
 
 class BandLimited(SpeechModel):

@@ -29,10 +29,10 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.data.errors import InputError
+from avse.models.base import SpeechModel
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import sample_mixture
 from avse.models.sites import H, W
-from avse.models.speech import SpeechModel
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class GammaNMF:
             {W: pyro.sample(W, spectra.to_event(1)), H: pyro.sample(H, activations.to_event(2))}
         )
         if self.smoothness > 0:
-            pyro.factor("smoothness", -noise.roughness())
+            pyro.factor("smoothness", -noise.neg_log_smoothness_prior())
         return noise
 
     def noise(self, draws: Mapping[str, Tensor]) -> NMFNoise:

@@ -13,7 +13,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import constraints
 
-LARGEST_LOG = 80.0
+MAX_LOG_VARIANCE = 80.0
 """Log precisions beyond it are taken for it: their product is lost on any power, and 0 * inf is no number."""
 
 
@@ -67,7 +67,7 @@ class PowerSpectrum(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         negative = -self.log_variance
-        return torch.addcmul(negative, value, negative.clamp_max(LARGEST_LOG).exp(), value=-1)
+        return torch.addcmul(negative, value, negative.clamp_max(MAX_LOG_VARIANCE).exp(), value=-1)
 
     def entropy(self) -> Tensor:
         """1 + log v."""
@@ -147,7 +147,7 @@ def spectrum_cost(power: Tensor, log_variance: Tensor) -> Tensor:
     """sum_f log v + P / v, minus what `PowerSpectrum` scores in a frame, from log v (*, N, F): (*, N)."""
     if log_variance.requires_grad:
         return -PowerSpectrum(log_variance, validate_args=False).log_prob(power).sum(-1)
-    variance = log_variance.clamp_min(-LARGEST_LOG).exp_()
+    variance = log_variance.clamp_min(-MAX_LOG_VARIANCE).exp_()
     return torch.addcdiv(log_variance, power, variance, out=variance).sum(-1)
 
 

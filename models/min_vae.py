@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.av_vae import Trunk
+from avse.models.base import Evaluation, SpeechModel, decoder_given
 from avse.models.distributions import spectrum_cost
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import Evaluation, SpeechModel, decoder_given
 from avse.models.switch import mixture_log_prior
 
 

@@ -37,14 +37,14 @@ class NMFNoise:
     Args:
         W: spectra (*, F, K), powers.
         H: activations (*, K, N).
-        gain: g (*, N).
+        frame_gain: g (*, N).
         smoothness: lambda of the prior on H.
         floor: smallest noise variance, a power, () or (*, 1, 1).
     """
 
     W: Tensor
     H: Tensor
-    gain: Tensor
+    frame_gain: Tensor
     smoothness: float = 0.0
     floor: Tensor | float = 0.0
 
@@ -56,7 +56,7 @@ class NMFNoise:
     def _variance(self) -> Tensor:
         return (self.H.mT @ self.W.mT).add_(self.floor)
 
-    def roughness(self) -> Tensor:
+    def neg_log_smoothness_prior(self) -> Tensor:
         """-log p(H) up to a constant, one number for each leading dimension, (*)."""
         if self.smoothness == 0:
             return torch.zeros_like(self.H[..., 0, 0])
@@ -97,26 +97,26 @@ class NMFNoise:
             H = torch.where(parity, step.clamp_min(_tiny(H)), H)
         return replace(self, H=H)
 
-    def updated_gain(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
+    def updated_frame_gain(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
         """One majorise-minimise step of g: g sqrt( sum_f P mean_r S_r / V_r^2 / sum_f mean_r S_r / V_r )."""
-        rise, fall = torch.zeros_like(self.gain), torch.zeros_like(self.gain)
+        rise, fall = torch.zeros_like(self.frame_gain), torch.zeros_like(self.frame_gain)
         for speech, weight in zip(speech_variance, weights, strict=True):
             variance = self._mixture_variance(speech)
             share = speech / variance
             fall += weight * share.sum(-1)
             rise += weight * share.mul_(power).div_(variance).sum(-1)
-        return replace(self, gain=self.gain * torch.sqrt(rise / fall))
+        return replace(self, frame_gain=self.frame_gain * torch.sqrt(rise / fall))
 
     def cost(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> Tensor:
         """C above, (*)."""
-        total = self.roughness()
+        total = self.neg_log_smoothness_prior()
         for speech, weight in zip(speech_variance, weights, strict=True):
             frames = exponential_cost(power, self._mixture_variance(speech))
             total = total + (weight * frames).sum(-1)
         return total
 
     def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
-        return torch.addcmul(self.variance(), speech_variance, self.gain.unsqueeze(-1))
+        return torch.addcmul(self.variance(), speech_variance, self.frame_gain.unsqueeze(-1))
 
     def _statistics(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> tuple[Tensor, Tensor]:
         """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""
@@ -151,7 +151,7 @@ def _checked_floor(power: Tensor, rank: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RandomStart:
+class RandomInit:
     """W and H uniform at random, scaled to the power of the recording: the papers' start.
 
     Args:
@@ -177,7 +177,7 @@ class RandomStart:
 
 
 @dataclass(frozen=True)
-class QuantileStart:
+class QuantileInit:
     """W and H near a stationary noise: a low quantile over time of the power in each bin, times a factor.
 
     Speech leaves most bins of most frames to the noise, so that a low quantile sees the noise alone. Of an

@@ -13,16 +13,16 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from avse.models.base import Evaluation, SpeechModel
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.sites import X, frames_plate
-from avse.models.speech import Evaluation, SpeechModel
 
 
 class NoiseModel(Protocol):
     """What the mixture needs to know of a noise model, whatever stands behind it."""
 
     @property
-    def gain(self) -> Tensor:
+    def frame_gain(self) -> Tensor:
         """Gain g of the speech, (*, N)."""
         ...
 
@@ -88,7 +88,7 @@ class NoisySpeech(PyroModule):
     def _log_joint(
         self, evaluate: Callable[..., Evaluation], power: Tensor, visual: Tensor | None
     ) -> Callable[[Tensor], Tensor]:
-        log_gain, noise_variance = self.noise.gain.log().unsqueeze(-1), self.noise.variance()
+        log_gain, noise_variance = self.noise.frame_gain.log().unsqueeze(-1), self.noise.variance()
 
         def log_joint(z: Tensor) -> Tensor:
             log_prior, log_variance = evaluate(z, visual)
@@ -102,14 +102,14 @@ def sample_mixture(
     speech: SpeechModel, noise: NoiseModel, power: Tensor | None, visual: Tensor | None
 ) -> Tensor:
     """Sample alpha (if any), z and x of every frame; return the power spectrum of the mixture, (*, N, F)."""
-    with frames_plate(power, visual, noise.gain.shape[-1]):
+    with frames_plate(power, visual, noise.frame_gain.shape[-1]):
         variance = mixture_variance(speech.latent(visual), noise)
         return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
 
 
 def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
     """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
-    return exp_plus(speech_log_variance + noise.gain.log().unsqueeze(-1), noise.variance())
+    return exp_plus(speech_log_variance + noise.frame_gain.log().unsqueeze(-1), noise.variance())
 
 
 def exp_plus(logarithm: Tensor, rest: Tensor) -> Tensor:
@@ -127,6 +127,6 @@ def wiener_moments(speech_variance: Tensor, noise: NoiseModel) -> WienerMoments:
         noise: gain and noise variance.
     """
     noise_variance = noise.variance()
-    scaled = noise.gain.unsqueeze(-1) * speech_variance
+    scaled = noise.frame_gain.unsqueeze(-1) * speech_variance
     gain = scaled / (scaled + noise_variance)
     return WienerMoments(gain, gain * noise_variance)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from avse.data.errors import InputError
-from avse.models.networks import GaussianEncoder
+from avse.models.networks.spectrum import GaussianEncoder
 
 
 class DefensiveMixture(dist.TorchDistribution):

@@ -7,8 +7,8 @@
 alpha = 1 is the first component (the papers' A-VAE), alpha = 0 the second (their AV-VAE), so that frames with
 damaged lips are explained by sound alone. Sadeghi, Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930).
 
-Deviations: any two speech models without an alpha of their own are components, not just these two. d(v), the
-doubt, is a network that knows bad lips when it sees them, such as `avse.models.lips.LipDoubt`. pi is not
+Deviations: any two speech models without an alpha of their own are components, not just these two. d(v) is
+the logit of a classifier of corrupted lips (`avse.models.networks.lips.LipCorruptionClassifier`). pi is not
 estimated here; inference may set the buffer.
 """
 
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from avse.data.errors import InputError
-from avse.models.lips import LipTrunk, one_look
+from avse.models.base import Evaluation, SpeechModel
+from avse.models.networks.lips import LipTrunk, cached_embeddings
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import Evaluation, SpeechModel
 from avse.models.switch import Switch, log_odds_of, mixture_log_prior
 
-Doubt = Callable[[Tensor | None], Tensor]
-"""What is seen of the lips (*, N, D) -> log odds that they are bad (*, N)."""
+CorruptionLogit = Callable[[Tensor | None], Tensor]
+"""visual (*, N, D) -> logit of the probability that the lips are corrupted, (*, N)."""
 
 
 class VAEMM(SpeechModel):
@@ -41,7 +41,7 @@ class VAEMM(SpeechModel):
         second: component of alpha = 0, with as many latents and bins.
         pi: probability of alpha = 1 where d(v) = 0, from 0 to 1; at the ends, whatever d(v), the mixture is
             one of its components.
-        doubt: d(v), or None for 0.
+        corruption_classifier: d(v), or None for 0.
 
     Raises:
         InputError: pi out of range, components of other sizes than each other, or with an alpha of their own.
@@ -52,7 +52,11 @@ class VAEMM(SpeechModel):
     pi: Tensor
 
     def __init__(
-        self, first: SpeechModel, second: SpeechModel, pi: float = 0.5, doubt: Doubt | None = None
+        self,
+        first: SpeechModel,
+        second: SpeechModel,
+        pi: float = 0.5,
+        corruption_classifier: CorruptionLogit | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= pi <= 1:
@@ -65,7 +69,7 @@ class VAEMM(SpeechModel):
             )
         # In a list: Pyro would not let a child of a model that has run be put into a larger model.
         self.components = nn.ModuleList([second, first])
-        self.doubt = doubt
+        self.corruption_classifier = corruption_classifier
         self.register_buffer("pi", torch.tensor(float(pi)))
 
     @property
@@ -86,7 +90,7 @@ class VAEMM(SpeechModel):
     def log_odds(self, visual: Tensor | None = None) -> Tensor:
         """logit(pi) + d(v), () or (*, N)."""
         prior = log_odds_of(self.pi)
-        return prior if self.doubt is None else prior + self.doubt(visual)
+        return prior if self.corruption_classifier is None else prior + self.corruption_classifier(visual)
 
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """alpha ~ p(alpha | v), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
@@ -150,10 +154,10 @@ def _sizes(component: SpeechModel) -> tuple[int, int] | None:
         InputError: the component samples more than z.
     """
     unseen = torch.empty(1, 0)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), one_look(component):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), cached_embeddings(component):
         for part in component.modules():
             if isinstance(part, LipTrunk):
-                part.seen = {id(unseen): (unseen, part.unseen.unsqueeze(0))}
+                part.seen = {id(unseen): (unseen, part.missing_embedding.unsqueeze(0))}
         try:
             trace = _story(component, unseen)
         except (ValueError, RuntimeError, IndexError):  # a trunk of another kind, that wants pixels

@@ -10,7 +10,7 @@ import torch
 
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
-from avse.pair import PairConfig, SpeechPair
+from avse.zoo.pair import PairConfig, SpeechPair
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "avse" / "weights").glob("*/README.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "src" / "avse" / "zoo" / "weights").glob("*/README.md"))]
 SECTION = re.compile(r"(<!-- (?P<name>[\w-]+) -->\n).*?(<!-- /(?P=name) -->)", re.DOTALL)
 
 

@@ -5,7 +5,7 @@ published code reads:
 
     Clean/volunteers/01M/straightcam/sa1.wav         clean, 16 kHz
     Babble/-5/volunteers/01M/straightcam/sa1.wav     noise, nominal level in dB (-5, 0, 5, 10, 15, 20)
-    matlab_raw/train/01M/sa1.mat                     lips, see `avse.data.lips_files`; train, dev or test
+    matlab_raw/train/01M/sa1.mat                     lips, see `avse.data.lips.files`; train, dev or test
 
 The noises may also stay in Noisy_TCDTIMIT or u/drspeech/data/TCDTIMIT/Noisy_TCDTIMIT, as some code has them.
 The three professional lipspeakers are left out. A nominal level is not the broadband SNR, which is lower for
@@ -27,7 +27,7 @@ from pathlib import Path
 from avse.data.corpora.base import Split, Utterance, check_split
 from avse.data.corpora.folder import load_mono
 from avse.data.errors import InputError
-from avse.data.lips_files import load_lips_array
+from avse.data.lips.files import load_lips_array
 
 NOISES = ("Babble", "Cafe", "Car", "LR", "Street", "White")
 """Names of the noises; LR is a living room."""

@@ -12,7 +12,7 @@ import pytest
 import soundfile as sf
 
 import avse
-from avse import cli
+from avse.cli import app as cli
 from avse.data.audio import Audio
 
 RATE = 16000
@@ -210,7 +210,7 @@ def test_a_failed_write_keeps_the_old_file(noisy: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("avse.data.audio.sf.SoundFile", full)
     audio = Audio(np.ones((800, 1), dtype=np.float32), RATE)
-    monkeypatch.setattr("avse.commands.read_audio", lambda path: audio)
+    monkeypatch.setattr("avse.cli.commands.read_audio", lambda path: audio)
     assert run(monkeypatch, "enhance", noisy, "--out", out) == cli.USER_ERROR
     assert out.read_bytes() == b"an earlier result"
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from avse import cli
+from avse.cli import app as cli
 from avse.data.errors import InputError
-from avse.diagnose import LongChains, findings
-from avse.evaluation.posterior_report import posterior_report
-from avse.inference.kernels import RandomWalk
+from avse.evaluation.posterior.report import posterior_report
+from avse.inference.mcmc.kernels import RandomWalk
+from avse.posterior_run import ChainSettings, summarize_posterior
 
 RATE = 16000
 FEW = ("--chains", 2, "--draws", 4, "--warm-up", 1, "--leapfrog-steps", 1)
@@ -54,8 +54,10 @@ def test_writes_one_page_and_says_the_verdict(
 def test_same_seed_same_draws_and_low_rates_have_sounds() -> None:
     """8 kHz fills half the bins: the sounds are whole all the same."""
     x = 0.1 * np.random.default_rng(0).standard_normal(4000)
-    long = LongChains(2, 4, 1)
-    first, second, other = (findings(x, 8000, model="a-vae", long=long, seed=seed) for seed in (0, 0, 1))
+    long = ChainSettings(2, 4, 1)
+    first, second, other = (
+        summarize_posterior(x, 8000, model="a-vae", long=long, seed=seed) for seed in (0, 0, 1)
+    )
     assert first.spectrum.shape[-1] < first.stft.bins
     for name, sound in first.sounds.items():
         assert sound.shape == (8000,)
@@ -133,21 +135,23 @@ def test_the_old_page_is_kept_when_the_new_one_fails(noisy: Path, monkeypatch: p
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("avse.commands.posterior_report", full)
+    monkeypatch.setattr("avse.cli.commands.posterior_report", full)
     assert run(monkeypatch, noisy, "--out", out, "--seconds", 0.3, *FEW) == cli.USER_ERROR
     assert out.read_bytes() == b"an earlier report"
     assert sorted(path.name for path in noisy.parent.iterdir()) == ["noisy.wav", "report.html"]
 
 
-@pytest.mark.parametrize("values", [{"chains": 1}, {"draws": 3}, {"warm_up": -1}])
+@pytest.mark.parametrize("values", [{"chains": 1}, {"draws": 3}, {"warmup": -1}])
 def test_chains_that_tell_nothing_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(InputError):
-        LongChains(**values)
+        ChainSettings(**values)
 
 
 def test_chains_that_never_moved_in_any_frame_get_a_page_that_says_so() -> None:
     samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 2)
-    found = findings(samples, RATE, model="a-vae", long=LongChains(2, 10, 0, kernel=RandomWalk(1e4)))
+    found = summarize_posterior(
+        samples, RATE, model="a-vae", long=ChainSettings(2, 10, 0, kernel=RandomWalk(1e4))
+    )
     assert found.diagnosis.stuck.all()
     assert not found.diagnosis.mixed
     assert 'class="verdict bad"' in posterior_report(found)

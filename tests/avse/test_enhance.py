@@ -12,10 +12,10 @@ from avse.data.corpora.synthetic import utterance_speech
 from avse.data.errors import InputError
 from avse.data.mixing import mix, white_noise
 from avse.data.stft import STFT
-from avse.enhance import OVERLAP, SEGMENT, segments
 from avse.evaluation.metrics import si_sdr
 from avse.inference.wiener import average_filter
 from avse.models.noisy import NoisySpeech
+from avse.recording import OVERLAP, SEGMENT, segments
 
 RATE = 16000
 

@@ -49,7 +49,7 @@ def test_wheel_has_every_module_and_the_weights(tmp_path: Path) -> None:
         for module in (ROOT / folder).glob("*.py"):
             assert f"{package.replace('.', '/')}/{module.name}" in names
     for file in ("config.json", "model.safetensors", "README.md"):
-        assert f"avse/weights/a-vae/{file}" in names
+        assert f"avse/zoo/weights/a-vae/{file}" in names
     assert "avse/py.typed" in names
 
 
@@ -59,7 +59,7 @@ def test_sdist_has_every_module_and_the_weights(tmp_path: Path) -> None:
     for folder in declared().values():
         for module in (ROOT / folder).glob("*.py"):
             assert f"{folder}/{module.name}" in names
-    assert {"avse/weights/a-vae/model.safetensors", "avse/py.typed", "README.md", "LICENSE"} <= names
+    assert {"avse/zoo/weights/a-vae/model.safetensors", "avse/py.typed", "README.md", "LICENSE"} <= names
 
 
 def test_public_names_exist() -> None:
@@ -78,5 +78,5 @@ def test_dependencies_point_one_way() -> None:
 
 
 def test_shipped_weights_are_small() -> None:
-    for file in (ROOT / "avse" / "weights").rglob("*.safetensors"):
+    for file in (ROOT / "src" / "avse" / "zoo" / "weights").rglob("*.safetensors"):
         assert file.stat().st_size < 4_000_000, file  # a VAE-MM holds two models

@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from avse import zoo
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
-from avse.inference.elbo import PriorMixedELBO
-from avse.inference.training import FrozenAudioPath
-from avse.models.lips import LipTrunk
-from avse.models.networks import RawPower
-from avse.pair import CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder
-from avse.recipes import RECIPES
+from avse.inference.svi.elbo import PriorMixedELBO
+from avse.inference.svi.training import FrozenAudioPath
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import RawPower
+from avse.zoo.pair import CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder
+from avse.zoo.recipes import RECIPES
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def seeing_pair(name: str) -> SpeechPair:
     for part in (pair.model, pair.guide):
         part.fit_scales(torch.rand(50, 33))
     for trunk in trunks(pair):
-        torch.nn.init.normal_(trunk.unseen)
+        torch.nn.init.normal_(trunk.missing_embedding)
     return pair
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from avse import cli
+from avse.cli import app as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("AVSE_DATA", ROOT / "../shared/data"))

@@ -11,9 +11,9 @@ import avse
 from avse import zoo
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.errors import InputError
-from avse.enhance import ALGORITHMS
-from avse.pair import SpeechPair, load_folder
-from avse.recipes import RECIPES, Start, run
+from avse.inference.presets import PRESETS
+from avse.zoo.pair import SpeechPair, load_folder
+from avse.zoo.recipes import RECIPES, PretrainedInit, run
 
 CORPUS = SyntheticCorpus(speakers=3, sentences=1)
 
@@ -29,7 +29,7 @@ def test_recipe_trains_a_pair_that_enhances(name: str, tmp_path: Path, cache: Pa
     recipe = replace(recipe, settings=replace(recipe.settings, max_epochs=1))
     pair, report = run(recipe, [CORPUS], tmp_path, cache=cache)
     assert np.isfinite(report.validation_elbo)
-    assert recipe.pair.algorithm in ALGORITHMS
+    assert recipe.pair.algorithm in PRESETS
     loaded = load_folder(tmp_path / "pair")
     assert replace(loaded.config, arguments={}) == replace(pair.config, arguments={})
 
@@ -52,7 +52,7 @@ def test_what_does_not_learn_stays_as_it_begins(tmp_path: Path, cache: Path) -> 
             assert part.state_dict().keys() == before.state_dict().keys()
             for now, then in zip(part.state_dict().values(), before.state_dict().values(), strict=True):
                 assert torch.equal(now, then)
-    assert pair.model.doubt.odds.weight.abs().min() > 0
+    assert pair.model.corruption_classifier.odds.weight.abs().min() > 0
 
 
 def test_recipes_of_one_name_are_alike() -> None:
@@ -65,10 +65,10 @@ def test_recipes_of_one_name_are_alike() -> None:
 def test_min_vae_begins_as_the_trained_parts(version: int) -> None:
     recipe = RECIPES[f"min-vae-v{version}"]()
     pair = SpeechPair(recipe.pair)
-    for start in recipe.starts:
+    for start in recipe.pretrained:
         start(pair)
     modules = pair.modules()
-    for start in recipe.starts:
+    for start in recipe.pretrained:
         source = zoo.load(start.pair).modules()
         for name, new in start.parts.items():
             expected = source.get_submodule(name).state_dict()
@@ -84,6 +84,6 @@ def test_a_start_that_does_not_fit_is_named() -> None:
     pair = SpeechPair(RECIPES["a-vae-paper"]().pair)
     for parts in ({"model.decoder": "model.decoder"}, {"model.ears": "model.decoder"}):
         with pytest.raises(InputError, match=f"a-vae: its {next(iter(parts))} does not fit model.decoder"):
-            Start("a-vae", parts)(pair)
+            PretrainedInit("a-vae", parts)(pair)
     with pytest.raises(InputError, match="neither a shipped model"):
-        Start("nobody", {})(pair)
+        PretrainedInit("nobody", {})(pair)

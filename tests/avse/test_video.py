@@ -23,26 +23,29 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 import avse
-from avse import cli, zoo
+from avse import zoo
+from avse.cli import app as cli
 from avse.data.audio import read_audio
 from avse.data.corpora.base import Split, Utterance
 from avse.data.datamodule import FrameDataModule
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
 from avse.data.lips import Lips, Reason, read_lips
-from avse.data.lips_files import save_lips
-from avse.data.lips_video import has_pictures
+from avse.data.lips.files import save_lips
+from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.video import has_pictures
 from avse.data.stft import STFT
-from avse.enhance import segments
-from avse.inference.e_steps import Chain
-from avse.inference.em import EM
-from avse.inference.kernels import RandomWalk
-from avse.inference.m_steps import NoiseStep
-from avse.inference.mcem import MCEM, Algorithm, encoded_mixture
+from avse.inference.algorithm import Algorithm
+from avse.inference.em.em import EM
+from avse.inference.em.initial import init_from_encoder
+from avse.inference.em.m_steps import NoiseStep
+from avse.inference.em.mcem import MCEM
+from avse.inference.mcmc.chain import Chain
+from avse.inference.mcmc.kernels import RandomWalk
 from avse.inference.posterior import Posterior
-from avse.models.nmf import RandomStart
-from avse.pair import PairConfig, SpeechPair
+from avse.models.nmf import RandomInit
+from avse.recording import segments
+from avse.zoo.pair import PairConfig, SpeechPair
 
 RATE = 16000
 STEP = 4  # grey levels from one picture to the next
@@ -70,8 +73,8 @@ def listening() -> SpeechPair:
 
 
 def light() -> MCEM:
-    walk = Chain(RandomWalk(0.1), moves=1, burn_in=0)
-    return MCEM(RandomStart(rank=2), (encoded_mixture,), EM(walk, NoiseStep(), iterations=1), walk)
+    walk = Chain(RandomWalk(0.1), num_steps=1, warmup=0)
+    return MCEM(RandomInit(rank=2), (init_from_encoder,), EM(walk, NoiseStep(), iterations=1), walk)
 
 
 @dataclass
@@ -571,7 +574,7 @@ def test_lips_of_a_file_are_used(
 @pytest.fixture
 def light_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("avse.enhance")
-    monkeypatch.setitem(module.ALGORITHMS, "mcem", light)
+    monkeypatch.setitem(module.PRESETS, "mcem", light)
 
 
 @pytest.mark.usefixtures("light_presets")

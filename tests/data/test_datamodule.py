@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from avse.data.caches import SpectrumCache, utterance_power
 from avse.data.corpora.base import Split, Utterance
 from avse.data.datamodule import Batch, EpochSampler, FrameDataModule
-from avse.data.degrade import Spoiling, degrade
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
 from avse.data.lips import Lips
+from avse.data.lips.corruption import LipCorruption, corrupt_lips
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
 
 SHORT = STFT(64, 32)
@@ -327,7 +327,7 @@ def test_utterances_of_a_corpus_keep_their_own_lips(tmp_path: Path) -> None:
 
 # Spoilt lips ---------------------------------------------------------------------------------------------
 
-SPOILING = Spoiling(0.4, copies=3, kinds=("turned", "occluded"), labelled=True)
+SPOILING = LipCorruption(0.4, copies=3, kinds=("turned", "occluded"), labelled=True)
 
 
 def whole(data: FrameDataModule, split: Split) -> Batch:
@@ -340,12 +340,14 @@ def test_labels_are_of_the_nearest_picture(tmp_path: Path) -> None:
     """By brute force, from the damage that seed, number of the recording and number of its copy stand for."""
     found = FixedCorpus([swell("a"), swell("b"), swell("c", split="validation")])
     data = FrameDataModule(
-        [found], TINY, speeds=(0.93, 1.07), lips=GREY, spoiling=SPOILING, seed=4, cache=tmp_path
+        [found], TINY, speeds=(0.93, 1.07), lips=GREY, lip_corruption=SPOILING, seed=4, cache=tmp_path
     )
     labels = []
     for copy in range(3):
         for number, speed in enumerate((0.93, 1.07, 0.93, 1.07)):
-            _, spoilt = degrade(brightening(), np.random.default_rng((4, number, copy)), 0.4, SPOILING.kinds)
+            _, spoilt = corrupt_lips(
+                brightening(), np.random.default_rng((4, number, copy)), 0.4, SPOILING.kinds
+            )
             power = data.cache.power(data.utterances("train")[number // 2], speed)
             instants = speed * SHORT.frame_times(len(power)).numpy()
             nearest = np.abs(instants[:, None] - np.arange(25) / 25).argmin(1)
@@ -361,8 +363,8 @@ def test_good_frames_are_shown_as_they_were_and_bad_ones_are_not(tmp_path: Path)
     """But for a picture period at either end of a block, where a frame is shown some of both."""
     found = FixedCorpus([swell("a"), swell("b", split="validation")])
     plain, spoilt = (
-        FrameDataModule([found], TINY, lips=GREY, spoiling=spoiling, cache=tmp_path)
-        for spoiling in (None, SPOILING)
+        FrameDataModule([found], TINY, lips=GREY, lip_corruption=lip_corruption, cache=tmp_path)
+        for lip_corruption in (None, SPOILING)
     )
     for split, copies in (("train", 3), ("validation", 1)):
         before, after = whole(plain, split), whole(spoilt, split)
@@ -382,8 +384,8 @@ def test_good_frames_are_shown_as_they_were_and_bad_ones_are_not(tmp_path: Path)
 
 def test_missing_pictures_are_not_seen_and_bad(tmp_path: Path) -> None:
     found = FixedCorpus([swell("a"), swell("b", split="validation")])
-    missing = Spoiling(0.5, kinds=("missing",), labelled=True)
-    batch = whole(FrameDataModule([found], TINY, lips=GREY, spoiling=missing, cache=tmp_path), "train")
+    missing = LipCorruption(0.5, kinds=("missing",), labelled=True)
+    batch = whole(FrameDataModule([found], TINY, lips=GREY, lip_corruption=missing, cache=tmp_path), "train")
     unseen = batch["visual"][:, -1] == 0
     assert 0.4 < unseen.float().mean() < 0.7
     assert (batch["bad"][unseen] == 1).all()
@@ -394,7 +396,7 @@ def test_spoilt_frames_stay_in_step_with_the_sound(tmp_path: Path) -> None:
     """Silence left out, two speeds, three copies: every good frame hears what it sees."""
     found = FixedCorpus([swell("a", silent=0.5), swell("b", silent=0.5)])
     data = FrameDataModule(
-        [found], TINY, 100, speeds=(0.9, 1.1), lips=GREY, spoiling=SPOILING, cache=tmp_path
+        [found], TINY, 100, speeds=(0.9, 1.1), lips=GREY, lip_corruption=SPOILING, cache=tmp_path
     )
     frames = data.frames("train")
     assert len(frames) == 3 * len(frames.power)
@@ -412,7 +414,7 @@ def test_the_seed_fixes_the_damage(tmp_path: Path) -> None:
     found = FixedCorpus([swell("a"), swell("b", split="validation")])
 
     def labels(seed: int) -> list[float]:
-        data = FrameDataModule([found], TINY, lips=GREY, spoiling=SPOILING, seed=seed, cache=tmp_path)
+        data = FrameDataModule([found], TINY, lips=GREY, lip_corruption=SPOILING, seed=seed, cache=tmp_path)
         return whole(data, "train")["bad"].tolist()
 
     assert labels(1) == labels(1)
@@ -422,9 +424,9 @@ def test_the_seed_fixes_the_damage(tmp_path: Path) -> None:
 def test_labels_are_given_to_those_who_ask(tmp_path: Path) -> None:
     """What is not a keyword of models must not be in a batch for them."""
     found = FixedCorpus([swell("a"), swell("b", split="validation")])
-    data = FrameDataModule([found], TINY, lips=GREY, spoiling=Spoiling(), cache=tmp_path)
+    data = FrameDataModule([found], TINY, lips=GREY, lip_corruption=LipCorruption(), cache=tmp_path)
     assert set(next(iter(data.train_dataloader()))) == {"power", "visual"}
-    labelled = FrameDataModule([found], TINY, lips=GREY, spoiling=SPOILING, cache=tmp_path)
+    labelled = FrameDataModule([found], TINY, lips=GREY, lip_corruption=SPOILING, cache=tmp_path)
     for loader in (labelled.train_dataloader(), labelled.val_dataloader()):
         assert {name: len(tensor.shape) for name, tensor in next(iter(loader)).items()} == {
             "power": 2,
@@ -435,7 +437,7 @@ def test_labels_are_given_to_those_who_ask(tmp_path: Path) -> None:
 
 def test_a_video_without_a_face_is_bad_in_every_copy(tmp_path: Path) -> None:
     blind = Utterance("blind", "anna", "train", partial(noise, 0, length=1600), faceless)
-    data = FrameDataModule([FixedCorpus([blind])], TINY, lips=GREY, spoiling=SPOILING, cache=tmp_path)
+    data = FrameDataModule([FixedCorpus([blind])], TINY, lips=GREY, lip_corruption=SPOILING, cache=tmp_path)
     with pytest.warns(UserWarning, match="trained without lips") as caught:
         batch = whole(data, "train")
     assert len(caught) == 1

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from avse.data.errors import InputError
-from avse.data.lip_front_end import MIDDLE, SPREAD, LipFrontEnd, LipTrack
-from avse.data.lips import Lips, Reason, bridged
+from avse.data.lips import Lips, Reason
+from avse.data.lips.front_end import MIDDLE, SPREAD, LipFrontEnd, LipTrack
+from avse.data.lips.lips import interpolate_gaps
 from avse.data.stft import STFT
 
 RATES = [25, Fraction(30000, 1001), 30, 50]
@@ -271,7 +272,7 @@ def test_single_bad_pictures_are_bridged_and_longer_gaps_are_not() -> None:
     """Nothing else changes; nor do bad pictures at either end, which have one neighbour alone."""
     bad = [0, 5, 9, 11, 20, 21, 29]
     lips = clock(25, count=30, bad=bad)
-    whole = bridged(lips)
+    whole = interpolate_gaps(lips)
     kept = np.array([k for k in range(30) if k not in (5, 9, 11)])
     for name in ("images", "times", "reasons"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(lips, name)[kept])
@@ -286,13 +287,13 @@ def test_single_bad_pictures_are_bridged_and_longer_gaps_are_not() -> None:
 def test_clips_that_are_all_good_or_all_bad_are_not_bridged(bad: Sequence[int]) -> None:
     lips = clock(25, count=12, bad=bad)
     for name in ("images", "times", "reasons"):
-        np.testing.assert_array_equal(getattr(bridged(lips), name), getattr(lips, name))
+        np.testing.assert_array_equal(getattr(interpolate_gaps(lips), name), getattr(lips, name))
 
 
 def test_the_gap_counts_in_seconds_and_not_in_pictures() -> None:
     """A bad picture beside a lost one leaves too long a way to go."""
     lips = flat_lips([0, 10, 20, 30, 40], [0.0, 0.04, 0.08, 0.16, 0.2], 25, bad=[2])
-    assert bridged(lips).times.tolist() == lips.times.tolist()
+    assert interpolate_gaps(lips).times.tolist() == lips.times.tolist()
     assert PLAIN.track(lips, [0.04, 0.06, 0.08, 0.12, 0.16]).valid.tolist() == [True, *[False] * 3, True]
 
 

@@ -19,12 +19,13 @@ from matplotlib.image import imread, imsave
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates, zoom
 
-from avse import cli
-from avse.data import lips_video
+from avse.cli import app as cli
 from avse.data.audio import read_audio
 from avse.data.errors import InputError
-from avse.data.lips import Lips, Reason, picture_rate, read_lips, resample_lips
-from avse.data.lips_files import load_lips_array
+from avse.data.lips import Lips, Reason, read_lips
+from avse.data.lips import video as lips_video
+from avse.data.lips.files import load_lips_array
+from avse.data.lips.lips import resample_lips, video_frame_rate
 from avse.data.stft import STFT
 
 Grey = NDArray[np.uint8]
@@ -208,7 +209,7 @@ def test_what_is_heard_and_seen_together_stays_together(
     audio = read_audio(path)
     assert start == audio.start
     images = np.stack([picture.grey[:67, :67] for picture in read])
-    lips = Lips(images, stamps - start, np.zeros(len(read), np.uint8), picture_rate(stamps))
+    lips = Lips(images, stamps - start, np.zeros(len(read), np.uint8), video_frame_rate(stamps))
 
     stft = STFT(1024, 256, 16000)
     frames = stft.frame_times(100).numpy()
@@ -555,8 +556,8 @@ def test_resampling_is_linear_and_valid_where_both_neighbours_are() -> None:
 
 def test_nominal_rate_forgives_rounding_and_lost_pictures() -> None:
     times = np.delete(np.round(np.arange(100) * 1001 / 30000, 3), [20, 21, 60])
-    assert picture_rate(times) == pytest.approx(30000 / 1001, rel=1e-3)
-    assert picture_rate(np.zeros(1)) == 25
+    assert video_frame_rate(times) == pytest.approx(30000 / 1001, rel=1e-3)
+    assert video_frame_rate(np.zeros(1)) == 25
 
 
 @pytest.mark.parametrize(

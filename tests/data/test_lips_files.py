@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason
-from avse.data.lips_files import load_lips_array, save_lips
+from avse.data.lips.files import load_lips_array, save_lips
 from avse.evaluation.lips_figures import contact_sheet
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avse.data.corpora.mouth_drawing import Face, draw_mouth, random_face
-from avse.data.corpora.mouth_shapes import APERTURE, articulation
 from avse.data.corpora.synthetic import synthetic_lips, utterance_speech
+from avse.data.corpora.synthetic.mouth import Face, draw_mouth, random_face
+from avse.data.corpora.synthetic.visemes import APERTURE, articulation
 from avse.data.errors import InputError
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from avse.data.corpora import synthetic
 from avse.data.corpora.base import SPLITS, Corpus
-from avse.data.corpora.espeak import LANGUAGES, PAUSE, SyntheticSpeech, Voice, synthesise
-from avse.data.corpora.mouth_shapes import APERTURE, articulation
 from avse.data.corpora.synthetic import SyntheticCorpus, synthetic_lips, utterance_speech
+from avse.data.corpora.synthetic import corpus as synthetic
+from avse.data.corpora.synthetic.espeak import LANGUAGES, PAUSE, SyntheticSpeech, Voice, synthesise
+from avse.data.corpora.synthetic.visemes import APERTURE, articulation
 from avse.data.errors import InputError
-from avse.data.lips import Lips, resample_lips
+from avse.data.lips import Lips
+from avse.data.lips.lips import resample_lips
 from avse.data.stft import STFT
 
 TEXT = "Push purple over F six once more."
@@ -50,7 +51,7 @@ def test_repeats_after_anything_else(voice: Voice) -> None:
 def test_repeats_in_another_process() -> None:
     code = (
         "import hashlib\n"
-        "from avse.data.corpora.espeak import Voice, synthesise\n"
+        "from avse.data.corpora.synthetic.espeak import Voice, synthesise\n"
         f"for voice in {VOICES!r}:\n"
         f"    speech = synthesise({TEXT!r}, voice)\n"
         "    data = speech.samples.tobytes() + repr(speech.phonemes).encode()\n"

@@ -5,11 +5,11 @@ import torch
 from pyro import poutine
 
 from avse.guides.audio import AudioGuide
-from avse.guides.band_limited import BandLimitedGuide
-from avse.guides.guide import SpeechGuide
-from avse.models.networks import GaussianEncoder, LogPower, RawPower
+from avse.guides.base import SpeechGuide
+from avse.guides.wrappers import BandLimitedGuide
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower
 from avse.models.sites import Z
-from avse.pair import SpeechPair
+from avse.zoo.pair import SpeechPair
 
 F, L = 9, 3
 

@@ -17,11 +17,9 @@ from torch.distributions import kl_divergence
 
 from avse.data.errors import InputError
 from avse.guides.audio import AudioGuide
-from avse.guides.band_limited import BandLimitedGuide
-from avse.guides.corrupted import CorruptedGuide, corrupted
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.guides.mixture import (
-    LARGEST,
+    MAX_LOG_ODDS,
     AmortisedResponsibilities,
     BranchGuide,
     MixtureGuide,
@@ -30,16 +28,17 @@ from avse.guides.mixture import (
     branches,
 )
 from avse.guides.visual import VisualGuide
-from avse.inference.elbo import AnalyticKLTraceEnumELBO
-from avse.inference.training import SVI, TrainingSettings
+from avse.guides.wrappers import BandLimitedGuide, CorruptedGuide, corrupted
+from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO
+from avse.inference.svi.training import SVI, TrainingSettings
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
+from avse.models.base import SpeechModel
 from avse.models.distributions import PowerSpectrum
-from avse.models.lips import LipTrunk
 from avse.models.min_vae import MINVAE
-from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.sites import ALPHA, S, Z
-from avse.models.speech import SpeechModel
 from avse.models.switch import Switch
 from avse.models.vae_mm import VAEMM
 
@@ -50,7 +49,7 @@ ELBOS = [AnalyticKLTraceEnumELBO, TraceEnum_ELBO]
 
 def lip_trunk() -> LipTrunk:
     trunk = LipTrunk(nn.Sequential(nn.Linear(D - 1, E), nn.Tanh()), E)
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     return trunk
 
 
@@ -286,7 +285,7 @@ def test_evidence_is_clipped_and_the_prior_is_not(batch: dict[str, Tensor]) -> N
         model.first.decoder.output.bias.add_(-20)  # type: ignore[union-attr, operator]
     guide = guide_of(OptimalResponsibilities(model))
     first, second = (guide.branch(alpha).posterior(**batch) for alpha in (1, 0))
-    for pi, logit in ((PI, -LARGEST + math.log(PI / (1 - PI))), (1.0, 1e30), (0.0, -1e30)):
+    for pi, logit in ((PI, -MAX_LOG_ODDS + math.log(PI / (1 - PI))), (1.0, 1e30), (0.0, -1e30)):
         model.pi.fill_(pi)
         logits = guide.responsibilities(first, second, batch["power"], batch["visual"])
         torch.testing.assert_close(logits, torch.full((N,), logit, dtype=torch.float64))

@@ -6,13 +6,13 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from avse.guides.audio_visual import AudioVisualGuide
-from avse.guides.band_limited import BandLimitedGuide
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.guides.visual import VisualGuide
+from avse.guides.wrappers import BandLimitedGuide
 from avse.models.a_vae import StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipTrunk
-from avse.models.networks import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.sites import Z
 
 L, F, N, C, R, E, D = 2, 5, 4, 2, 3, 3, 8
@@ -21,7 +21,7 @@ SHAPES = [(N, F), (C, N, F), (R, C, N, F)]
 
 def lip_trunk() -> LipTrunk:
     trunk = LipTrunk(nn.Sequential(nn.Linear(D - 1, E), nn.Tanh()), E)
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     return trunk
 
 
@@ -45,7 +45,7 @@ def visual() -> Tensor:
 def embedding(trunk: LipTrunk, visual: Tensor) -> Tensor:
     """By hand."""
     found = torch.tanh(visual[:, :-1] @ trunk.layers[0].weight.T + trunk.layers[0].bias)
-    return torch.where(visual[:, -1:] > 0.5, found, trunk.unseen)
+    return torch.where(visual[:, -1:] > 0.5, found, trunk.missing_embedding)
 
 
 @pytest.mark.parametrize("shape", [None, *SHAPES])

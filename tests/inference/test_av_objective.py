@@ -21,25 +21,25 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from avse.data.augmentation import LevelAugmentation, LipAugmentation
 from avse.data.corpora.base import Split, Utterance
 from avse.data.datamodule import FrameDataModule
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
 from avse.data.lips import Lips
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
 from avse.guides.audio_visual import AudioVisualGuide
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.guides.visual import VisualGuide
-from avse.inference.augmentation import LevelAugmentation, LipAugmentation
-from avse.inference.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
-from avse.inference.training import SVI, FrozenAudioPath, TrainingSettings, audio_path, train
+from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
+from avse.inference.svi.training import SVI, FrozenAudioPath, TrainingSettings, audio_path, train
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.lips import LipTrunk
-from avse.models.networks import GaussianEncoder, RawPower, SpectrumDecoder
-from avse.pair import PairConfig, SpeechPair
-from avse.recipes import prior_mixed
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import GaussianEncoder, RawPower, SpectrumDecoder
+from avse.zoo.pair import PairConfig, SpeechPair
+from avse.zoo.recipes import prior_mixed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites"),
@@ -57,7 +57,7 @@ VARIANTS = [("network", True), ("network", False), ("standard", True), ("standar
 
 def lip_trunk() -> LipTrunk:
     trunk = LipTrunk(nn.Sequential(nn.Linear(D - 1, E), nn.Tanh()), E)
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     return trunk
 
 
@@ -292,7 +292,7 @@ def test_a_loss_looks_at_the_lips_once(tied: bool) -> None:
     for ours, truth in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, truth, rtol=1e-8, atol=1e-12)
     with torch.no_grad():
-        model.lips.unseen.add_(1)
+        model.lips.missing_embedding.add_(1)
     assert svi.loss(batch).item() != pytest.approx(loss.item(), rel=1e-3)
 
 
@@ -467,11 +467,11 @@ def test_with_probability_one_the_visual_path_learns_alone(tied: bool, weight_de
     assert run.changed() == run.start.keys() - AUDIO_PATH
     assert all(frozen == AUDIO_PATH for frozen in run.watch.frozen)
     assert {
-        "model.lips.unseen",
+        "model.lips.missing_embedding",
         "model.prior.network.mean.weight",
         "model.decoder.condition.weight",
     } <= run.changed()
-    assert ("guide.lips.unseen" in run.changed()) == (not tied)
+    assert ("guide.lips.missing_embedding" in run.changed()) == (not tied)
 
 
 def test_with_probability_zero_all_learns(fit: Fit) -> None:

@@ -15,10 +15,10 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.data.errors import InputError
-from avse.inference.elbo import AlphaLikelihood, AnalyticKLTraceEnumELBO
+from avse.inference.svi.elbo import AlphaLikelihood, AnalyticKLTraceEnumELBO
 from avse.models.a_vae import AVAE, StandardNormal
-from avse.models.lips import LipDoubt, LipTrunk
-from avse.models.networks import SpectrumDecoder
+from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk
+from avse.models.networks.spectrum import SpectrumDecoder
 from avse.models.vae_mm import VAEMM
 
 pytestmark = pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
@@ -259,7 +259,7 @@ def doubting(pi: float) -> VAEMM:
     """A mixture that knows bad lips by one number."""
     first, second = (AVAE(StandardNormal(L), SpectrumDecoder(L, [4], F)) for _ in range(2))
     trunk = LipTrunk(torch.nn.Identity(), 1)
-    return VAEMM(first, second, pi, LipDoubt(trunk, 1)).double()
+    return VAEMM(first, second, pi, LipCorruptionClassifier(trunk, 1)).double()
 
 
 @pytest.mark.parametrize("pi", [0.0, 0.2, 0.5])
@@ -268,8 +268,8 @@ def test_likelihood_of_alpha(pi: float, batch: tuple[int, ...]) -> None:
     """-sum log p(bad | v) of d = 4 tanh(l / 4), l = 0.7 v - 0.3, whatever pi; v = 0 if lips are not seen."""
     model = doubting(pi)
     with torch.no_grad():
-        model.doubt.odds.weight.fill_(0.7)  # type: ignore[union-attr]
-        model.doubt.odds.bias.fill_(-0.3)  # type: ignore[union-attr]
+        model.corruption_classifier.odds.weight.fill_(0.7)  # type: ignore[union-attr]
+        model.corruption_classifier.odds.bias.fill_(-0.3)  # type: ignore[union-attr]
     pixel = torch.randn(*batch, N, dtype=torch.float64)
     valid = (torch.arange(N) > 0).double().expand(*batch, N)
     bad = (torch.rand(*batch, N) < 0.5).double()
@@ -285,7 +285,11 @@ def test_likelihood_of_alpha(pi: float, batch: tuple[int, ...]) -> None:
     assert torch.equal(objective.differentiable_loss(model, Guide(), **data), loss)
     loss.backward()
     moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert moved == {"doubt.trunk.unseen", "doubt.odds.weight", "doubt.odds.bias"}
+    assert moved == {
+        "corruption_classifier.trunk.missing_embedding",
+        "corruption_classifier.logit.weight",
+        "corruption_classifier.logit.bias",
+    }
 
 
 def test_likelihood_of_alpha_is_largest_at_the_log_odds_of_bad_lips() -> None:
@@ -293,7 +297,7 @@ def test_likelihood_of_alpha_is_largest_at_the_log_odds_of_bad_lips() -> None:
     model, share = doubting(0.5), 0.25
     visual = torch.cat([torch.zeros(400, 1), torch.ones(400, 1)], 1).double()
     bad = (torch.arange(400) < 400 * share).double()
-    bias = model.doubt.odds.bias  # type: ignore[union-attr]
+    bias = model.corruption_classifier.odds.bias  # type: ignore[union-attr]
     slopes = []
     for value in (0.0, 4 * math.atanh(math.log(share / (1 - share)) / 4), -2.0):
         with torch.no_grad():
@@ -307,5 +311,5 @@ def test_likelihood_of_alpha_is_largest_at_the_log_odds_of_bad_lips() -> None:
 
 def test_a_model_that_cannot_doubt_is_refused() -> None:
     plain = VAEMM(doubting(0.5).first, doubting(0.5).second)
-    with pytest.raises(InputError, match="without doubt"):
+    with pytest.raises(InputError, match="no classifier"):
         AlphaLikelihood().differentiable_loss(plain, Guide(), visual=torch.ones(N, 2), bad=torch.ones(N))

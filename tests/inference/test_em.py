@@ -8,17 +8,18 @@ import torch
 from torch import Generator, Tensor
 
 from avse.data.errors import InputError
-from avse.inference.e_steps import Chain, Position
-from avse.inference.em import EM, EMStep
-from avse.inference.joint import LogJoint, closure, traced
-from avse.inference.kernels import HMC, MALA, Info, Kernel, RandomWalk, State
-from avse.inference.m_steps import LinearGaussianStep, NoiseStep, weighted_speech_variance
-from avse.inference.mcem import MCEM, default_mcem, papers_mcem
+from avse.inference.em.em import EM, EMStep
+from avse.inference.em.m_steps import LinearGaussianStep, NoiseStep, weighted_speech_variance
+from avse.inference.em.mcem import MCEM
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC, MALA, Info, Kernel, RandomWalk, State
+from avse.inference.mcmc.log_density import LogJoint, closure, traced
 from avse.inference.posterior import Posterior
+from avse.inference.presets import default_mcem, papers_mcem
 from avse.models.linear_gaussian import LinearGaussian
-from avse.models.nmf import NMFNoise, RandomStart
+from avse.models.nmf import NMFNoise, RandomInit
 from avse.models.noisy import NoisySpeech
-from avse.pair import SpeechPair
+from avse.zoo.pair import SpeechPair
 
 F, L, N = 6, 2, 300
 
@@ -44,7 +45,7 @@ def flat(z: Tensor) -> Tensor:
 
 
 def test_a_chain_keeps_every_move_after_burn_in(generator: Generator) -> None:
-    draws, position = Chain(Counting(), 7, 3)(flat, Position(torch.zeros(5, 1)), generator)
+    draws, position = Chain(Counting(), 7, 3)(flat, ChainState(torch.zeros(5, 1)), generator)
     assert draws.z[:, 0, 0].tolist() == [4.0, 5.0, 6.0, 7.0]
     assert torch.equal(position.z, draws.z[-1])
     again, _ = Chain(Counting(), 2, 0)(flat, position, generator)
@@ -54,7 +55,7 @@ def test_a_chain_keeps_every_move_after_burn_in(generator: Generator) -> None:
 
 def test_step_sizes_adapt_in_burn_in_alone_and_travel_on(generator: Generator) -> None:
     chain = Chain(Counting(), 6, 2, target_acceptance=0.5)
-    draws, position = chain(flat, Position(torch.zeros(3, 1)), generator)
+    draws, position = chain(flat, ChainState(torch.zeros(3, 1)), generator)
     moves = draws.z[:, 0, 0].diff()
     assert moves.std() < 1e-6
     assert moves[0] > 1.2
@@ -64,10 +65,10 @@ def test_step_sizes_adapt_in_burn_in_alone_and_travel_on(generator: Generator) -
     torch.testing.assert_close(further.z[:, 0, 0].diff()[0], moves[0])
 
 
-@pytest.mark.parametrize(("moves", "burn_in"), [(3, 3), (3, 4), (0, 0), (3, -1)])
-def test_a_chain_that_keeps_nothing_is_refused(moves: int, burn_in: int) -> None:
+@pytest.mark.parametrize(("moves", "warmup"), [(3, 3), (3, 4), (0, 0), (3, -1)])
+def test_a_chain_that_keeps_nothing_is_refused(moves: int, warmup: int) -> None:
     with pytest.raises(InputError, match="keeps none"):
-        Chain(Counting(), moves, burn_in)
+        Chain(Counting(), moves, warmup)
 
 
 def linear_gaussian(generator: Generator, sigma: float = 0.5) -> LinearGaussian:
@@ -83,7 +84,7 @@ def test_e_step_agrees_with_the_exact_posterior(kernel: Kernel, joint: object) -
     model = linear_gaussian(generator)
     s = model(frames=N)
     chain = Chain(kernel, 400, 150, target_acceptance=0.4)
-    draws, _ = chain(joint(model, s=s), Position(torch.zeros(N, L, dtype=torch.float64)), generator)  # type: ignore[operator]
+    draws, _ = chain(joint(model, s=s), ChainState(torch.zeros(N, L, dtype=torch.float64)), generator)  # type: ignore[operator]
     mean, covariance = model.posterior(s)
     factor = torch.linalg.cholesky(covariance)
     white = torch.linalg.solve_triangular(factor, (draws.z - mean).mT, upper=False).mT
@@ -121,7 +122,7 @@ def test_mcem_reaches_the_maximum_likelihood_of_pca(e_step: Chain) -> None:
     best, projector = probabilistic_pca(s)
     start = LinearGaussian(torch.randn(F, L, generator=generator, dtype=torch.float64), s.mean(0), s.var())
     em = EM(e_step, LinearGaussianStep(), iterations=80, tolerance=0.0)
-    result = em.run(start, Position(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
+    result = em.run(start, ChainState(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
     reached = result.model.log_evidence(s).mean()
     assert result.costs[0] > float(-best) + 0.5
     assert float(best) - 0.005 < float(reached) <= float(best) + 1e-9
@@ -136,7 +137,7 @@ def test_em_stops_at_its_tolerance() -> None:
     model = linear_gaussian(generator)
     s = model(frames=N)
     em = EM(Chain(MALA(0.5), 10, 5), LinearGaussianStep(), iterations=50, tolerance=0.5)
-    result = em.run(model, Position(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
+    result = em.run(model, ChainState(torch.zeros(N, L, dtype=torch.float64)), generator, s=s)
     assert result.converged
     assert len(result.costs) == 2
 
@@ -152,7 +153,7 @@ def test_em_resumes_from_its_callback() -> None:
     )
     whole = em.run(
         model,
-        Position(torch.zeros(N, L, dtype=torch.float64)),
+        ChainState(torch.zeros(N, L, dtype=torch.float64)),
         generator,
         lambda step: kept.append((step, generator.get_state())),
         s=s,
@@ -171,15 +172,15 @@ def test_em_resumes_from_its_callback() -> None:
 
 def test_noise_step_lowers_its_cost(tiny_pair: SpeechPair, generator: Generator) -> None:
     power = torch.rand(10, tiny_pair.stft.bins, generator=generator)
-    model = NoisySpeech(tiny_pair.model, RandomStart(3)(power, generator))
+    model = NoisySpeech(tiny_pair.model, RandomInit(3)(power, generator))
     z = torch.randn(4, 10, 3, generator=generator)
-    updates = (NMFNoise.updated_spectra, NMFNoise.updated_activations, NMFNoise.updated_gain)
+    updates = (NMFNoise.updated_spectra, NMFNoise.updated_activations, NMFNoise.updated_frame_gain)
     costs = []
     for _ in range(10):
         model, cost = NoiseStep(updates)(model, z, power)
         costs.append(cost)
     assert all(after < before for before, after in pairwise(costs))
-    start = NoisySpeech(tiny_pair.model, RandomStart(3)(power, Generator().manual_seed(1)))
+    start = NoisySpeech(tiny_pair.model, RandomInit(3)(power, Generator().manual_seed(1)))
     twice, _ = NoiseStep(updates, rounds=2)(start, z, power)
     once, _ = NoiseStep(updates)(NoiseStep(updates)(start, z, power)[0], z, power)
     torch.testing.assert_close(twice.noise.variance(), once.noise.variance())
@@ -187,7 +188,7 @@ def test_noise_step_lowers_its_cost(tiny_pair: SpeechPair, generator: Generator)
 
 def test_weights_without_alpha_are_equal(tiny_pair: SpeechPair, generator: Generator) -> None:
     power = torch.rand(10, tiny_pair.stft.bins, generator=generator)
-    model = NoisySpeech(tiny_pair.model, RandomStart(3)(power, generator))
+    model = NoisySpeech(tiny_pair.model, RandomInit(3)(power, generator))
     z = torch.randn(4, 10, 3, generator=generator)
     variance, weights = weighted_speech_variance(model, z, power)
     torch.testing.assert_close(weights, torch.full((4, 10), 0.25))
@@ -202,14 +203,14 @@ def short(algorithm: MCEM) -> MCEM:
     return replace(algorithm, em=replace(algorithm.em, iterations=3))
 
 
-def hamiltonian_mcem() -> MCEM:
+def papers_hmc_mcem() -> MCEM:
     """The default with HMC in the place of MALA, one move an iteration."""
     hmc, default = HMC(0.1, leapfrog_steps=4), default_mcem()
     e_step = Chain(hmc, 2, 1, target_acceptance=0.7)
-    return replace(default, em=replace(default.em, e_step=e_step), final=replace(e_step, moves=6))
+    return replace(default, em=replace(default.em, e_step=e_step), final=replace(e_step, num_steps=6))
 
 
-ALGORITHMS = [default_mcem, papers_mcem, hamiltonian_mcem]
+PRESETS = [default_mcem, papers_mcem, papers_hmc_mcem]
 
 
 def infer(algorithm: MCEM, pair: SpeechPair, power: Tensor, seed: int = 0) -> Posterior:
@@ -218,17 +219,17 @@ def infer(algorithm: MCEM, pair: SpeechPair, power: Tensor, seed: int = 0) -> Po
     )
 
 
-@pytest.mark.parametrize("make", ALGORITHMS)
+@pytest.mark.parametrize("make", PRESETS)
 @pytest.mark.parametrize("shape", [(12,), (1,), (2, 5)])
 def test_mcem_shapes_and_seeds(make: object, shape: tuple[int, ...], tiny_pair: SpeechPair) -> None:
     algorithm = short(make())  # type: ignore[operator]
     power = torch.rand(*shape, tiny_pair.stft.bins)
     first, again, other = (infer(algorithm, tiny_pair, power, seed) for seed in (1, 1, 2))
-    assert torch.equal(first.gain, again.gain)
+    assert torch.equal(first.wiener_gain, again.wiener_gain)
     assert torch.equal(first.z, again.z)
     assert first.costs == again.costs
-    assert not torch.equal(first.gain, other.gain)
-    assert first.gain.shape == first.variance.shape == power.shape
+    assert not torch.equal(first.wiener_gain, other.wiener_gain)
+    assert first.wiener_gain.shape == first.variance.shape == power.shape
     assert first.z.shape[2:] == (*shape, 3)
     assert first.diverged is not None
     assert first.diverged.shape == first.z.shape[:-1]
@@ -237,13 +238,13 @@ def test_mcem_shapes_and_seeds(make: object, shape: tuple[int, ...], tiny_pair: 
         assert first.energy.shape == first.z.shape[:-1]
     assert first.acceptance.shape == shape
     torch.testing.assert_close(first.responsibilities, torch.ones(1, *shape))
-    assert ((first.gain >= 0) & (first.gain <= 1 + 1e-5)).all()
+    assert ((first.wiener_gain >= 0) & (first.wiener_gain <= 1 + 1e-5)).all()
     assert (first.variance >= 0).all()
     assert len(first.costs) == 3
     assert first.costs[-1] < first.costs[0]
 
 
-@pytest.mark.parametrize("make", ALGORITHMS)
+@pytest.mark.parametrize("make", PRESETS)
 @pytest.mark.parametrize("frames", [1, 6])
 def test_mcem_of_silence_is_finite(make: object, frames: int, tiny_pair: SpeechPair) -> None:
     """Digital silence, in whole and in one frame."""
@@ -254,7 +255,7 @@ def test_mcem_of_silence_is_finite(make: object, frames: int, tiny_pair: SpeechP
     partly[0] = 0
     for power in (silence, partly):
         posterior = infer(algorithm, tiny_pair, power)
-        for result in (posterior.gain, posterior.variance, posterior.z, torch.tensor(posterior.costs)):
+        for result in (posterior.wiener_gain, posterior.variance, posterior.z, torch.tensor(posterior.costs)):
             assert result.isfinite().all()
 
 
@@ -275,8 +276,8 @@ def test_the_papers_schedule() -> None:
     em, final = algorithm.em, algorithm.final
     assert isinstance(em.e_step, Chain)
     assert isinstance(final, Chain)
-    assert (em.e_step.moves, em.e_step.burn_in, em.iterations, em.tolerance) == (40, 30, 100, 1e-5)
-    assert (final.moves, final.burn_in) == (100, 75)
+    assert (em.e_step.num_steps, em.e_step.warmup, em.iterations, em.tolerance) == (40, 30, 100, 1e-5)
+    assert (final.num_steps, final.warmup) == (100, 75)
     assert em.e_step.kernel == RandomWalk(step_size=0.01**0.5)
     assert em.e_step.target_acceptance is None
 
@@ -289,5 +290,5 @@ def test_posterior_as_xarray(tiny_pair: SpeechPair) -> None:
         data = posterior.to_xarray(channel)
         assert data["z"].dims == ("chain", "draw", "frame", "latent")
         assert torch.equal(torch.from_numpy(data["z"].values), posterior.z[:, :, channel])
-        assert torch.equal(torch.from_numpy(data["gain"].values), posterior.gain[channel])
+        assert torch.equal(torch.from_numpy(data["wiener_gain"].values), posterior.wiener_gain[channel])
         assert data["acceptance"].dims == ("frame",)

@@ -14,10 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from avse.data.errors import InputError
-from avse.inference import kernels
-from avse.inference.e_steps import Chain, Position
-from avse.inference.joint import LogJoint, traced
-from avse.inference.kernels import (
+from avse.inference.mcmc import kernels
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import (
     HMC,
     MALA,
     Info,
@@ -30,6 +29,7 @@ from avse.inference.kernels import (
     metropolis,
     normal_like,
 )
+from avse.inference.mcmc.log_density import LogJoint, traced
 from avse.models.linear_gaussian import LinearGaussian
 
 CHAINS, FRAMES, L, MOVES = 4000, 3, 2, 12
@@ -294,7 +294,7 @@ def test_converges_from_a_wrong_start(
     """
     start = (NORMAL.mean + 3.0).expand(1000, FRAMES, L)
     chain = Chain(kernel, moves, moves // 2, target_acceptance=acceptance)
-    draws, position = chain(NORMAL, Position(start), generator)
+    draws, position = chain(NORMAL, ChainState(start), generator)
     assert NORMAL.scores(draws.z).abs().max() < bound(SCORES)
     effective = 1 / NORMAL.whiten(draws.z).mean(0).var(0)
     assert (effective > 4).all()
@@ -304,7 +304,7 @@ def test_converges_from_a_wrong_start(
     assert steps[1] < steps[0] < steps[2]
     assert (draws.acceptance.mean(0) - acceptance).abs().max() < 0.1
     # Negative control: the first few draws are still on their way.
-    early, _ = Chain(kernel, moves=5, burn_in=0)(NORMAL, Position(start), generator)
+    early, _ = Chain(kernel, num_steps=5, warmup=0)(NORMAL, ChainState(start), generator)
     assert NORMAL.scores(early.z).abs().max() > 2 * bound(SCORES)
 
 
@@ -466,15 +466,17 @@ def test_evaluations_of_a_move(kernel: Kernel, cost: int, generator: Generator) 
         calls.append(z)
         return NORMAL(z)
 
-    Chain(kernel, moves=5, burn_in=2)(counted, Position(NORMAL.exact(2, generator)), generator)
+    Chain(kernel, num_steps=5, warmup=2)(counted, ChainState(NORMAL.exact(2, generator)), generator)
     assert len(calls) == 1 + 5 * cost
 
 
 @pytest.mark.parametrize("kernel", [MALA(1.0), HMC(0.4)])
 def test_energy_of_the_draws(kernel: Kernel, generator: Generator) -> None:
     """2 H = |u|^2 + |r|^2 is chi-squared of 2 L degrees: mean L of H, variance L. Six scores, |z| < 5.2."""
-    chain = Chain(kernel, moves=10, burn_in=2)
-    start = Position(NORMAL.exact(CHAINS, generator), kernel.step_size * NORMAL.scale.expand(CHAINS, FRAMES))
+    chain = Chain(kernel, num_steps=10, warmup=2)
+    start = ChainState(
+        NORMAL.exact(CHAINS, generator), kernel.step_size * NORMAL.scale.expand(CHAINS, FRAMES)
+    )
     draws, _ = chain(NORMAL, start, generator)
     assert draws.energy is not None
     assert draws.log_joint is not None
@@ -488,7 +490,7 @@ def test_energy_of_the_draws(kernel: Kernel, generator: Generator) -> None:
 
 
 def test_a_walk_has_no_energy(generator: Generator) -> None:
-    draws, _ = Chain(RandomWalk(), 3, 1)(NORMAL, Position(NORMAL.exact(5, generator)), generator)
+    draws, _ = Chain(RandomWalk(), 3, 1)(NORMAL, ChainState(NORMAL.exact(5, generator)), generator)
     assert draws.energy is None
     assert draws.log_joint is not None
     assert draws.log_joint.shape == (2, 5, FRAMES)
@@ -502,7 +504,7 @@ def test_divergences_are_rejected_and_told(generator: Generator) -> None:
     with pytest.raises(ValueError, match="invalid values"):
         log_joint(start / 0)
     step_size = torch.tensor([1e-3, 1e9] * 3)
-    draws, position = Chain(HMC(), moves=20, burn_in=5)(log_joint, Position(start, step_size), generator)
+    draws, position = Chain(HMC(), num_steps=20, warmup=5)(log_joint, ChainState(start, step_size), generator)
     assert draws.diverged is not None
     assert torch.equal(draws.diverged, torch.tensor([False, True] * 3).expand(15, 6))
     assert torch.equal(position.z[1::2], start[1::2])
@@ -517,7 +519,7 @@ def test_jitter_breaks_periods(generator: Generator) -> None:
 
     def moved(jitter: float) -> Tensor:
         kernel = HMC(step, leapfrog_steps=8, jitter=jitter)
-        draws, _ = Chain(kernel, 20, 0)(lambda z: -z.square().sum(-1) / 2, Position(start), generator)
+        draws, _ = Chain(kernel, 20, 0)(lambda z: -z.square().sum(-1) / 2, ChainState(start), generator)
         return (draws.z[-1] - start).square().mean()
 
     assert moved(0.0) < 1e-20

@@ -8,10 +8,10 @@ import pytest
 import torch
 from pyro.infer import MCMC
 
-from avse.inference.e_steps import Chain, Position
-from avse.inference.joint import closure
-from avse.inference.kernels import HMC, MALA, RandomWalk
-from avse.inference.mcmc import FrameMCMCKernel
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC, MALA, RandomWalk
+from avse.inference.mcmc.log_density import closure
+from avse.inference.mcmc.pyro_kernel import FrameMCMCKernel
 from avse.models.linear_gaussian import LinearGaussian
 
 N, F, L = 400, 4, 2
@@ -52,7 +52,7 @@ def test_the_shell_makes_the_moves_of_the_bare_kernel(kernel) -> None:
     start = torch.zeros(N, L, dtype=torch.float64)
     mcmc = MCMC(FrameMCMCKernel(model, kernel, start, 5), num_samples=7, warmup_steps=3, disable_progbar=True)
     mcmc.run(s=s)
-    draws, _ = Chain(kernel, 10, 3)(closure(model, s=s), Position(start), torch.Generator().manual_seed(5))
+    draws, _ = Chain(kernel, 10, 3)(closure(model, s=s), ChainState(start), torch.Generator().manual_seed(5))
     torch.testing.assert_close(mcmc.get_samples()["z"], draws.z, rtol=0, atol=0)
     assert mcmc.diagnostics()["divergences"]["chain 0"] == []
 

@@ -13,18 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from avse.guides.audio import AudioGuide
-from avse.guides.mixture import (
-    AmortisedResponsibilities,
-    MixtureGuide,
-    OptimalResponsibilities,
-)
+from avse.guides.mixture import AmortisedResponsibilities, MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
-from avse.inference.training import SVI, TrainingSettings
+from avse.inference.svi.training import SVI, TrainingSettings
 from avse.models.av_vae import VisualPrior
 from avse.models.distributions import PowerSpectrum
-from avse.models.lips import LipTrunk
 from avse.models.min_vae import MINVAE
-from avse.models.networks import GaussianEncoder, LogPower, perceptron
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, mlp
 from avse.models.sites import ALPHA, S
 
 L, F, FRAMES, STEPS, BATCH = 2, 6, 4000, 400, 250
@@ -154,7 +150,7 @@ def test_responsibilities_are_found(truth: Truth, trained: Trained) -> None:
 def test_a_network_learns_the_optimal_responsibilities(truth: Truth, trained: Trained) -> None:
     """Model and encoders fixed: the bound leads the network to what the formula gives."""
     pyro.set_rng_seed(3)
-    layers = nn.Sequential(perceptron([F, 16], "tanh"), nn.Linear(16, 1))
+    layers = nn.Sequential(mlp([F, 16], "tanh"), nn.Linear(16, 1))
     network = AmortisedResponsibilities(LogPower(F), layers).double()
     branches = [trained.guide.branch(alpha) for alpha in (1, 0)]
     guide = MixtureGuide(branches[0], branches[1], network)

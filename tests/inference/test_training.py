@@ -13,18 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avse.data.augmentation import EqualiserAugmentation, LevelAugmentation
 from avse.data.corpora.base import Split, Utterance
 from avse.data.datamodule import FrameDataModule
 from avse.data.errors import InputError
-from avse.inference.augmentation import EqualiserAugmentation, LevelAugmentation
-from avse.inference.training import (
-    SVI,
-    TrainingReport,
-    TrainingSettings,
-    read_history,
-    train,
-)
-from avse.pair import PairConfig, SpeechPair
+from avse.inference.svi.training import SVI, TrainingReport, TrainingSettings, read_history, train
+from avse.zoo.pair import PairConfig, SpeechPair
 
 pytestmark = [
     # Deprecations inside Lightning, and what it advises against: frames in memory need no workers.
@@ -35,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites"),
 ]
 
-SETTINGS = TrainingSettings(learning_rate=1e-2, max_epochs=4, kl_warm_up=5, gradient_norm=50.0, seed=3)
+SETTINGS = TrainingSettings(learning_rate=1e-2, max_epochs=4, kl_warmup=5, gradient_norm=50.0, seed=3)
 AUGMENTATIONS = (LevelAugmentation(), EqualiserAugmentation())
 
 

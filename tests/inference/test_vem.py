@@ -18,18 +18,27 @@ from torch import Generator, Tensor, nn
 
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
-from avse.guides.guide import SpeechGuide
+from avse.guides.base import SpeechGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
-from avse.inference.alpha_steps import normalised
-from avse.inference.e_steps import Chain, Draws, Position
-from avse.inference.given_alpha import GivenAlpha, closed, log_alpha, traced
-from avse.inference.joint import LogJoint
-from avse.inference.kernels import MALA, RandomWalk
-from avse.inference.latent_factor import LatentFactor, Shared, Structured, importance_entropy, moments, target
-from avse.inference.mcem import EachBranch, encoded_mixture
-from avse.inference.mean_field import (
+from avse.inference.component_density import ComponentDensity, closed, log_alpha, traced
+from avse.inference.em.initial import InitEachComponent, init_from_encoder
+from avse.inference.mcmc.chain import Chain, ChainState, Draws
+from avse.inference.mcmc.kernels import MALA, RandomWalk
+from avse.inference.mcmc.log_density import LogJoint
+from avse.inference.posterior import Posterior
+from avse.inference.presets import default_vem, papers_vem
+from avse.inference.responsibilities import normalised
+from avse.inference.vem.latent_factor import (
+    LatentFactor,
+    Shared,
+    Structured,
+    importance_entropy,
+    moments,
+    target,
+)
+from avse.inference.vem.mean_field import (
     MeanField,
     Moments,
     Update,
@@ -40,18 +49,17 @@ from avse.inference.mean_field import (
     update_pi,
     update_speech,
 )
-from avse.inference.posterior import Posterior
-from avse.inference.vem import VEM, default_vem, papers_vem
+from avse.inference.vem.vem import VEM
 from avse.models.band_limited import BandLimited
+from avse.models.base import Evaluation, SpeechModel
 from avse.models.distributions import ComplexNormal, exponential_cost
-from avse.models.lips import LipTrunk
 from avse.models.min_vae import MINVAE
-from avse.models.nmf import NMFNoise, RandomStart
+from avse.models.networks.lips import LipTrunk
+from avse.models.nmf import NMFNoise, RandomInit
 from avse.models.noisy import WienerMoments
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import Evaluation, SpeechModel
 from avse.models.vae_mm import VAEMM
-from avse.pair import PairConfig, SpeechPair
+from avse.zoo.pair import PairConfig, SpeechPair
 
 F, L, N, A, K = 5, 2, 4, 2, 3
 Z_BOUND = 4.5
@@ -136,8 +144,8 @@ def noise(frames: int = N, *batch: int, gain: bool = True, smoothness: float = 0
     return NMFNoise(rand(*batch, F, K) + 0.01, rand(*batch, K, frames) + 0.01, g, smoothness, 1e-9)
 
 
-def given(model: SpeechModel, frames: int = N, latents: int = L, joint: object = closed) -> GivenAlpha:
-    return GivenAlpha(model, None, log_alpha(model, randn(frames, latents)), joint)  # type: ignore[arg-type]
+def given(model: SpeechModel, frames: int = N, latents: int = L, joint: object = closed) -> ComponentDensity:
+    return ComponentDensity(model, None, log_alpha(model, randn(frames, latents)), joint)  # type: ignore[arg-type]
 
 
 def some_field(frames: int = N, *batch: int, values: int = A, smoothness: float = 0.0) -> MeanField:
@@ -174,7 +182,7 @@ def test_the_density_of_z_is_the_weighted_sum_of_the_log_joints(make: Callable, 
     for c in range(3):
         for n in range(N):
             gain, variance = field.speech.gain[n], field.speech.variance[n]
-            power = (gain**2 * field.power[n] + variance) / field.noise.gain[n]
+            power = (gain**2 * field.power[n] + variance) / field.noise.frame_gain[n]
             parts = []
             for a in range(A):
                 log_prior, _, log_likelihood = model.by_hand(a, z[c, n], power)
@@ -214,7 +222,7 @@ def test_the_step_of_s_written_out(make: Callable) -> None:
                 for f in range(F):
                     precision[f] += float(field.responsibilities[a, n]) / 6 / sigma[f]
         for f in range(F):
-            speech, other = float(field.noise.gain[n]) / precision[f], float(noise_variance[n, f])
+            speech, other = float(field.noise.frame_gain[n]) / precision[f], float(noise_variance[n, f])
             gain = speech / (speech + other)
             assert float(result.speech.gain[n, f]) == pytest.approx(gain, rel=1e-9)
             assert float(result.speech.variance[n, f]) == pytest.approx(gain * other, rel=1e-9)
@@ -270,7 +278,7 @@ def test_the_step_of_the_noise_written_out() -> None:
         H = H * torch.sqrt((W.T @ (target_power / V**2)) / (W.T @ (1 / V)))
     torch.testing.assert_close(result.variance(), (W @ H).T)
     torch.testing.assert_close(result.W.sum(-2), torch.ones(K, dtype=torch.float64))
-    assert torch.equal(result.gain, field.noise.gain)
+    assert torch.equal(result.gain, field.noise.frame_gain)
     # Negative control: without nu the target is another.
     point = replace(field, speech=WienerMoments(field.speech.gain, torch.zeros_like(field.power)))
     assert (UpdateNoise(rounds=2)(point, some_moments()).noise.variance() - (W @ H).T).abs().max() > 0.01
@@ -280,7 +288,7 @@ def test_the_step_of_the_noise_written_out() -> None:
 def test_the_steps_of_gain_and_pi_written_out(values: int) -> None:
     """g = mean_f P_s sum_a r(a) E 1 / sigma; pi = (1 + sum_n r_n) / (A + N)."""
     field, averages = some_field(values=values), some_moments(values=values)
-    gain = update_gain(field, averages).noise.gain
+    gain = update_gain(field, averages).noise.frame_gain
     pi = update_pi(field, averages).log_pi.exp()
     assert pi.shape == (values, N)
     for n in range(N):
@@ -339,9 +347,11 @@ def test_the_free_energy_is_the_cost_of_the_mixture_where_r_of_s_is_exact() -> N
     averages = moments(Shared(), given(one), z)
     field = replace(field, log_pi=torch.zeros(1, N).double(), responsibilities=torch.ones(1, N).double())
     evaluation = one.evaluate(z[0])
-    mixture = field.noise.gain[:, None] * evaluation.log_variance[0].exp() + field.noise.variance()
+    mixture = field.noise.frame_gain[:, None] * evaluation.log_variance[0].exp() + field.noise.variance()
     exact = (
-        exponential_cost(field.power, mixture).sum() + field.noise.roughness() - evaluation.log_prior.sum()
+        exponential_cost(field.power, mixture).sum()
+        + field.noise.neg_log_smoothness_prior()
+        - evaluation.log_prior.sum()
     )
     torch.testing.assert_close(free_energy(update_speech(field, averages), averages), exact)
     assert free_energy(field, averages) > exact + 0.1  # any other r(s) is worse
@@ -364,14 +374,14 @@ def test_the_free_energy_is_the_bound_by_simulation(generator: Generator) -> Non
     for d in range(7):
         evaluation = model.evaluate(draws[d])
         for a in range(A):
-            log_variance = evaluation.log_variance[a] + field.noise.gain.log()[:, None]
+            log_variance = evaluation.log_variance[a] + field.noise.frame_gain.log()[:, None]
             log_speech[a] += ComplexNormal(torch.zeros_like(x), log_variance).log_prob(s).sum(-1) / 7
         log_prior += evaluation.log_prior / 7
     r = field.responsibilities
     alpha = (r * (r.log() - log_prior)).sum(0) - averages.entropy[0]
     log_r_of_s = r_of_s.log_prob(s).sum(-1)
     sample = (alpha + log_r_of_s - log_noise - (r[:, None] * log_speech).sum(0)).sum(-1)
-    sample = sample + field.noise.roughness() - N * F * math.log(math.pi)
+    sample = sample + field.noise.neg_log_smoothness_prior() - N * F * math.log(math.pi)
     score = (free_energy(field, averages) - sample.mean()) / (sample.std() / count**0.5)
     assert abs(score) < Z_BOUND
 
@@ -400,7 +410,7 @@ def stale_noise(field: MeanField, averages: Moments) -> MeanField:
 def averaged_filters(field: MeanField, averages: Moments) -> MeanField:
     """MCEM's filter in the place of the mean field's: arithmetic for harmonic."""
     noise_variance = field.noise.variance()
-    speech = field.noise.gain[:, None] / averages.precision
+    speech = field.noise.frame_gain[:, None] / averages.precision
     gain = (field.responsibilities.unsqueeze(-1) * speech / (speech + noise_variance)).sum(0)
     return replace(field, speech=WienerMoments(gain, gain * noise_variance))
 
@@ -437,7 +447,7 @@ def test_wrong_steps_raise_it(wrong: Update) -> None:
 GRID = torch.linspace(-8, 8, 401, dtype=torch.float64)
 
 
-def on_grid(factor: LatentFactor, story: GivenAlpha, field: MeanField, summed: bool = False) -> Moments:
+def on_grid(factor: LatentFactor, story: ComponentDensity, field: MeanField, summed: bool = False) -> Moments:
     """Moments of the exact r(z), L = 1; `summed` takes logsumexp over alpha, which is wrong."""
     frames = field.power.shape[0]
     z = GRID[:, None, None].expand(-1, frames, 1)
@@ -460,7 +470,7 @@ def on_grid(factor: LatentFactor, story: GivenAlpha, field: MeanField, summed: b
 
 
 def fixed_point(
-    factor: LatentFactor, story: GivenAlpha, start: MeanField, passes: int = 150, summed: bool = False
+    factor: LatentFactor, story: ComponentDensity, start: MeanField, passes: int = 150, summed: bool = False
 ) -> tuple[MeanField, Moments]:
     """Mean field at fixed parameters with exact r(z), and the last moments."""
     field = start
@@ -521,7 +531,7 @@ def test_the_geometric_mean_is_not_the_sum(generator: Generator) -> None:
     field = some_field(frames)
     even = torch.full((2, frames), 0.5, dtype=torch.float64)
     density = target(Shared(), given(model, frames, 1), field.clean_power, even)
-    start = Position(randn(frames, 1))
+    start = ChainState(randn(frames, 1))
     draws, _ = Chain(MALA(1.0), 30, 29)(density, start, generator)
     z = draws.z[-1, :, 0]
     assert abs(z.mean()) * frames**0.5 < Z_BOUND
@@ -557,8 +567,8 @@ def vem_at(noise: NMFNoise, factor: LatentFactor, iterations: int = 15, **change
     """Fixed noise, one chain a frame."""
     kernel = MALA(0.5)
     algorithm = VEM(
-        noise_start=lambda power, generator: noise,
-        latent_starts=(encoded,),
+        noise_init=lambda power, generator: noise,
+        latent_inits=(encoded,),
         e_step=Chain(kernel, 40, 10, target_acceptance=0.57),
         final=Chain(kernel, 300, 100, target_acceptance=0.57),
         factor=factor,
@@ -600,7 +610,7 @@ def test_a_conjugate_mean_field_reaches_its_fixed_point() -> None:
         r = (model.pi.log() + log_joint).softmax(0)
     assert 0.05 < r[1] < 0.95
     torch.testing.assert_close(posterior.responsibilities.mean(-1), r, rtol=0, atol=0.004)
-    torch.testing.assert_close(posterior.gain.mean(0), gain, rtol=0, atol=0.004)
+    torch.testing.assert_close(posterior.wiener_gain.mean(0), gain, rtol=0, atol=0.004)
     torch.testing.assert_close(posterior.variance.mean(0), gain * V, rtol=0, atol=0.004)
     torch.testing.assert_close(posterior.z.mean((0, 1, 2)), mean, rtol=0, atol=0.02)
     torch.testing.assert_close(posterior.z.var((0, 1, 2)), 1 / inverse, rtol=0.03, atol=0)
@@ -624,14 +634,14 @@ def test_the_algorithm_reaches_the_fixed_point_of_the_grid(make: Callable, facto
     chain = Chain(MALA(0.5), 120, 20, target_acceptance=0.57)
     posterior = run(vem_at(fixed, factor, e_step=chain), model, power, 1)
     story = given(model, latents=1, frames=1)
-    alone = NMFNoise(fixed.W, fixed.H[:, :1], fixed.gain[:1])
+    alone = NMFNoise(fixed.W, fixed.H[:, :1], fixed.frame_gain[:1])
     start = MeanField.start(power[:1], alone, story.log_alpha)
     truth, _ = fixed_point(factor, story, start)
     wrong, _ = fixed_point(Shared(), story, start, summed=isinstance(factor, Shared))
     r = posterior.responsibilities.mean(-1)
     assert 0.05 < truth.responsibilities[1] < 0.95
     assert (r - truth.responsibilities[:, 0]).abs().max() < 0.006
-    assert (posterior.gain.mean(0) - truth.speech.gain[0]).abs().max() < 0.006
+    assert (posterior.wiener_gain.mean(0) - truth.speech.gain[0]).abs().max() < 0.006
     assert (posterior.variance.mean(0) - truth.speech.variance[0]).abs().max() < 0.006
     assert (r - wrong.responsibilities[:, 0]).abs().max() > 0.03
 
@@ -652,7 +662,7 @@ def test_the_chains_draw_the_factor(factor: LatentFactor, generator: Generator) 
     many = given(model, frames, 1)
     density = target(factor, many, one.clean_power.expand(frames, F), one.responsibilities.expand(A, frames))
     start = factor.start([randn(frames, 1)], A, torch.Size([frames]))
-    draws, _ = Chain(MALA(0.5), 80, 79, target_acceptance=0.57)(density, Position(start), generator)
+    draws, _ = Chain(MALA(0.5), 80, 79, target_acceptance=0.57)(density, ChainState(start), generator)
     last = draws.z[-1, 0, ..., 0].reshape(-1, frames)
     means = (last.mean(-1) - mean) / (variance / frames).sqrt()
     spreads = ((last - mean[:, None]).square().mean(-1) - variance) / ((fourth - variance**2) / frames).sqrt()
@@ -667,8 +677,8 @@ class Standing:
     z: Tensor
 
     def __call__(
-        self, log_joint: LogJoint, position: Position, generator: Generator
-    ) -> tuple[Draws, Position]:
+        self, log_joint: LogJoint, position: ChainState, generator: Generator
+    ) -> tuple[Draws, ChainState]:
         assert log_joint(self.z).shape == self.z.shape[:-1]
         return Draws(self.z, torch.ones_like(self.z[0, ..., 0])), position
 
@@ -693,7 +703,7 @@ def test_the_whole_is_its_steps_one_after_the_other() -> None:
     for _ in range(2):
         field = update_alpha(update_speech(field, averages), averages)
     torch.testing.assert_close(posterior.responsibilities, field.responsibilities)
-    torch.testing.assert_close(posterior.gain, update_speech(field, averages).speech.gain)
+    torch.testing.assert_close(posterior.wiener_gain, update_speech(field, averages).speech.gain)
     torch.testing.assert_close(posterior.variance, update_speech(field, averages).speech.variance)
     assert torch.equal(posterior.z, draws.z.transpose(0, 1))
 
@@ -706,7 +716,7 @@ def test_the_gain_reaches_its_maximum_likelihood() -> None:
     fixed = NMFNoise(torch.full((F, 1), 0.2).double(), torch.ones(1, N).double(), torch.ones(N).double())
     chain = Chain(RandomWalk(1.0), 2, 1)
     algorithm = vem_at(fixed, Shared(), 40, e_step=chain, final=chain, rounds=25, updates=(update_gain,))
-    gain = run(algorithm, model, power).noise.gain
+    gain = run(algorithm, model, power).noise.frame_gain
     torch.testing.assert_close(gain, (power.mean(-1) - 0.2) / math.exp(0.3), rtol=1e-6, atol=0)
 
 
@@ -734,14 +744,14 @@ def test_an_impossible_component_is_as_if_it_were_not_there(factor: LatentFactor
     mixed, alone = run(algorithm, both, power), run(replace(algorithm, factor=Shared()), one, power)
     assert torch.equal(mixed.responsibilities[0], torch.zeros(N, dtype=torch.float64))
     assert torch.equal(mixed.responsibilities[1], torch.ones(N, dtype=torch.float64))
-    for result in (mixed.gain, mixed.variance, mixed.z, torch.tensor(mixed.costs)):
+    for result in (mixed.wiener_gain, mixed.variance, mixed.z, torch.tensor(mixed.costs)):
         assert result.isfinite().all()
     if isinstance(factor, Shared):
-        torch.testing.assert_close(mixed.gain, alone.gain)
+        torch.testing.assert_close(mixed.wiener_gain, alone.wiener_gain)
         torch.testing.assert_close(mixed.z, alone.z)
         assert mixed.costs == pytest.approx(alone.costs)
     else:
-        assert (mixed.gain - alone.gain).abs().max() < 0.1
+        assert (mixed.wiener_gain - alone.wiener_gain).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("factor", [Shared(4), Structured(4)], ids=lambda f: type(f).__name__)
@@ -753,7 +763,11 @@ def test_the_trace_and_the_closed_form_run_alike(make: Callable, factor: LatentF
     algorithm = vem_at(fitted, factor, 3, e_step=chain, final=chain, updates=updates)
     quick = run(algorithm, model, power)
     slow = run(replace(algorithm, joint=traced), model, power)
-    for one, other in ((quick.z, slow.z), (quick.gain, slow.gain), (quick.noise.W, slow.noise.W)):  # type: ignore[attr-defined]
+    for one, other in (
+        (quick.z, slow.z),
+        (quick.wiener_gain, slow.wiener_gain),
+        (quick.noise.W, slow.noise.W),
+    ):  # type: ignore[attr-defined]
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(quick.responsibilities, slow.responsibilities, rtol=1e-9, atol=1e-12)
     assert quick.costs == pytest.approx(slow.costs, rel=1e-9)
@@ -861,7 +875,7 @@ class FourNormals(SpeechModel):
         return 0.3 * z.cumsum(-1)[..., [0, 1, 0, 1, 1]]
 
 
-ALGORITHMS = {
+PRESETS = {
     "default": default_vem,
     "papers": papers_vem,
     "structured": lambda: replace(default_vem(), factor=Structured(2)),
@@ -873,26 +887,26 @@ def short(algorithm: VEM) -> VEM:
     return replace(
         algorithm,
         iterations=3,
-        e_step=replace(algorithm.e_step, moves=4, burn_in=2),  # type: ignore[type-var]
-        final=replace(algorithm.final, moves=5, burn_in=2),  # type: ignore[type-var]
+        e_step=replace(algorithm.e_step, num_steps=4, warmup=2),  # type: ignore[type-var]
+        final=replace(algorithm.final, num_steps=5, warmup=2),  # type: ignore[type-var]
     )
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("model", [StudentT(), FourNormals(), BandLimited(FourNormals(), F)])
 @pytest.mark.parametrize("shape", [(6,), (1,), (2, 3)])
 def test_models_that_override_latent_alone(model: SpeechModel, name: str, shape: tuple[int, ...]) -> None:
-    algorithm = short(ALGORITHMS[name]())
+    algorithm = short(PRESETS[name]())
     power, told = 4 * rand(*shape, F), []
     posterior = algorithm(model, AnyGuide(), power, None, Generator().manual_seed(0), told.append)
     values = 1 if isinstance(model, StudentT) else 4
-    chains = len(algorithm.latent_starts)
+    chains = len(algorithm.latent_inits)
     assert posterior.z.shape == (chains, 3, *shape, L)
-    assert posterior.gain.shape == posterior.variance.shape == power.shape
+    assert posterior.wiener_gain.shape == posterior.variance.shape == power.shape
     assert posterior.acceptance.shape == shape
     assert posterior.responsibilities.shape == (values, *shape)
     torch.testing.assert_close(posterior.responsibilities.sum(0), torch.ones(shape, dtype=torch.float64))
-    assert ((posterior.gain > 0) & (posterior.gain < 1)).all()
+    assert ((posterior.wiener_gain > 0) & (posterior.wiener_gain < 1)).all()
     assert (posterior.variance > 0).all()
     assert ((posterior.acceptance >= 0) & (posterior.acceptance <= 1 + 1e-9)).all()
     assert len(posterior.costs) == 3
@@ -907,10 +921,10 @@ def test_models_that_override_latent_alone(model: SpeechModel, name: str, shape:
     assert not torch.equal(other.z, posterior.z)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_silence_is_finite(name: str) -> None:
     """Digital silence in float32, in whole and in one frame, for one frame and more."""
-    algorithm = replace(short(ALGORITHMS[name]()), iterations=8)
+    algorithm = replace(short(PRESETS[name]()), iterations=8)
     model = vae_mm()
     for part in ("log_pi", "means", "scales", "slopes", "offsets"):
         setattr(model, part, getattr(model, part).float())
@@ -918,9 +932,9 @@ def test_silence_is_finite(name: str) -> None:
     partly[0] = 0
     for power in (torch.zeros(1, F), torch.zeros(4, F), partly):
         posterior = algorithm(model, AnyGuide(), power, None, Generator().manual_seed(0))
-        for result in (posterior.gain, posterior.variance, posterior.z, torch.tensor(posterior.costs)):
+        for result in (posterior.wiener_gain, posterior.variance, posterior.z, torch.tensor(posterior.costs)):
             assert result.isfinite().all()
-        assert posterior.gain.dtype == posterior.responsibilities.dtype == torch.float32
+        assert posterior.wiener_gain.dtype == posterior.responsibilities.dtype == torch.float32
 
 
 def test_chances_of_alpha_from_the_lips() -> None:
@@ -951,12 +965,12 @@ def pair_of(architecture: str) -> SpeechPair:
     return pair
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("architecture", PAIRS)
 def test_pairs_of_the_zoo(architecture: str, name: str) -> None:
     """Each trunk looks at the lips once; other lips, another answer; without lips, a plain error."""
     seen, pair = architecture != "a-vae", pair_of(architecture)
-    algorithm, looks = short(ALGORITHMS[name]()), []
+    algorithm, looks = short(PRESETS[name]()), []
     trunks = [part for part in nn.ModuleList(pair.modules().values()).modules() if isinstance(part, LipTrunk)]
     for trunk in trunks:
         trunk.layers.register_forward_hook(lambda *ignored: looks.append(None))
@@ -964,12 +978,12 @@ def test_pairs_of_the_zoo(architecture: str, name: str) -> None:
     visual = torch.cat([torch.randn(6, 16), torch.ones(6, 1)], -1) if seen else None
     posterior = algorithm(pair.model, pair.guide, power, visual, Generator().manual_seed(0))
     assert len(looks) == len(trunks)
-    assert ((posterior.gain > 0) & (posterior.gain < 1)).all()
+    assert ((posterior.wiener_gain > 0) & (posterior.wiener_gain < 1)).all()
     assert posterior.costs[-1] < posterior.costs[0]
     torch.testing.assert_close(posterior.responsibilities, torch.ones(1, 2, 6))
     if visual is not None:
         other = algorithm(pair.model, pair.guide, power, visual.roll(1, 0), Generator().manual_seed(0))
-        assert not torch.equal(other.gain, posterior.gain)
+        assert not torch.equal(other.wiener_gain, posterior.wiener_gain)
         with pytest.raises(ValueError, match="give visual"):
             algorithm(pair.model, pair.guide, power, None, Generator().manual_seed(0))
 
@@ -989,24 +1003,26 @@ def test_mixtures_of_the_zoo(make: str, factor: LatentFactor) -> None:
     else:
         model, second = MINVAE(L, looked.model.decoder, looked.model.lips), seen.guide  # type: ignore[arg-type]
     guide = MixtureGuide(heard.guide, second, OptimalResponsibilities(model))
-    algorithm = replace(short(papers_vem()), factor=factor, latent_starts=(EachBranch(encoded_mixture),))
+    algorithm = replace(
+        short(papers_vem()), factor=factor, latent_inits=(InitEachComponent(init_from_encoder),)
+    )
     posterior = algorithm(model, guide, power, visual, Generator().manual_seed(0))
     chains = 2 if isinstance(factor, Shared) else 1
     assert posterior.z.shape == (chains, 3, 2, 6, L)
     assert posterior.responsibilities.shape == (2, 2, 6)
     assert torch.tensor(posterior.costs).isfinite().all()
-    starts = EachBranch(encoded_mixture)(model, guide, power, visual, noise())
+    starts = InitEachComponent(init_from_encoder)(model, guide, power, visual, noise())
     assert torch.equal(starts[0], second.posterior(power, visual).mean)
     assert torch.equal(starts[1], heard.guide.posterior(power).mean)
     if make == "vae-mm" and isinstance(factor, Shared):
         sure = VAEMM(heard.model, looked.model, pi=1.0)
-        one = replace(algorithm, latent_starts=(encoded,))
+        one = replace(algorithm, latent_inits=(encoded,))
         certain, alone = (
             one(model, heard.guide, power, visual, Generator().manual_seed(0))
             for model in (sure, heard.model)
         )
         assert torch.equal(certain.responsibilities[0], torch.zeros(2, 6))
-        torch.testing.assert_close(certain.gain, alone.gain)
+        torch.testing.assert_close(certain.wiener_gain, alone.wiener_gain)
         assert certain.costs == pytest.approx(alone.costs, rel=1e-5)
 
 
@@ -1016,7 +1032,7 @@ def test_a_structured_factor_asks_each_component_for_its_own_z_alone() -> None:
     visual = torch.cat([randn(6, 16), torch.ones(6, 1)], -1)
     power, z = rand(2, 6, 9), randn(3, A, 2, 6, L)
     r = randn(A, 2, 6).softmax(0)
-    story = GivenAlpha(model, visual, log_alpha(model, z[0, 0], visual))
+    story = ComponentDensity(model, visual, log_alpha(model, z[0, 0], visual))
     slow = replace(story, joint=traced)
     calls: list[None] = []
     for component in (model.first, model.second):
@@ -1045,9 +1061,9 @@ def test_a_run_that_settles_stops() -> None:
 def test_the_papers_schedule() -> None:
     """Numbers that the papers state."""
     algorithm = papers_vem()
-    assert algorithm.e_step == Chain(RandomWalk(step_size=0.01**0.5), moves=40, burn_in=30)
+    assert algorithm.e_step == Chain(RandomWalk(step_size=0.01**0.5), num_steps=40, warmup=30)
     assert (algorithm.iterations, algorithm.tolerance, algorithm.gain_floor) == (100, 1e-5, 0.0)
-    assert algorithm.noise_start == RandomStart(rank=10)
+    assert algorithm.noise_init == RandomInit(rank=10)
     assert algorithm.factor == Shared()
     assert algorithm.updates == (UpdateNoise(), update_pi)
 
@@ -1067,10 +1083,10 @@ def test_vem_separates_what_the_model_generated() -> None:
     for factor in (Shared(), Structured()):
         chain = Chain(MALA(0.5), 10, 4, target_acceptance=0.57)
         algorithm = replace(
-            default_vem(), factor=factor, e_step=chain, latent_starts=(encoded,), iterations=30
+            default_vem(), factor=factor, e_step=chain, latent_inits=(encoded,), iterations=30
         )
         posterior = run(algorithm, model, x.abs().square())
-        error = (posterior.gain * x - speech).abs().square()
+        error = (posterior.wiener_gain * x - speech).abs().square()
         assert error.sum() < 0.8 * (x - speech).abs().square().sum()
         # The stated variance is of the right size, and says where the errors are.
         assert 0.5 < error.sum() / posterior.variance.sum() < 3

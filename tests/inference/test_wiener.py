@@ -10,10 +10,10 @@ from torch import Tensor
 
 from avse.inference.wiener import average_filter
 from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.base import SpeechModel
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import SpeechModel
 
 N, F, L, R = 4, 5, 2, 3
 
@@ -58,7 +58,7 @@ def test_average_over_draws_written_out() -> None:
     noise_variance = (model.noise.W @ model.noise.H).T
     gains = []
     for draw in z:
-        speech = model.noise.gain[:, None] * model.speech.decoder(draw).exp()
+        speech = model.noise.frame_gain[:, None] * model.speech.decoder(draw).exp()
         gains.append(speech / (speech + noise_variance))
     gain = sum(gains) / R
     spread = sum((g - gain).square() for g in gains) / R
@@ -81,7 +81,7 @@ def test_average_over_alpha_written_out() -> None:
     for draw in z:
         filters, log_weights = [], []
         for alpha, prior in ((0, 0.7), (1, 0.3)):
-            speech = model.noise.gain[:, None] * model.speech.decoders[alpha](draw).exp()
+            speech = model.noise.frame_gain[:, None] * model.speech.decoders[alpha](draw).exp()
             total = speech + noise_variance
             filters.append(speech / total)
             log_weights.append(math.log(prior) - (total.log() + power / total).sum(-1))
@@ -105,7 +105,7 @@ def test_a_batch_is_each_recording_alone() -> None:
     z, power = torch.randn(R, 2, N, L, dtype=torch.float64), torch.rand(2, N, F, dtype=torch.float64)
     average = average_filter(NoisySpeech(speech, together), z, power)
     for i in range(2):
-        alone = NMFNoise(together.W[i], together.H[i], together.gain[i])
+        alone = NMFNoise(together.W[i], together.H[i], together.frame_gain[i])
         single = average_filter(NoisySpeech(speech, alone), z[:, i], power[i])
         for whole, part in zip(average, single, strict=True):
             torch.testing.assert_close(whole[:, i] if whole is average.responsibilities else whole[i], part)
@@ -126,9 +126,9 @@ def test_oracle_is_the_wiener_filter(control: bool) -> None:
     speech = AVAE(StandardNormal(L).double(), Line(2.0))
     z = torch.randn(frames, L, dtype=torch.float64)
     s = complex_normal(speech.decoder(z).exp())
-    target = true.gain.sqrt()[:, None] * s
+    target = true.frame_gain.sqrt()[:, None] * s
     x = target + complex_normal(true.variance())
-    used = NMFNoise(true.W, true.H, torch.ones_like(true.gain)) if control else true
+    used = NMFNoise(true.W, true.H, torch.ones_like(true.frame_gain)) if control else true
     average = average_filter(NoisySpeech(speech, used), z[None], x.abs().square())
     error = target - average.gain * x
     calibration = error.abs().square() / average.variance - 1
@@ -147,7 +147,7 @@ def test_posterior_variance_covers_the_uncertainty_of_z() -> None:
     speech = AVAE(StandardNormal(1).double(), Line(3.0, 1, bins))
     model = NoisySpeech(speech, true)
     z = torch.randn(frames, 1, dtype=torch.float64)
-    target = true.gain.sqrt()[:, None] * complex_normal(speech.decoder(z).exp())
+    target = true.frame_gain.sqrt()[:, None] * complex_normal(speech.decoder(z).exp())
     x = target + complex_normal(true.variance())
     power = x.abs().square()
     grid = torch.linspace(-5, 5, 400, dtype=torch.float64)

@@ -15,23 +15,25 @@ from pyro import poutine
 from torch import Generator, Tensor, nn
 
 from avse.data.front_end import FrontEnd
-from avse.data.lip_front_end import LipFrontEnd
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
-from avse.inference.e_steps import Chain
-from avse.inference.joint import closure, frame_log_joint, sum_out_alpha
-from avse.inference.kernels import MALA
-from avse.inference.mcem import MCEM, default_mcem, encoded_mixture, papers_mcem
+from avse.inference.em.initial import init_from_encoder
+from avse.inference.em.mcem import MCEM
+from avse.inference.mcmc.chain import Chain
+from avse.inference.mcmc.kernels import MALA
+from avse.inference.mcmc.log_density import closure, frame_log_joint, sum_out_alpha
 from avse.inference.posterior import Posterior
+from avse.inference.presets import default_mcem, papers_mcem
 from avse.models.a_vae import StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
-from avse.models.lips import LipTrunk
-from avse.models.networks import POWER_FLOOR, GaussianEncoder, SpectrumDecoder
+from avse.models.base import SpeechModel
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, SpectrumDecoder
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import Z
-from avse.models.speech import SpeechModel
-from avse.pair import PairConfig, SpeechPair
+from avse.zoo.pair import PairConfig, SpeechPair
 
 L, F, N, C, R, E, D, H = 2, 5, 4, 2, 6, 3, 8, 7
 SHAPES = [(N, L), (R, N, L), (R, C, N, L)]
@@ -40,7 +42,7 @@ PRIORS = ["network", "standard"]
 
 def av_vae(prior: str = "network", kind: type[AVVAE] = AVVAE) -> AVVAE:
     trunk = LipTrunk(nn.Sequential(nn.Linear(D - 1, E), nn.Tanh()), E)
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     network = GaussianEncoder(E, [6], L, "tanh")
     return kind(
         trunk,
@@ -71,7 +73,7 @@ def by_hand(model: AVVAE, z: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
     """log p(z | v) and log sigma(z, v), layer by layer."""
     pixels, valid = visual[..., :-1], visual[..., -1:]
     embedding = valid * torch.tanh(pixels @ model.lips.layers[0].weight.T + model.lips.layers[0].bias)
-    embedding = embedding + (1 - valid) * model.lips.unseen
+    embedding = embedding + (1 - valid) * model.lips.missing_embedding
     if isinstance(model.prior, StandardNormal):
         mean, log_variance = torch.zeros(L), torch.zeros(L)
     else:
@@ -168,7 +170,7 @@ def test_noisy_log_joint_by_hand() -> None:
     speech, mask, visual = av_vae(), noise(), lips()
     power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(N, L, dtype=torch.float64)
     log_prior, log_variance = by_hand(speech, z, visual)
-    variance = mask.gain[:, None] * log_variance.exp() + (mask.W @ mask.H).T + mask.floor
+    variance = mask.frame_gain[:, None] * log_variance.exp() + (mask.W @ mask.H).T + mask.floor
     truth = log_prior + torch.distributions.Exponential(1 / variance).log_prob(power).sum(-1)
     joint = NoisySpeech(speech, mask).log_joint(z, power, visual)
     torch.testing.assert_close(joint[0], truth, rtol=1e-9, atol=1e-9)
@@ -294,7 +296,7 @@ def pair_of(architecture: str, arguments: dict[str, object]) -> SpeechPair:
 
 
 def short(algorithm: MCEM) -> MCEM:
-    final = replace(algorithm.final, moves=6, burn_in=2) if isinstance(algorithm.final, Chain) else None
+    final = replace(algorithm.final, num_steps=6, warmup=2) if isinstance(algorithm.final, Chain) else None
     assert final is not None
     return replace(algorithm, em=replace(algorithm.em, iterations=2), final=final)
 
@@ -303,7 +305,7 @@ def langevin_from_the_encoder() -> MCEM:
     """The model's trunk is first asked where gradients are recorded."""
     chain = Chain(MALA(0.1), 3, 1)
     return replace(
-        default_mcem(), latent_starts=(encoded_mixture,), em=replace(default_mcem().em, e_step=chain)
+        default_mcem(), latent_inits=(init_from_encoder,), em=replace(default_mcem().em, e_step=chain)
     )
 
 
@@ -326,18 +328,18 @@ def test_mcem_with_lips(
     visual = torch.cat([2 * torch.randn(6, 16), torch.tensor([[1.0]] * 5 + [[0.0]])], -1)
     posterior = infer(make, pair, power, visual)
     assert len(looks) == len(trunks) == (2 if architecture[1].get("tied") is False else 1)
-    assert posterior.gain.shape == posterior.variance.shape == power.shape
+    assert posterior.wiener_gain.shape == posterior.variance.shape == power.shape
     assert posterior.z.shape[2:] == (*shape, L)
-    assert ((posterior.gain >= 0) & (posterior.gain <= 1 + 1e-5)).all()
+    assert ((posterior.wiener_gain >= 0) & (posterior.wiener_gain <= 1 + 1e-5)).all()
     assert posterior.costs[-1] < posterior.costs[0]
     again = infer(make, pair, power, visual.clone())
-    assert torch.equal(again.gain, posterior.gain)
+    assert torch.equal(again.wiener_gain, posterior.wiener_gain)
     # Other lips, another answer; but pixels that are not seen do not count.
     unseen, other = visual.clone(), visual.clone()
     unseen[5, :-1] += 1
     other[:5, :-1] += 1
-    assert torch.equal(infer(make, pair, power, unseen).gain, posterior.gain)
-    assert not torch.equal(infer(make, pair, power, other).gain, posterior.gain)
+    assert torch.equal(infer(make, pair, power, unseen).wiener_gain, posterior.wiener_gain)
+    assert not torch.equal(infer(make, pair, power, other).wiener_gain, posterior.wiener_gain)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a[0]}{len(a[1])}")

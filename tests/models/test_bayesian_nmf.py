@@ -18,16 +18,16 @@ from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 
 from avse.data.errors import InputError
-from avse.inference.e_steps import Chain, Position
-from avse.inference.joint import LogJoint
-from avse.inference.kernels import HMC
-from avse.inference.mcmc import nuts
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.kernels import HMC
+from avse.inference.mcmc.log_density import LogJoint
+from avse.inference.mcmc.pyro_kernel import nuts
 from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.base import SpeechModel
 from avse.models.bayesian_nmf import GammaNMF, SpeechInUnknownNoise
 from avse.models.min_vae import MINVAE
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
-from avse.models.speech import SpeechModel
 from avse.models.vae_mm import VAEMM
 
 ALARM = 1e-4
@@ -209,8 +209,8 @@ def test_impossible_priors_are_refused(wrong: dict[str, float]) -> None:
 # NUTS against truth --------------------------------------------------------------------------------------
 
 
-def run(kernel: NUTS, power: Tensor, draws: int, warm_up: int) -> dict[str, Tensor]:
-    mcmc = MCMC(kernel, num_samples=draws, warmup_steps=warm_up, disable_progbar=True)
+def run(kernel: NUTS, power: Tensor, draws: int, warmup: int) -> dict[str, Tensor]:
+    mcmc = MCMC(kernel, num_samples=draws, warmup_steps=warmup, disable_progbar=True)
     mcmc.run(power=power)
     samples: dict[str, Tensor] = mcmc.get_samples()
     return samples
@@ -284,11 +284,11 @@ def test_nuts_agrees_with_our_own_hmc() -> None:
         level = noise.noise(site).variance().sum(-1).log()
         return torch.cat([site["z"][..., 0], site["W"][..., 0, :], level], -1)
 
-    start = Position(torch.zeros(400, 1, 2 * frames + bins - 1, dtype=torch.float64))
+    start = ChainState(torch.zeros(400, 1, 2 * frames + bins - 1, dtype=torch.float64))
 
     def reference(log_joint: LogJoint) -> tuple[Tensor, Tensor]:
         """Posterior means and their standard errors, by the spread of the chains."""
-        chain = Chain(HMC(0.2), moves=110, burn_in=40, target_acceptance=0.8)
+        chain = Chain(HMC(0.2), num_steps=110, warmup=40, target_acceptance=0.8)
         draws, _ = chain(log_joint, start, torch.Generator().manual_seed(0))
         averages = asked(sites(draws.z)).mean(0)
         return averages.mean(0), averages.std(0) / math.sqrt(len(averages))

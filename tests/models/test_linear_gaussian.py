@@ -33,7 +33,7 @@ def test_posterior_is_the_conditional_of_the_joint_normal(model: LinearGaussian,
 
 def test_evidence_and_posterior_by_quadrature(model: LinearGaussian, s: Tensor) -> None:
     """The joint, as its trace scores it, summed over a grid of z."""
-    from avse.inference.joint import frame_log_joint
+    from avse.inference.mcmc.log_density import frame_log_joint
 
     axis = torch.linspace(-8, 8, 401, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)[:, None]  # (G, 1, L)

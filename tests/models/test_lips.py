@@ -1,4 +1,4 @@
-"""Trunks: what is not seen gives one learned embedding, what is seen the layers', and `one_look` once."""
+"""Trunks: missing lips have one learned embedding, others that of the layers; `cached_embeddings`."""
 
 import math
 from collections.abc import Callable
@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avse.architectures import lip_trunk
-from avse.data.lip_front_end import LipFrontEnd, LipTrack
-from avse.models.lips import Change, LipTrunk, one_look, papers_layers, shared_map, watchful_map
+from avse.data.lips.front_end import LipFrontEnd, LipTrack
+from avse.models.networks.lips import (
+    FrameDifference,
+    LipTrunk,
+    cached_embeddings,
+    motion_mlp,
+    papers_mlp,
+    shared_frame_mlp,
+)
+from avse.zoo.architectures import lip_trunk
 
 E, N = 4, 6
 FRONT_END = LipFrontEnd(side=5, pictures=3)
@@ -24,7 +31,7 @@ SHAPES = [(), (2,), (3, 2)]
 def linear_trunk() -> LipTrunk:
     """One layer, with an embedding of its own for unseen lips."""
     trunk = LipTrunk(nn.Sequential(nn.Linear(FRONT_END.size - 1, E), nn.Tanh()), E).double()
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     return trunk
 
 
@@ -51,12 +58,12 @@ def calls(trunk: LipTrunk) -> Callable[[], int]:
 def test_embedding_of_every_frame(kind: str, shape: tuple[int, ...]) -> None:
     """Layers frame by frame where the lips are seen; the learned vector, to the bit, where they are not."""
     trunk = lip_trunk(FRONT_END, E, kind).double()
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     visual = lips(*shape)
     embedding = trunk(visual)
     assert embedding.shape == (*shape, N, E)
     unseen = embedding[..., ~SEEN, :]
-    assert torch.equal(unseen, trunk.unseen.expand_as(unseen))
+    assert torch.equal(unseen, trunk.missing_embedding.expand_as(unseen))
     one_by_one = torch.stack(
         [trunk.layers(frame[None, :-1])[0] for frame in visual[..., SEEN, :].reshape(-1, FRONT_END.size)]
     )
@@ -74,7 +81,7 @@ def test_gradients_keep_apart_what_is_seen_and_what_is_not(trunk: LipTrunk) -> N
     """d/d theta of a random projection: the layers' is that of the seen frames alone, `unseen`'s the rest."""
     visual, weights = lips(2), torch.randn(2, N, E, dtype=torch.float64)
     layers = list(trunk.layers.parameters())
-    unseen, *found = torch.autograd.grad((trunk(visual) * weights).sum(), [trunk.unseen, *layers])
+    unseen, *found = torch.autograd.grad((trunk(visual) * weights).sum(), [trunk.missing_embedding, *layers])
     torch.testing.assert_close(unseen, weights[:, ~SEEN].sum((0, 1)))
     alone = (trunk.layers(visual[:, SEEN, :-1]) * weights[:, SEEN]).sum()
     for gradient, truth in zip(found, torch.autograd.grad(alone, layers), strict=True):
@@ -85,7 +92,7 @@ def test_gradients_keep_apart_what_is_seen_and_what_is_not(trunk: LipTrunk) -> N
 def test_no_lips_at_all_are_refused(trunk: LipTrunk) -> None:
     with pytest.raises(ValueError, match="looks at lips: give visual"):
         trunk(None)
-    with one_look(trunk), pytest.raises(ValueError, match="give visual"):
+    with cached_embeddings(trunk), pytest.raises(ValueError, match="give visual"):
         trunk(None)
 
 
@@ -96,7 +103,7 @@ def test_one_look_is_one_evaluation(trunk: LipTrunk) -> None:
     count, visual, other = calls(trunk), lips(), lips()
     outside, outside_other = trunk(visual), trunk(other)
     assert count() == 2
-    with one_look(trunk):
+    with cached_embeddings(trunk):
         for _ in range(3):
             assert torch.equal(trunk(visual), outside)
         assert count() == 3
@@ -115,7 +122,7 @@ def test_one_look_takes_no_tensor_for_another(trunk: LipTrunk) -> None:
         return torch.cat([torch.full((1, FRONT_END.size - 1), value / 50), torch.ones(1, 1)], 1).double()
 
     truth = [trunk(frame(value)) for value in range(50)]
-    with one_look(trunk):
+    with cached_embeddings(trunk):
         assert all(torch.equal(trunk(frame(value)), truth[value]) for value in range(50))
 
 
@@ -126,26 +133,26 @@ def test_one_look_is_forgotten(trunk: LipTrunk) -> None:
     def changed() -> None:
         before = trunk(visual)
         with torch.no_grad():
-            trunk.unseen.add_(1)
+            trunk.missing_embedding.add_(1)
             trunk.layers[0].bias.add_(1)
         assert (trunk(visual) != before).all()
 
     def interrupted() -> None:
-        with one_look(trunk):
+        with cached_embeddings(trunk):
             trunk(visual)
             trunk(None)
 
-    with one_look(trunk):
+    with cached_embeddings(trunk):
         trunk(visual)
     changed()
     with pytest.raises(ValueError, match="give visual"):
         interrupted()
     changed()
-    with one_look(trunk):
+    with cached_embeddings(trunk):
         first = trunk(visual)
     with torch.no_grad():
-        trunk.unseen.add_(1)
-    with one_look(trunk):
+        trunk.missing_embedding.add_(1)
+    with cached_embeddings(trunk):
         assert (trunk(visual) != first)[~SEEN].all()
 
 
@@ -156,7 +163,7 @@ def test_one_look_of_several_modules(tied: bool) -> None:
     second = first if tied else linear_trunk()
     model, guide = nn.ModuleDict({"inner": nn.Sequential(first)}), nn.Sequential(nn.Sequential(second))
     counts, visual = {calls(trunk) for trunk in {first, second}}, lips()
-    with one_look(model, guide):
+    with cached_embeddings(model, guide):
         for _ in range(2):
             first(visual), second(visual)
         assert sum(count() for count in counts) == (1 if tied else 2)
@@ -168,7 +175,7 @@ def test_backward_twice(trunk: LipTrunk) -> None:
     """Outside, and in one look after the other; gradients add up to the same."""
     visual = lips()
     gradients = []
-    for context in (nullcontext, partial(one_look, trunk)):
+    for context in (nullcontext, partial(cached_embeddings, trunk)):
         trunk.zero_grad()
         for _ in range(2):
             with context():
@@ -182,7 +189,7 @@ def test_backward_twice(trunk: LipTrunk) -> None:
 # Layers --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [shared_map, watchful_map])
+@pytest.mark.parametrize("make", [shared_frame_mlp, motion_mlp])
 @pytest.mark.parametrize("side", [1, 5, 8, 17])
 @pytest.mark.parametrize("pictures", [1, 3])
 def test_shared_map_of_any_side(make: Callable[..., nn.Module], side: int, pictures: int) -> None:
@@ -194,7 +201,7 @@ def test_change_from_picture_to_picture() -> None:
     """By hand; 0 where a picture stands still."""
     pictures = torch.randn(7, 3, 25, dtype=torch.float64)
     pictures[2, 1] = pictures[2, 0]
-    change = Change(3, floor=0.01)(pictures.flatten(1))
+    change = FrameDifference(3, floor=0.01)(pictures.flatten(1))
     for n in range(7):
         for p in range(2):
             square = sum((pictures[n, p + 1, i] - pictures[n, p, i]) ** 2 for i in range(25)) / 25
@@ -203,8 +210,8 @@ def test_change_from_picture_to_picture() -> None:
 
 
 def test_a_watchful_map_sees_a_still_mouth_whatever_it_looks_like() -> None:
-    """Beside what the linear map makes of the pictures stands their change."""
-    layers = watchful_map(5, 3, E, features=2)
+    """Concat what the linear map makes of the pictures stands their change."""
+    layers = motion_mlp(5, 3, E, features=2)
     still = torch.randn(7, 1, 25).expand(7, 3, 25).flatten(1)
     beside = layers[0](still)
     assert beside.shape == (7, 3 * 2 + 2)
@@ -215,7 +222,7 @@ def test_a_watchful_map_sees_a_still_mouth_whatever_it_looks_like() -> None:
 
 def test_the_papers_layers() -> None:
     """4489-512-128, a ReLU after each."""
-    layers = papers_layers(67, 1)
+    layers = papers_mlp(67, 1)
     assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU] * 2
     assert [tuple(p.shape) for p in layers.parameters()] == [(512, 4489), (512,), (128, 512), (128,)]
 

@@ -16,20 +16,21 @@ from avse.data.errors import InputError
 from avse.guides.audio import AudioGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
-from avse.inference.e_steps import Chain
-from avse.inference.joint import closure, frame_log_joint, sum_out_alpha, traced
-from avse.inference.mcem import MCEM, default_mcem, papers_mcem
+from avse.inference.em.mcem import MCEM
+from avse.inference.mcmc.chain import Chain
+from avse.inference.mcmc.log_density import closure, frame_log_joint, sum_out_alpha, traced
+from avse.inference.presets import default_mcem, papers_mcem
 from avse.inference.responsibilities import responsibilities, sample_alpha
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
-from avse.models.lips import LipTrunk
+from avse.models.base import SpeechModel
 from avse.models.min_vae import MINVAE
-from avse.models.networks import POWER_FLOOR, GaussianEncoder, RawPower, SpectrumDecoder
+from avse.models.networks.lips import LipTrunk
+from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, RawPower, SpectrumDecoder
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import SpeechModel
 
 L, F, N, C, R, E, D, H = 2, 5, 4, 2, 6, 3, 8, 7
 SHAPES = [(N, L), (R, N, L), (R, C, N, L)]
@@ -38,7 +39,7 @@ VERSIONS = [1, 2]
 
 def lip_trunk() -> LipTrunk:
     trunk = LipTrunk(nn.Sequential(nn.Linear(D - 1, E), nn.Tanh()), E)
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     return trunk
 
 
@@ -90,7 +91,10 @@ def by_hand(model: MINVAE, z: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
     if model.lips is not None:
         pixels, valid = visual[..., :-1], visual[..., -1:]
         first = model.lips.layers[0]  # type: ignore[union-attr]
-        embedding = valid * torch.tanh(pixels @ first.weight.T + first.bias) + (1 - valid) * model.lips.unseen  # type: ignore[union-attr]
+        embedding = (
+            valid * torch.tanh(pixels @ first.weight.T + first.bias)
+            + (1 - valid) * model.lips.missing_embedding
+        )  # type: ignore[union-attr]
         hidden = hidden + embedding @ decoder.condition.weight.T  # type: ignore[union-attr]
     return torch.stack(priors), torch.tanh(hidden) @ decoder.output.weight.T + decoder.output.bias  # type: ignore[union-attr]
 
@@ -143,7 +147,7 @@ def test_enumeration_is_the_sum_written_out(version: int, shape: tuple[int, ...]
     power = torch.rand(*batch, N, F, dtype=torch.float64)
     z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     log_prior, log_variance = by_hand(speech, z, visual)
-    variance = mask.gain[..., None] * log_variance.exp() + mask.variance()
+    variance = mask.frame_gain[..., None] * log_variance.exp() + mask.variance()
     likelihood = torch.distributions.Exponential(1 / variance).log_prob(power).sum(-1)
     truth = likelihood + torch.log(log_prior[0].exp() + log_prior[1].exp())
     slope = torch.autograd.grad(truth.sum(), z)[0]
@@ -337,7 +341,7 @@ def test_every_tensor_is_saved_once_and_comes_back(version: int) -> None:
 
 def short(algorithm: MCEM) -> MCEM:
     assert isinstance(algorithm.final, Chain)
-    final = replace(algorithm.final, moves=6, burn_in=2)
+    final = replace(algorithm.final, num_steps=6, warmup=2)
     return replace(algorithm, em=replace(algorithm.em, iterations=2), final=final)
 
 

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from avse.data.errors import InputError
-from avse.models.nmf import NMFNoise, QuantileStart, RandomStart
+from avse.models.nmf import NMFNoise, QuantileInit, RandomInit
 
 Update = Callable[[NMFNoise, Tensor, Tensor, Tensor], NMFNoise]
-SPECTRA, ACTIVATIONS, GAIN = NMFNoise.updated_spectra, NMFNoise.updated_activations, NMFNoise.updated_gain
+SPECTRA, ACTIVATIONS, GAIN = (
+    NMFNoise.updated_spectra,
+    NMFNoise.updated_activations,
+    NMFNoise.updated_frame_gain,
+)
 N, F, K, R = 12, 9, 3, 4
 
 
@@ -71,7 +75,7 @@ def broken_gain(noise: NMFNoise, power: Tensor, speech: Tensor, weights: Tensor)
     """g from the first draw alone."""
     only = torch.zeros_like(weights)
     only[0] = 1
-    return noise.updated_gain(power, speech, only)
+    return noise.updated_frame_gain(power, speech, only)
 
 
 @pytest.mark.parametrize("broken", [broken_exponent, broken_ratio, broken_gain])
@@ -98,7 +102,7 @@ def test_cost_by_hand() -> None:
         for f in range(F):
             variance = (noise.W[f] * noise.H[:, n]).sum() + 0.1
             for r in range(R):
-                total = noise.gain[n] * speech[r, n, f] + variance
+                total = noise.frame_gain[n] * speech[r, n, f] + variance
                 cost += float(weights[r, n] * (total.log() + power[n, f] / total))
     for k in range(K):
         for n in range(N - 1):
@@ -111,17 +115,17 @@ def test_one_step_is_the_published_formula() -> None:
     """MATH: W <- W sqrt((P N2) H' / N1 H'), H and g alike, with sums over equally weighted draws."""
     noise, power, speech, _ = problem(5)
     weights = torch.full((R, N), 1 / R, dtype=torch.float64)
-    variance = noise.gain[:, None] * speech + (noise.W @ noise.H).T
+    variance = noise.frame_gain[:, None] * speech + (noise.W @ noise.H).T
     N1, PN2 = (1 / variance).sum(0).T, power.T * (1 / variance**2).sum(0).T  # (F, N)
     W = noise.W * torch.sqrt((PN2 @ noise.H.T) / (N1 @ noise.H.T))
     H = noise.H * torch.sqrt((noise.W.T @ PN2) / (noise.W.T @ N1))
-    g = noise.gain * torch.sqrt(
+    g = noise.frame_gain * torch.sqrt(
         (power * (speech / variance**2).sum(0)).sum(-1) / (speech / variance).sum(0).sum(-1)
     )
     after = noise.updated_spectra(power, speech, weights)
     torch.testing.assert_close(after.variance(), (W @ noise.H).T)
     torch.testing.assert_close(noise.updated_activations(power, speech, weights).H, H)
-    torch.testing.assert_close(noise.updated_gain(power, speech, weights).gain, g)
+    torch.testing.assert_close(noise.updated_frame_gain(power, speech, weights).frame_gain, g)
 
 
 def test_stationary_point_of_all_updates_has_zero_gradient() -> None:
@@ -129,9 +133,9 @@ def test_stationary_point_of_all_updates_has_zero_gradient() -> None:
     noise, power, speech, weights = problem(7)
 
     def gradient(noise: NMFNoise) -> float:
-        logs = [t.log().requires_grad_() for t in (noise.W, noise.H, noise.gain)]
+        logs = [t.log().requires_grad_() for t in (noise.W, noise.H, noise.frame_gain)]
         W, H, gain = (t.exp() for t in logs)
-        cost = replace(noise, W=W, H=H, gain=gain).cost(power, speech, weights)
+        cost = replace(noise, W=W, H=H, frame_gain=gain).cost(power, speech, weights)
         return max(float(g.abs().max()) for g in torch.autograd.grad(cost, logs))
 
     before = gradient(noise)
@@ -161,16 +165,16 @@ def test_a_batch_is_each_recording_alone(smoothness: float) -> None:
     for update in (SPECTRA, ACTIVATIONS, GAIN):
         together = update(together, power, speech, weights)
     for i in range(2):
-        alone = replace(noise, W=noise.W[i], H=noise.H[i], gain=noise.gain[i])
+        alone = replace(noise, W=noise.W[i], H=noise.H[i], frame_gain=noise.frame_gain[i])
         data = (power[i], speech[:, i], weights[:, i])
         for update in (SPECTRA, ACTIVATIONS, GAIN):
             alone = update(alone, *data)
         torch.testing.assert_close(together.variance()[i], alone.variance())
-        torch.testing.assert_close(together.gain[i], alone.gain)
+        torch.testing.assert_close(together.frame_gain[i], alone.frame_gain)
         torch.testing.assert_close(together.cost(power, speech, weights)[i], alone.cost(*data))
 
 
-STARTS = [RandomStart(3), RandomStart(1), QuantileStart(3), QuantileStart(1)]
+STARTS = [RandomInit(3), RandomInit(1), QuantileInit(3), QuantileInit(1)]
 SILENCES: dict[str, tuple[Any, ...]] = {
     "frame": (..., slice(1), slice(None)),
     "bin": (..., slice(1)),
@@ -193,18 +197,18 @@ def test_edges_stay_finite(
         speech = 100 * torch.rand(2, *shape, generator=generator, dtype=dtype)
         data = power, speech, torch.full((2, *shape[:-1]), 0.5, dtype=dtype)
         noise = replace(start, smoothness=smoothness)(power, generator)
-        assert noise.W.dtype == noise.H.dtype == noise.gain.dtype == dtype
+        assert noise.W.dtype == noise.H.dtype == noise.frame_gain.dtype == dtype
         for _ in range(20):
             noise = noise.updated_spectra(*data).updated_activations(*data)
-            noise = noise.updated_gain(*data) if with_gain else noise
-        for result in (noise.W, noise.H, noise.gain, noise.variance(), noise.cost(*data)):
+            noise = noise.updated_frame_gain(*data) if with_gain else noise
+        for result in (noise.W, noise.H, noise.frame_gain, noise.variance(), noise.cost(*data)):
             assert result.isfinite().all(), (start, shape)
         assert (noise.variance() > 0).all()
         assert (noise.W.sum(-2) - 1).abs().max() < 1e-5, (start, shape)
 
 
-@pytest.mark.parametrize("start", [RandomStart(4), QuantileStart(4)])
-def test_starts_follow_from_the_seed(start: RandomStart | QuantileStart) -> None:
+@pytest.mark.parametrize("start", [RandomInit(4), QuantileInit(4)])
+def test_starts_follow_from_the_seed(start: RandomInit | QuantileInit) -> None:
     power = torch.rand(2, N, F)
     first, again, other = (start(power, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.W, again.W)
@@ -213,12 +217,12 @@ def test_starts_follow_from_the_seed(start: RandomStart | QuantileStart) -> None
     assert first.W.shape == (2, F, 4)
     assert first.H.shape == (2, 4, N)
     torch.testing.assert_close(first.W.sum(-2), torch.ones(2, 4))
-    assert (first.gain == 1).all()
+    assert (first.frame_gain == 1).all()
 
 
 def test_random_start_has_the_power_of_the_recording(generator: torch.Generator) -> None:
     power = 50 * torch.rand(2, N, F)
-    variance = RandomStart(4)(power, generator).variance()
+    variance = RandomInit(4)(power, generator).variance()
     torch.testing.assert_close(variance.mean((-2, -1)), power.mean((-2, -1)))
 
 
@@ -227,11 +231,11 @@ def test_quantile_start_finds_a_stationary_noise(generator: torch.Generator) -> 
     spectrum = torch.exp(torch.linspace(-3.0, 3.0, 40, dtype=torch.float64))
     power = spectrum * torch.empty(600, 40, dtype=torch.float64).exponential_(generator=generator)
     power[::2] += 100.0
-    ratio = QuantileStart(8)(power, generator).variance().mean(0) / spectrum
+    ratio = QuantileInit(8)(power, generator).variance().mean(0) / spectrum
     assert 0.5 < float(ratio.log().mean().exp()) < 2.0
 
 
-@pytest.mark.parametrize("start", [RandomStart(0), QuantileStart(0)])
-def test_rank_zero_is_refused(start: RandomStart | QuantileStart, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("start", [RandomInit(0), QuantileInit(0)])
+def test_rank_zero_is_refused(start: RandomInit | QuantileInit, generator: torch.Generator) -> None:
     with pytest.raises(InputError, match="rank 0"):
         start(torch.rand(3, 4), generator)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avse.inference.joint import closure, frame_log_joint, sum_out_alpha, traced
+from avse.inference.mcmc.log_density import closure, frame_log_joint, sum_out_alpha, traced
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.band_limited import BandLimited
+from avse.models.base import SpeechModel
 from avse.models.distributions import PowerSpectrum
-from avse.models.networks import POWER_FLOOR, LogPower, RawPower, SpectrumDecoder
+from avse.models.networks.spectrum import POWER_FLOOR, LogPower, RawPower, SpectrumDecoder
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, mixture_variance, wiener_moments
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import SpeechModel
-from avse.pair import SpeechPair
+from avse.zoo.pair import SpeechPair
 
 L, F, N, B, R = 3, 5, 4, 2, 6
 SHAPES = [(N, L), (R, N, L), (R, B, N, L)]
@@ -212,7 +212,7 @@ def test_noisy_log_joint_is_the_traced_one(
 def test_noisy_log_joint_by_hand() -> None:
     speech, mask = a_vae(), noise(torch.float64)
     power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(N, L, dtype=torch.float64)
-    variance = mask.gain[:, None] * speech.decoder(z).exp() + (mask.W @ mask.H).T + mask.floor
+    variance = mask.frame_gain[:, None] * speech.decoder(z).exp() + (mask.W @ mask.H).T + mask.floor
     log_likelihood = torch.distributions.Exponential(1 / variance).log_prob(power).sum(-1)
     log_prior = torch.distributions.Normal(0, 1).log_prob(z).sum(-1)
     joint = NoisySpeech(speech, mask).log_joint(z, power)
@@ -233,7 +233,7 @@ def test_wiener_moments_by_bayes_rule() -> None:
     """s ~ N_c(0, v), x = s + b: the posterior of a Gaussian, from precisions."""
     mask = noise(torch.float64)
     sigma = torch.rand(N, F, dtype=torch.float64)
-    prior, likelihood = 1 / (mask.gain[:, None] * sigma), 1 / mask.variance()
+    prior, likelihood = 1 / (mask.frame_gain[:, None] * sigma), 1 / mask.variance()
     moments = wiener_moments(sigma, mask)
     torch.testing.assert_close(moments.variance, 1 / (prior + likelihood), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(moments.gain, likelihood / (prior + likelihood), rtol=1e-9, atol=1e-12)

@@ -19,23 +19,24 @@ from avse.data.errors import InputError
 from avse.guides.audio import AudioGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
-from avse.inference.e_steps import Chain
-from avse.inference.given_alpha import log_alpha
-from avse.inference.joint import closure, frame_log_joint, sum_out_alpha, traced
-from avse.inference.latent_factor import LatentFactor, Shared, Structured
-from avse.inference.mcem import MCEM, default_mcem, papers_mcem
+from avse.inference.component_density import log_alpha
+from avse.inference.em.mcem import MCEM
+from avse.inference.mcmc.chain import Chain
+from avse.inference.mcmc.log_density import closure, frame_log_joint, sum_out_alpha, traced
+from avse.inference.presets import default_mcem, default_vem, papers_mcem
 from avse.inference.responsibilities import responsibilities, sample_alpha
-from avse.inference.vem import VEM, default_vem
+from avse.inference.vem.latent_factor import LatentFactor, Shared, Structured
+from avse.inference.vem.vem import VEM
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
+from avse.models.base import SpeechModel
 from avse.models.distributions import PowerSpectrum
-from avse.models.lips import LipDoubt, LipTrunk, one_look
-from avse.models.networks import GaussianEncoder, RawPower, SpectrumDecoder
+from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk, cached_embeddings
+from avse.models.networks.spectrum import GaussianEncoder, RawPower, SpectrumDecoder
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, mixture_variance
 from avse.models.sites import ALPHA, Z
-from avse.models.speech import SpeechModel
 from avse.models.switch import NEVER
 from avse.models.vae_mm import VAEMM
 
@@ -51,7 +52,7 @@ def a_vae(latents: int = L, bins: int = F) -> AVAE:
 
 def lip_trunk() -> LipTrunk:
     trunk = LipTrunk(nn.Sequential(nn.Linear(D - 1, E), nn.Tanh()), E)
-    nn.init.normal_(trunk.unseen)
+    nn.init.normal_(trunk.missing_embedding)
     return trunk
 
 
@@ -477,7 +478,7 @@ def test_a_model_without_alpha_has_none_to_draw() -> None:
 
 def short(algorithm: MCEM) -> MCEM:
     assert isinstance(algorithm.final, Chain)
-    final = replace(algorithm.final, moves=6, burn_in=2)
+    final = replace(algorithm.final, num_steps=6, warmup=2)
     return replace(algorithm, em=replace(algorithm.em, iterations=2), final=final)
 
 
@@ -498,7 +499,7 @@ def test_mcem(make: Callable[[], MCEM], batch: tuple[int, ...]) -> None:
     assert ((r > 0) & (r < 1)).all()
     torch.testing.assert_close(r.sum(0), torch.ones(*batch, N))
     assert posteriors[0].costs[-1] < posteriors[0].costs[0]
-    assert torch.equal(posteriors[0].gain, posteriors[1].gain)
+    assert torch.equal(posteriors[0].wiener_gain, posteriors[1].gain)
 
 
 # Lips that are doubted -----------------------------------------------------------------------------------
@@ -506,10 +507,10 @@ def test_mcem(make: Callable[[], MCEM], batch: tuple[int, ...]) -> None:
 
 def doubting(components: str = "papers", pi: float = PI) -> VAEMM:
     """A mixture whose prior of alpha looks at the lips."""
-    doubt = LipDoubt(lip_trunk(), E)
-    nn.init.normal_(doubt.odds.weight)
-    nn.init.normal_(doubt.odds.bias)
-    return VAEMM(*(make() for make in COMPONENTS[components]), pi, doubt).double()
+    classifier = LipCorruptionClassifier(lip_trunk(), E)
+    nn.init.normal_(classifier.logit.weight)
+    nn.init.normal_(classifier.logit.bias)
+    return VAEMM(*(make() for make in COMPONENTS[components]), pi, classifier).double()
 
 
 def logit(pi: float) -> float:
@@ -523,7 +524,7 @@ def test_doubt_by_closed_form_trace_and_hand(components: str, shape: tuple[int, 
     model, visual = doubting(components), lips(*shape[1:-2])
     plain = VAEMM(model.first, model.second, PI).double()
     z = torch.randn(shape, dtype=torch.float64)
-    odds = logit(PI) + model.doubt(visual)  # type: ignore[misc]
+    odds = logit(PI) + model.corruption_classifier(visual)  # type: ignore[misc]
     assert odds.shape == (*shape[1:-2], N)
     assert odds.std() > 0.1
     prior = torch.stack([-torch.log1p(odds.exp()), -torch.log1p((-odds).exp())])
@@ -547,7 +548,7 @@ def test_doubt_adds_to_the_log_odds_of_alpha() -> None:
         r, before = (
             responsibilities(NoisySpeech(model, mask), z, power, visual)[1] for model in (speech, plain)
         )
-        torch.testing.assert_close(r.logit(), before.logit() + speech.doubt(visual))  # type: ignore[misc]
+        torch.testing.assert_close(r.logit(), before.logit() + speech.corruption_classifier(visual))  # type: ignore[misc]
         many = z.expand(draws, N, L)
         alpha = sample_alpha(NoisySpeech(speech, mask), many, power, visual, Generator().manual_seed(0))
         prior = poutine.trace(speech).get_trace(visual=visual.repeat(draws, 1)).nodes[ALPHA]["value"]
@@ -557,11 +558,11 @@ def test_doubt_adds_to_the_log_odds_of_alpha() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("pi", [0.0, 1.0])
-@pytest.mark.parametrize("doubt", [-1e6, 1e6])
-def test_no_doubt_stands_against_the_ends_of_pi(pi: float, doubt: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("logit", [-1e6, 1e6])
+def test_no_classifier_stands_against_the_ends_of_pi(pi: float, logit: float, dtype: torch.dtype) -> None:
     parts = mixture().first, mixture().second
     speech, sure = (
-        VAEMM(*parts, pi, each).to(dtype) for each in (lambda visual: visual.new_full((N,), doubt), None)
+        VAEMM(*parts, pi, each).to(dtype) for each in (lambda visual: visual.new_full((N,), logit), None)
     )
     z, visual = torch.randn(R, N, L).to(dtype), lips().to(dtype)
     assert torch.equal(speech.log_odds(visual), sure.log_odds().expand(N))
@@ -570,25 +571,25 @@ def test_no_doubt_stands_against_the_ends_of_pi(pi: float, doubt: float, dtype: 
 
 
 def test_a_new_doubt_has_no_opinion() -> None:
-    doubt = LipDoubt(lip_trunk(), E).double()
-    assert torch.equal(doubt(lips(C)), torch.zeros(C, N, dtype=torch.float64))
+    classifier = LipCorruptionClassifier(lip_trunk(), E).double()
+    assert torch.equal(classifier(lips(C)), torch.zeros(C, N, dtype=torch.float64))
 
 
 def test_doubt_of_lips_that_are_not_seen_is_learned() -> None:
     """Whatever their pixels; it needs lips at all, and looks at them once."""
     model, visual = doubting("deaf"), lips(C)
     other = torch.cat([visual[..., :-1] + 1, visual[..., -1:]], -1)
-    doubt = model.doubt
-    assert isinstance(doubt, LipDoubt)
-    unseen = 4 * math.tanh(doubt.odds(doubt.trunk.unseen).item() / 4)
-    changed = doubt(visual) != doubt(other)
+    classifier = model.corruption_classifier
+    assert isinstance(classifier, LipCorruptionClassifier)
+    unseen = 4 * math.tanh(classifier.logit(classifier.trunk.missing_embedding).item() / 4)
+    changed = classifier(visual) != classifier(other)
     assert (changed == (visual[..., -1] > 0.5)).all()
-    torch.testing.assert_close(doubt(visual)[:, 2], torch.full((C,), unseen, dtype=torch.float64))
+    torch.testing.assert_close(classifier(visual)[:, 2], torch.full((C,), unseen, dtype=torch.float64))
     with pytest.raises(ValueError, match="give visual"):
         model(frames=N)
     looks: list[None] = []
-    doubt.trunk.layers.register_forward_hook(lambda *ignored: looks.append(None))
-    with one_look(model):
+    classifier.trunk.layers.register_forward_hook(lambda *ignored: looks.append(None))
+    with cached_embeddings(model):
         for _ in range(3):
             model.evaluate(torch.randn(N, L, dtype=torch.float64), visual[0].clone() if looks else visual[1])
     assert len(looks) == 3
@@ -597,14 +598,14 @@ def test_doubt_of_lips_that_are_not_seen_is_learned() -> None:
 @pytest.mark.parametrize("largest", [0.5, 4.0])
 def test_doubt_has_bounds(largest: float) -> None:
     """d = B tanh(l / B): as l where that is small, and never beyond B."""
-    doubt, visual = LipDoubt(lip_trunk(), E, largest).double(), lips(C)
-    nn.init.normal_(doubt.odds.weight)
+    classifier, visual = LipCorruptionClassifier(lip_trunk(), E, largest).double(), lips(C)
+    nn.init.normal_(classifier.logit.weight)
     with torch.no_grad():
-        line = doubt.odds(doubt.trunk(visual)).squeeze(-1)
-        doubt.odds.weight.mul_(1e-4)
-        torch.testing.assert_close(doubt(visual), 1e-4 * line, rtol=1e-4, atol=0)
-        doubt.odds.weight.mul_(1e9)
-        torch.testing.assert_close(doubt(visual), largest * line.sign())
+        line = classifier.logit(classifier.trunk(visual)).squeeze(-1)
+        classifier.logit.weight.mul_(1e-4)
+        torch.testing.assert_close(classifier(visual), 1e-4 * line, rtol=1e-4, atol=0)
+        classifier.logit.weight.mul_(1e9)
+        torch.testing.assert_close(classifier(visual), largest * line.sign())
 
 
 def test_doubt_is_saved_and_comes_back() -> None:
@@ -627,7 +628,7 @@ def test_scales_are_those_of_both_components() -> None:
 def vem(factor: LatentFactor) -> VEM:
     algorithm = default_vem()
     assert isinstance(algorithm.final, Chain)
-    final = replace(algorithm.final, moves=6, burn_in=2)
+    final = replace(algorithm.final, num_steps=6, warmup=2)
     return replace(algorithm, iterations=3, final=final, factor=factor)
 
 
@@ -663,8 +664,8 @@ def test_the_gradient_of_the_doubt_is_r_less_p() -> None:
     model, z = NoisySpeech(speech, noise()), torch.randn(N, L, dtype=torch.float64)
     power = torch.rand(N, F, dtype=torch.float64)
     joint = sum_out_alpha(model.log_joint(z, power, visual)).sum()
-    slope = torch.autograd.grad(joint, speech.doubt.odds.bias)[0]  # type: ignore[union-attr, arg-type]
+    slope = torch.autograd.grad(joint, speech.corruption_classifier.logit.bias)[0]  # type: ignore[union-attr, arg-type]
     r = responsibilities(model, z, power, visual)[1]
-    growth = 1 - (speech.doubt(visual) / 4).square()  # type: ignore[misc]
+    growth = 1 - (speech.corruption_classifier(visual) / 4).square()  # type: ignore[misc]
     truth = (growth * (r - speech.log_odds(visual).sigmoid())).sum()
     torch.testing.assert_close(slope, truth.reshape(1))

@@ -1,0 +1,135 @@
+"""From the lips of a video to what the models see of them, the same way for training and enhancement.
+
+A frame of the sound at time t is shown the mouth at t and a few instants around it: how lips move tells more
+than how they stand. The last number of a frame says whether the lips are seen at all; where they are not,
+the rest is zero, and the model needs an answer for that (`avse.models.networks.lips.LipTrunk` has one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from avse.data.errors import InputError
+from avse.data.lips import Lips
+from avse.data.lips.crop import SIDE
+from avse.data.lips.lips import interpolate_gaps, places
+
+MIDDLE, SPREAD = 128.0, 40.0
+"""Grey level and deviation that the mouths of a normalised clip are brought to."""
+
+
+class LipTrack(NamedTuple):
+    """Frames of sound and the pictures that they are shown.
+
+    Attributes:
+        pictures: of one or many clips, uint8 (T_v, side, side); or what stands for them, (T_v, *).
+        place: where among the pictures the P instants of each frame fall, (N, P).
+        valid: whether the lips are seen in a frame, (N,).
+    """
+
+    pictures: Tensor
+    place: Tensor
+    valid: Tensor
+
+    def frames(self, part: slice | Tensor | list[int]) -> "LipTrack":
+        """Some of the frames, shown the same pictures."""
+        return LipTrack(self.pictures, self.place[part], self.valid[part])
+
+    @classmethod
+    def joined(cls, tracks: Sequence["LipTrack"]) -> "LipTrack":
+        """Several clips, one after the other."""
+        starts = np.cumsum([0, *(len(track.pictures) for track in tracks)])
+        return cls(
+            torch.cat([track.pictures for track in tracks]),
+            torch.cat([track.place + start for track, start in zip(tracks, starts, strict=False)]),
+            torch.cat([track.valid for track in tracks]),
+        )
+
+
+@dataclass(frozen=True)
+class LipFrontEnd:
+    """What a model sees of the lips: settings that travel with every trained pair.
+
+    Args:
+        side: of the pictures, pixels.
+        pictures: P, how many instants a frame is shown, an odd number.
+        spacing: between them, s.
+        normalised: bring every clip to one mean and spread of grey levels, for light and skin differ;
+            otherwise grey levels from 0 to 1, as in the papers.
+
+    Raises:
+        InputError: a setting out of range.
+    """
+
+    side: int = 24
+    pictures: int = 15
+    spacing: float = 0.04
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        in_range = 1 <= self.side <= SIDE and self.pictures >= 1 and 0 < self.spacing < np.inf
+        if not in_range or self.pictures % 2 == 0:
+            raise InputError(
+                f"lips of side {self.side}, {self.pictures} pictures {self.spacing} s apart: "
+                f"the side is 1 to {SIDE}, the pictures an odd number, the spacing positive"
+            )
+
+    @property
+    def size(self) -> int:
+        """D, numbers a frame: P side^2 grey levels and the validity."""
+        return self.pictures * self.side**2 + 1
+
+    def track(self, lips: Lips, frame_times: ArrayLike, offset: float = 0.0) -> LipTrack:
+        """The lips for the frames at `frame_times` (N,), s on the clock of the sound.
+
+        An instant before or after the frame at which the lips are not seen is shown the frame's own picture.
+
+        Args:
+            lips: of the whole recording.
+            frame_times: s, (N,).
+            offset: s by which the pictures come late: what is heard at t is seen at t + offset.
+        """
+        lips = interpolate_gaps(lips)
+        centre = np.asarray(frame_times, np.float64) + offset
+        around = (np.arange(self.pictures) - self.pictures // 2) * self.spacing
+        found = places(lips, centre[:, None] + around)
+        middle = found.place[:, self.pictures // 2, None]
+        return LipTrack(
+            self._small(lips),
+            torch.from_numpy(np.where(found.valid, found.place, middle)),
+            torch.from_numpy(found.valid[:, self.pictures // 2].copy()),
+        )
+
+    def absent(self, frames: int) -> LipTrack:
+        """The track of N `frames` for which there is no video."""
+        return LipTrack(
+            torch.full((1, self.side, self.side), int(MIDDLE), dtype=torch.uint8),
+            torch.zeros(frames, self.pictures, dtype=torch.float64),
+            torch.zeros(frames, dtype=torch.bool),
+        )
+
+    def visual(self, track: LipTrack) -> Tensor:
+        """The frames of a track as the models take them, float32 (N, D)."""
+        before = track.place.floor()
+        share = (track.place - before).float()[..., None, None]
+        left, right = (track.pictures[end.long()].float() for end in (before, track.place.ceil()))
+        grey = torch.lerp(left, right, share).flatten(1)
+        grey = (grey - MIDDLE) / SPREAD if self.normalised else grey / 255
+        valid = track.valid[:, None].float()
+        return torch.cat([grey * valid, valid], dim=1)
+
+    def _small(self, lips: Lips) -> Tensor:
+        """The pictures at the wanted size and, if wanted, grey level: uint8 (T_v, side, side)."""
+        images = torch.from_numpy(lips.images).float()
+        if self.side != SIDE:
+            images = torch.nn.functional.adaptive_avg_pool2d(images, self.side)
+        if self.normalised:
+            shown = images[torch.from_numpy(lips.valid)]
+            mean, spread = (shown.mean(), shown.std().clamp_min(1.0)) if len(shown) else (MIDDLE, 1.0)
+            images = (images - mean) / spread * SPREAD + MIDDLE
+        return images.round().clamp(0, 255).to(torch.uint8)

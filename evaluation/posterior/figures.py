@@ -1,0 +1,199 @@
+"""Pictures of a posterior and of the chains behind it, one panel a figure, so that a page can stack them.
+
+Each function returns a matplotlib figure; `svg_uri` writes it into the address of an image. All lines of text
+and axes have the colour `INK`, which that address turns into a dark or a light one as the reader's scheme has
+it.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from avse.data.stft import STFT
+from avse.evaluation.figures import DYNAMIC_RANGE, draw_spectrogram, level_db
+
+Array = NDArray[Any]
+
+INK = "#0a0b0c"
+"""Stands for the colour of the text around a figure; no other thing is drawn in it."""
+COLOURS = ("#3b82c4", "#d9822b", "#2fa36b", "#c2527e", "#8a6fd1", "#a3872a", "#2aa3b5", "#8f8f8f")
+"""Of chains: they are told apart on white and on black."""
+SIZE = (5.2, 3.1)
+"""Inches of a panel: its letters can be read when it is as wide as a phone."""
+UNSURE = (-20.0, 20.0)
+"""Deviation over mean, dB, between which the map has colours."""
+_LIGHT, _DARK = "#1f2328", "#dfe3e8"
+_STYLE = (
+    f"<style>svg{{color:{_LIGHT}}}@media(prefers-color-scheme:dark){{svg{{color:{_DARK}}}}}"
+    "text{font-family:system-ui,sans-serif!important}</style>"
+)
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "avse",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.0,
+}
+
+
+def svg_uri(figure: Figure) -> str:
+    """The figure as the address of an image that needs no file and follows the reader's colour scheme."""
+    written = io.StringIO()
+    with matplotlib.rc_context(_SETTINGS):
+        figure.savefig(written, format="svg", dpi=130, transparent=True, metadata={"Date": None})
+    text = written.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    end_of_tag = text.index(">") + 1
+    text = text[:end_of_tag] + _STYLE + text[end_of_tag:]
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+def _panel() -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def _key(axes: Axes, below: float, columns: int) -> None:
+    """Legend above the panel, where it hides nothing."""
+    with matplotlib.rc_context(_SETTINGS):
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, below), ncols=columns, borderaxespad=0.2, markerscale=3
+        )
+
+
+def spectrogram(power: Array, top: float, stft: STFT) -> Figure:
+    """Levels of |.|^2 = `power` (N, F), dB below `top` (dB)."""
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        level = np.clip(level_db(power) - top, -DYNAMIC_RANGE, 0)
+        image = draw_spectrogram(axes, level, stft)
+        axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+        figure.colorbar(image, ax=axes, label="level (dB)")
+    return figure
+
+
+def uncertainty_map(mean: Array, deviation: Array, stft: STFT) -> Figure:
+    """Posterior deviation over the mean of every bin, dB, from |mean| and deviation (N, F)."""
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        ratio = level_db(np.square(deviation)) - level_db(np.square(mean))
+        extent = (0.0, len(ratio) / stft.frame_rate, 0.0, stft.sample_rate / 2000)
+        look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "cividis_r"}
+        image = axes.imshow(ratio.T, extent=extent, vmin=UNSURE[0], vmax=UNSURE[1], **look)
+        axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+        figure.colorbar(image, ax=axes, label="deviation / mean (dB)", extend="both")
+    return figure
+
+
+def plot_over_time(draws: Array, times: Array, label: str, names: Sequence[str] = ()) -> Figure:
+    """Median and 90 % band over draws (C, D, N, K) of K values against the time of their frames, s (N,).
+
+    K values with names are probabilities, whose axis ends at 1.
+    """
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        pooled = draws.reshape(-1, *draws.shape[2:])
+        for k, curves in enumerate(np.moveaxis(np.quantile(pooled, [0.05, 0.5, 0.95], axis=0), -1, 0)):
+            low, middle, high = curves
+            colour = COLOURS[k % len(COLOURS)]
+            axes.fill_between(times, low, high, color=colour, alpha=0.3, linewidth=0)
+            axes.plot(times, middle, color=colour, label=names[k] if names else None)
+        axes.set(xlabel="time (s)", ylabel=label, ylim=(0, 1.02 if names else None), xlim=(0, times[-1] or 1))
+    if names:
+        _key(axes, 1.0, len(names))
+    return figure
+
+
+def plot_rhat_over_time(values: dict[str, Array], times: Array, limits: Sequence[float]) -> Figure:
+    """R-hat (N,) of quantities against time, s, less one on a logarithmic axis, and the thresholds."""
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        for (name, rhat), colour in zip(values.items(), COLOURS, strict=False):
+            above = np.maximum(rhat - 1, 1e-4)
+            axes.plot(times, above, ".", color=colour, label=name, markersize=3)
+        for limit in limits:
+            axes.axhline(limit - 1, color=INK, linewidth=0.8, linestyle="--")
+        ticks = [0.001, 0.01, 0.05, 0.1, 1.0, 10.0]
+        axes.set_yscale("log")
+        axes.set_yticks(ticks, [f"{1 + tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        finite = [rhat[np.isfinite(rhat)] for rhat in values.values()]
+        highest = max([1.2, *(float(own.max()) for own in finite if len(own))])
+        axes.set(xlabel="time (s)", ylabel="R-hat", xlim=(0, times[-1] or 1), ylim=(5e-4, highest * 1.5 - 1))
+    _key(axes, 1.0, len(values))
+    return figure
+
+
+def trace_plot(draws: Array, label: str) -> Figure:
+    """Every chain of draws (C, D) against the number of the draw."""
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        for chain, colour in zip(draws, _by_chain(draws), strict=True):
+            axes.plot(np.arange(1, len(chain) + 1), chain, color=colour, alpha=0.8, linewidth=0.8)
+        axes.set(xlabel="draw", ylabel=label, xlim=(1, draws.shape[1]))
+    return figure
+
+
+def rank_plot(draws: Array, bins: int = 20) -> Figure:
+    """Histogram of the ranks, among all draws (C, D), of the draws of each chain; flat where chains agree.
+
+    Vehtari et al., Bayesian Analysis 2021, section 5. Equal draws share their mean rank.
+    """
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        _, inverse, counts = np.unique(draws, return_inverse=True, return_counts=True)
+        last = counts.cumsum()
+        ranks = ((2 * last - counts + 1) / 2)[inverse].reshape(draws.shape)
+        count = min(bins, max(2, draws.shape[1] // 5))
+        edges = np.linspace(0.5, draws.size + 0.5, count + 1)
+        for number, (chain, colour) in enumerate(zip(ranks, _by_chain(draws), strict=True), start=1):
+            axes.stairs(np.histogram(chain, edges)[0], edges, color=colour, label=f"chain {number}")
+        axes.axhline(draws.shape[1] / count, color=INK, linewidth=0.8, linestyle="--")
+        axes.set(xlabel="rank among all draws", ylabel="draws", xlim=(edges[0], edges[-1]), ylim=(0, None))
+    return figure
+
+
+def autocorrelation_plot(draws: Array, lags: int = 50) -> Figure:
+    """Autocorrelation of every chain of draws (C, D); a chain that never moves keeps 1."""
+    figure, axes = _panel()
+    with matplotlib.rc_context(_SETTINGS):
+        for chain, colour in zip(autocorrelation(draws), _by_chain(draws), strict=True):
+            kept = chain[: min(lags, draws.shape[1] // 2) + 1]
+            axes.plot(np.arange(len(kept)), kept, color=colour, marker=".", markersize=3)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        axes.set(xlabel="lag (draws)", ylabel="autocorrelation", ylim=(None, 1.05))
+    return figure
+
+
+def autocorrelation(draws: Array) -> Array:
+    """Of every chain about its own mean, (C, D) -> (C, D); ones for a chain that never moves."""
+    centred = draws - draws.mean(1, keepdims=True)
+    length = draws.shape[1]
+    covariance = np.fft.irfft(np.abs(np.fft.rfft(centred, 2 * length)) ** 2, 2 * length)[:, :length]
+    moves = np.ptp(draws, axis=1, keepdims=True) > 0
+    return np.where(moves, covariance / np.where(moves, covariance[:, :1], 1), 1.0)
+
+
+def _by_chain(draws: Array) -> list[str]:
+    return [COLOURS[chain % len(COLOURS)] for chain in range(len(draws))]

@@ -1,0 +1,451 @@
+"""A posterior and its chains as one page of HTML that needs nothing else: no script, no file, no network.
+
+Sounds are WAV and pictures SVG inside the page. It reads on a desktop and on a phone, in light and in dark.
+The verdict stands on top: chains that did not mix get a page that says so.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+
+import numpy as np
+import soundfile as sf
+from torch import Tensor
+
+from avse.data.audio import Samples
+from avse.data.stft import STFT
+from avse.evaluation.figures import level_db
+from avse.evaluation.posterior import figures
+from avse.evaluation.posterior.credible import SpeechMoments
+from avse.evaluation.posterior.diagnosis import LOOSE, POOR_BFMI, STRICT, Diagnosis, verdict
+from avse.evaluation.posterior.predictive import PredictiveCheck
+from avse.models.sites import ALPHA
+
+PEAK = 0.9
+"""Of the loudest of the sounds; all are played with one gain."""
+NAMES = {
+    "log_joint": "log joint",
+    "mean_gain": "mean gain",
+    "level": "speech level",
+    ALPHA: "alpha",
+    "z": "latents z",
+}
+
+
+@dataclass(frozen=True)
+class PosteriorSummary:
+    """What is known of the posterior of one channel: N frames, F bins.
+
+    Attributes:
+        title: of the recording, as people know it.
+        facts: what was run, by name, in words.
+        notes: what a reader should know before all else.
+        sounds: (T,) each, by what they are, at the rate of the STFT.
+        spectrum: of the mixture, complex (N, F).
+        speech: mean and deviation of the speech, (N, F).
+        stft: of both.
+        diagnosis: of the chains; its functionals are those of `usual_functionals`, (C, D, N, ...).
+        check: posterior predictive check.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    notes: Iterable[str]
+    sounds: Mapping[str, Samples]
+    spectrum: Tensor
+    speech: SpeechMoments
+    stft: STFT
+    diagnosis: Diagnosis
+    check: PredictiveCheck
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its caption and what it shows for those who do not see it."""
+
+    address: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head; the first cell of a row names it."""
+
+    caption: str
+    head: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+
+def posterior_report(summary: PosteriorSummary) -> str:
+    """The page, as text."""
+    body = "\n".join(
+        [
+            f"<header><h1>Posterior of <span class=name>{escape(summary.title)}</span></h1>",
+            _verdict(summary),
+            "</header><main>",
+            _section("listen", "Listen", _LISTEN, _players(summary)),
+            _section("where", "Where the speech is known", _WHERE, _panels(_maps(summary))),
+            _section("chains", "The chains", _CHAINS, "".join(_chains(summary))),
+            _section("numbers", "Numbers", _NUMBERS, "".join(map(_table, _tables(summary)))),
+            _section("predictive", "Does the model fit?", _PREDICTIVE, _predictive(summary)),
+            _section("run", "What was run", "", _facts(summary.facts)),
+            "</main>",
+        ]
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>Posterior of {escape(summary.title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def _section(name: str, title: str, lead: str, content: str) -> str:
+    said = f"<p>{lead}</p>" if lead else ""
+    return f'<section id="{name}"><h2>{title}</h2>{said}{content}</section>'
+
+
+def _verdict(summary: PosteriorSummary) -> str:
+    first, *rest = verdict(summary.diagnosis).splitlines()
+    fits = summary.check.fits()
+    rest.append(
+        "The model predicts powers like those of this recording."
+        if fits
+        else "The model does not predict powers like those of this recording (see below): even where chains "
+        "have mixed, intervals may be too narrow."
+    )
+    kind = "good" if summary.diagnosis.mixed else "fair" if summary.diagnosis.usable else "bad"
+    items = "".join(f"<li>{escape(line)}</li>" for line in [*rest, *summary.notes])
+    return f'<div class="verdict {kind}" role="status"><p>{escape(first)}</p><ul>{items}</ul></div>'
+
+
+def _players(summary: PosteriorSummary) -> str:
+    gain = PEAK / max(1e-9, *(float(np.abs(samples).max()) for samples in summary.sounds.values()))
+    players = [
+        f"<figure><figcaption>{escape(name)}</figcaption>"
+        f'<audio controls preload="metadata" aria-label="{escape(name)}" '
+        f'src="{_wav(gain * samples, summary.stft.sample_rate)}"></audio></figure>'
+        for name, samples in summary.sounds.items()
+    ]
+    return f'<div class="sounds">{"".join(players)}</div>'
+
+
+def _wav(samples: Samples, rate: int) -> str:
+    written = io.BytesIO()
+    sf.write(written, samples, rate, format="WAV", subtype="PCM_16")
+    return "data:audio/wav;base64," + base64.b64encode(written.getvalue()).decode()
+
+
+def _panels(panels: Iterable[Panel]) -> str:
+    shown = [
+        f'<figure><figcaption>{escape(panel.caption)}</figcaption><img alt="{escape(panel.alt)}" '
+        f'width="520" height="310" src="{panel.address}"></figure>'
+        for panel in panels
+    ]
+    return f'<div class="panels">{"".join(shown)}</div>'
+
+
+def _maps(summary: PosteriorSummary) -> list[Panel]:
+    stft, spectrum = summary.stft, summary.spectrum
+    mean, deviation = summary.speech.mean.abs().cpu().numpy(), summary.speech.std.cpu().numpy()
+    powers = {
+        "noisy": spectrum.abs().square().cpu().numpy(),
+        "speech, posterior mean": mean**2,
+        "noise, posterior mean": (spectrum - summary.speech.mean).abs().square().cpu().numpy(),
+    }
+    top = max(float(level_db(power).max()) for power in powers.values())
+    panels = [
+        Panel(
+            figures.svg_uri(figures.spectrogram(power, top, stft)),
+            f"{name[0].upper()}{name[1:]}",
+            f"Spectrogram of the {name}: level in dB below the loudest bin, over time and frequency.",
+        )
+        for name, power in powers.items()
+    ]
+    share = float((deviation < mean).mean())
+    panels.append(
+        Panel(
+            figures.svg_uri(figures.uncertainty_map(mean, deviation, stft)),
+            "Uncertainty of the speech",
+            "Posterior standard deviation of the speech over its mean, in dB, over time and frequency; it is "
+            f"below the mean in {share:.0%} of the bins.",
+        )
+    )
+    times = stft.frame_times(len(spectrum)).numpy()
+    draws = _draws(summary.diagnosis, "mean_gain")
+    panels.append(
+        Panel(
+            figures.svg_uri(figures.plot_over_time(draws[..., None], times, "mean gain")),
+            "Mean gain: how much of a frame is speech",
+            f"Mean filter gain over time with its 90 % band; on average {draws.mean():.2f}.",
+        )
+    )
+    if ALPHA in summary.diagnosis.functionals:
+        shares = _draws(summary.diagnosis, ALPHA)
+        names = [f"alpha = {k}" for k in range(shares.shape[-1])]
+        average = ", ".join(f"{value:.2f}" for value in shares.mean((0, 1, 2)))
+        panels.append(
+            Panel(
+                figures.svg_uri(figures.plot_over_time(shares, times, "probability", names)),
+                "Which part of the mixture speaks: alpha",
+                f"Posterior probability of each value of alpha over time; averages {average}.",
+            )
+        )
+    return panels
+
+
+def _chains(summary: PosteriorSummary) -> list[str]:
+    diagnosis, times = summary.diagnosis, summary.stft.frame_times(len(summary.spectrum)).numpy()
+    frames = ("log_joint", "mean_gain")
+    rhats = {name: diagnosis.convergence[name].rhat.cpu().numpy() for name in frames}
+    where = Panel(
+        figures.svg_uri(
+            figures.plot_rhat_over_time(
+                {NAMES[name]: own for name, own in rhats.items()}, times, (STRICT, LOOSE)
+            )
+        ),
+        "Where the chains disagree",
+        f"R-hat of every frame over time, with lines at {STRICT} and {LOOSE}. "
+        f"{diagnosis.past('log_joint')[f'rhat>{STRICT}']:.0%} of the frames are above {STRICT} or have none.",
+    )
+    log_joint, level = _draws(diagnosis, "log_joint"), _draws(diagnosis, "level")
+    order = np.argsort(np.where(np.isfinite(rhats["log_joint"]), rhats["log_joint"], np.inf))
+    loud = np.unravel_index(level.mean((0, 1)).argmax(), level.shape[2:])
+    middle, worst = int(order[len(order) // 2]), int(order[-1])
+    spacing = summary.stft.sample_rate / summary.stft.window_length
+    low, high = (spacing * edge for edge in _edges(summary.check.bands[loud[1]]))
+    chosen = {
+        f"Log joint of a usual frame, at {times[middle]:.2f} s": (
+            log_joint[..., middle],
+            "log joint (nats)",
+            diagnosis.convergence["log_joint"].rhat[middle],
+        ),
+        f"Log joint of the worst frame, at {times[worst]:.2f} s": (
+            log_joint[..., worst],
+            "log joint (nats)",
+            diagnosis.convergence["log_joint"].rhat[worst],
+        ),
+        f"Speech level from {low:.0f} to {high:.0f} Hz at {times[loud[0]]:.2f} s, where it is loudest": (
+            level[..., loud[0], loud[1]],
+            "level (dB)",
+            diagnosis.convergence["level"].rhat[loud[0], loud[1]],
+        ),
+    }
+    whole = Panel(
+        figures.svg_uri(figures.trace_plot(log_joint.mean(-1), "log joint a frame (nats)")),
+        "All frames: a trend asks for more warm-up",
+        f"Log joint, mean over all frames, of {diagnosis.chains} chains of {diagnosis.draws} draws.",
+    )
+    shown = [_panels([where, whole])]
+    for title, (draws, label, rhat) in chosen.items():
+        own = escape(f"{title}: R-hat {_number(float(rhat), 3)}")
+        chains = f"{diagnosis.chains} chains of {diagnosis.draws} draws"
+        shown.append(
+            f"<h3>{own}</h3>"
+            + _panels(
+                [
+                    Panel(
+                        figures.svg_uri(figures.trace_plot(draws, label)),
+                        "Trace",
+                        f"{title}: {chains}, traces.",
+                    ),
+                    Panel(
+                        figures.svg_uri(figures.rank_plot(draws)),
+                        "Ranks, flat where chains agree",
+                        f"{title}: histogram of the ranks of each of {chains} among all draws.",
+                    ),
+                    Panel(
+                        figures.svg_uri(figures.autocorrelation_plot(draws)),
+                        "Autocorrelation",
+                        f"{title}: autocorrelation of each of {chains}.",
+                    ),
+                ]
+            )
+        )
+    return shown
+
+
+def _edges(band: slice) -> tuple[int, int]:
+    return band.start, band.stop - 1
+
+
+def _draws(diagnosis: Diagnosis, name: str) -> figures.Array:
+    return diagnosis.functionals[name].double().cpu().numpy()
+
+
+def _tables(summary: PosteriorSummary) -> list[Table]:
+    diagnosis = summary.diagnosis
+    quality = Table(
+        "Convergence: quantiles over frames, and the share of values past a threshold",
+        [
+            *(
+                "quantity",
+                "R-hat 50\u00a0%",
+                "R-hat 95\u00a0%",
+                f"R-hat >\u00a0{STRICT}",
+                f"R-hat >\u00a0{LOOSE}",
+            ),
+            *(
+                "bulk ESS 5\u00a0%",
+                "bulk ESS 50\u00a0%",
+                "tail ESS 5\u00a0%",
+                "tail ESS 50\u00a0%",
+                "ESS < 100 a chain",
+            ),
+            *("MCSE 50\u00a0%", "MCSE 95\u00a0%"),
+        ],
+    )
+    for name in diagnosis.convergence:
+        found, past = diagnosis.quantiles(name), list(diagnosis.past(name).values())
+        quality.rows.append(
+            [
+                NAMES.get(name, name),
+                *(_number(value, 3) for value in found["rhat"][1:]),
+                *(f"{share:.1%}" for share in past[:2]),
+                *(_number(value, 0) for value in (*found["ess_bulk"][:2], *found["ess_tail"][:2])),
+                f"{past[2]:.1%}",
+                *(f"{value:.2g}" if math.isfinite(value) else "–" for value in found["mcse"][1:]),
+            ]
+        )
+    sampler = Table("The sampler", ["what", "5 %", "50 %", "95 %", "of note"])
+    for name, values, note in (
+        ("acceptance", diagnosis.acceptance, "warm-up included"),
+        ("step size", diagnosis.step_size, "units of z"),
+        ("energy (BFMI)", diagnosis.bfmi, _below(diagnosis.bfmi)),
+    ):
+        if values is not None:
+            levels = values.new_tensor([0.05, 0.5, 0.95])
+            quantiles = values.flatten().nanquantile(levels).tolist()
+            sampler.rows.append([name, *(_number(value, 3) for value in quantiles), note])
+    events = Table("What happened on the way", ["what", "how often"])
+    if diagnosis.diverged is not None:
+        events.rows.append(["moves that diverged", f"{_share(diagnosis.diverged):.2%}"])
+    events.rows.append(["frames in which a chain never moved", f"{_share(diagnosis.stuck):.1%}"])
+    events.rows.append(
+        [
+            "change of the log joint from half to half",
+            f"{_number(diagnosis.change.nats, 2)} nats a frame "
+            f"({_number(diagnosis.change.score, 1)} standard errors)",
+        ]
+    )
+    return [quality, sampler, events]
+
+
+def _below(bfmi: Tensor | None) -> str:
+    return "" if bfmi is None else f"{_share(bfmi < POOR_BFMI):.0%} of the frames below {POOR_BFMI}"
+
+
+def _share(values: Tensor) -> float:
+    return float(values.double().mean())
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _predictive(summary: PosteriorSummary) -> str:
+    check = summary.check
+    spacing = summary.stft.sample_rate / summary.stft.window_length
+    rows = []
+    for b, band in enumerate(check.bands):
+        low, high = (spacing * edge for edge in _edges(band))
+        rows.append(
+            [
+                f"{low:.0f} to {high:.0f} Hz",
+                f"{float(check.excess[b]):+.2f} dB",
+                f"{float(check.levels[b]):.3f} (p = {float(check.levels_p[b]):.2g})",
+                f"{float(check.bins[b]):.3f} (p = {float(check.bins_p[b]):.2g})",
+                f"{float((check.p_values[..., b] < 0.05).double().mean()):.1%}",
+            ]
+        )
+    head = ["band", "observed / predicted", "distance of levels", "distance of bins", "frames with p < 5 %"]
+    said = "as the model predicts" if check.fits() else "not as the model predicts"
+    return _table(Table(f"Posterior predictive check: the powers are {said}", head, rows))
+
+
+def _table(table: Table) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
+    rows = []
+    for first, *rest in table.rows:
+        cells = "".join(
+            f'<td data-label="{escape(name)}">{escape(cell)}</td>'
+            for name, cell in zip(table.head[1:], rest, strict=True)
+        )
+        rows.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
+    return (
+        f"<table><caption>{escape(table.caption)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    return f"<dl>{''.join(items)}</dl>"
+
+
+_LISTEN = (
+    "One gain for all, so that they can be compared. Enhanced speech is the mean of the posterior; each "
+    "sample is speech as it may have been. Where samples differ, the speech is not known."
+)
+_WHERE = (
+    "The map divides the posterior deviation of every bin by its mean: bright is known, dark is guessed "
+    "(0 dB: as uncertain as it is loud). Bands hold 90 % of the draws."
+)
+_CHAINS = (
+    "Every frame has latents of its own, sampled by several chains at the fitted noise. Chains that have "
+    "mixed look alike: traces that overlap, flat ranks, correlations that die out. Each colour is a chain."
+)
+_NUMBERS = (
+    f"R-hat compares chains with one another: 1 is perfect, {STRICT} is wanted, up to {LOOSE} serves for "
+    "means. ESS is how many independent draws the draws are worth; MCSE is the error that their number "
+    "leaves in a mean (nats, dB, or units of the quantity)."
+)
+_PREDICTIVE = (
+    "What speech and noise together predict, against what was recorded. Mixed chains sample the posterior of "
+    "the model; whether the model is right is another question. Neighbouring bins of a real STFT are "
+    "correlated, which the model does not know; the check looks at bins and frames far enough apart."
+)
+_STYLE = """
+:root{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--paper:#fff;--card:#f6f8fa;--line:#d1d9e0;
+--good:#1a7f37;--fair:#9a6700;--bad:#cf222e}
+@media(prefers-color-scheme:dark){:root{--ink:#dfe3e8;--soft:#9aa4af;--paper:#0f1318;--card:#181d24;--line:#313a45;
+--good:#3fb950;--fair:#d29922;--bad:#f85149}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+header,main{max-width:76rem;margin:0 auto;padding:0 1rem}
+h1{font-size:1.6rem;line-height:1.25;margin:1.5rem 0 1rem}
+h2{font-size:1.25rem;margin:2.5rem 0 .25rem;padding-top:1rem;border-top:1px solid var(--line)}
+h3{font-size:1rem;margin:1.5rem 0 .5rem}
+h1,h3,dd,li,th,td,figcaption{overflow-wrap:anywhere}
+section>p{color:var(--soft);max-width:46rem;margin:.25rem 0 1rem}
+.verdict{border-left:.4rem solid var(--soft);background:var(--card);border-radius:.4rem;padding:.8rem 1rem}
+.verdict p{font-size:1.15rem;font-weight:600;margin:0}
+.verdict ul{margin:.5rem 0 0;padding-left:1.2rem}
+.verdict.good{border-color:var(--good)}.verdict.fair{border-color:var(--fair)}.verdict.bad{border-color:var(--bad)}
+.good p{color:var(--good)}.fair p{color:var(--fair)}.bad p{color:var(--bad)}
+.sounds,.panels{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr))}
+figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.6rem}
+figcaption{font-weight:600;font-size:.9rem;margin-bottom:.4rem}
+audio{width:100%;display:block}
+img{width:100%;height:auto;display:block}
+table{width:100%;border-collapse:collapse;font-size:.85rem;margin:1.25rem 0;font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;font-size:.95rem;padding-bottom:.4rem}
+th,td{padding:.35rem .5rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:bottom}
+th:first-child{text-align:left}tbody th{white-space:nowrap}
+thead th{color:var(--soft);font-weight:500}
+dl{display:grid;gap:.6rem 1.5rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,16rem),1fr))}
+dt{color:var(--soft);font-size:.85rem}dd{margin:0}
+main{padding-bottom:3rem}
+@media(max-width:60rem){
+thead{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden}
+table,caption,tbody,tr{display:block}
+tr{border:1px solid var(--line);border-radius:.4rem;background:var(--card);padding:.5rem .7rem;margin:.6rem 0}
+tbody th,td{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.1rem 0;text-align:right}
+tbody th{font-size:.95rem;white-space:normal}
+td::before{content:attr(data-label);color:var(--soft);text-align:left}}
+"""

@@ -1,0 +1,29 @@
+"""What test-time inference is to its callers: a function from a noisy recording to a `Posterior`."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Generator, Tensor
+
+from avse.guides.base import SpeechGuide
+from avse.inference.posterior import Posterior
+from avse.models.base import SpeechModel
+
+Progress = Callable[[float], None]
+"""Told the fraction of the work that is done, in [0, 1]."""
+
+
+class Algorithm(Protocol):
+    """Posterior inference in a recording, for any speech model."""
+
+    def __call__(
+        self,
+        speech: SpeechModel,
+        guide: SpeechGuide,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+        progress: Progress,
+    ) -> Posterior:
+        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        ...

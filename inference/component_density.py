@@ -1,0 +1,134 @@
+"""A speech model as variational EM asks it: the density of clean speech and z given alpha, for every alpha.
+
+Either all alpha at the same z, or each at a z of its own. `closed` and `traced` are two ways to the same log
+joint: the model's `bound` and `bound_each`, and a trace of the whole model in which the expected power of the
+speech stands as if observed.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from avse.inference.mcmc.log_density import LogJoint, frame_log_joint
+from avse.inference.responsibilities import IMPOSSIBLE
+from avse.models.base import Evaluation, SpeechModel, each_at_its_own, latent_trace, trace_log_prob
+from avse.models.sites import Z
+
+
+class Joint(Protocol):
+    """log p(power, z, alpha | v) of clean speech of `power` (*, N, F), as a function of z."""
+
+    def at_one(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
+        """z (*, N, L) -> (A, *, N)."""
+        ...
+
+    def at_each(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
+        """z (A, *, N, L), one for each alpha -> (A, *, N)."""
+        ...
+
+
+class Closed:
+    """By what the model offers."""
+
+    def at_one(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
+        """z (*, N, L) -> (A, *, N)."""
+        return speech.bound(power, visual)
+
+    def at_each(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
+        """z (A, *, N, L) -> (A, *, N)."""
+        return speech.bound_each(power, visual)
+
+
+class Traced:
+    """By a trace of the whole model."""
+
+    def at_one(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
+        """z (*, N, L) -> (A, *, N)."""
+        return lambda z: frame_log_joint(speech, z, power=power, visual=visual)
+
+    def at_each(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
+        """z (A, *, N, L) -> (A, *, N)."""
+        return lambda z: each_at_its_own(frame_log_joint(speech, z, power=power, visual=visual))
+
+
+closed = Closed()
+traced = Traced()
+
+
+def log_alpha(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> Tensor:
+    """log p(alpha | v) of a model, (A, *, N): of every site but z. Zeros (1, *, N) where there is none.
+
+    Args:
+        speech: the model.
+        z: any latents (*, N, L).
+        visual: lips, where the model has them.
+    """
+    trace = latent_trace(speech, z, visual)
+    trace.remove_node(Z)
+    if all(site_is_subsample(trace.nodes[name]) for name in trace.stochastic_nodes):
+        return z.new_zeros(1, *z.shape[:-1])
+    log_prob = trace_log_prob(trace)
+    return log_prob.expand(log_prob.shape[0], *z.shape[:-1])
+
+
+@dataclass(frozen=True)
+class ComponentDensity:
+    """A speech model with the lips of a recording, its prior of alpha taken out.
+
+    Args:
+        speech: the model.
+        visual: lips, or None.
+        log_alpha: the model's log p(alpha | v), (A, *, N).
+        joint: `closed` or `traced`.
+    """
+
+    speech: SpeechModel
+    visual: Tensor | None
+    log_alpha: Tensor
+    joint: Joint = closed
+
+    def log_joint(self, power: Tensor) -> LogJoint:
+        """z (.., *, N, L) -> log p(power, z | alpha, v), (A, .., *, N)."""
+        return self._without_alpha(self.joint.at_one(self.speech, power, self.visual))
+
+    def log_joint_each(self, power: Tensor) -> LogJoint:
+        """z (A, .., *, N, L), one for each alpha -> log p(power, z | alpha, v), (A, .., *, N)."""
+        return self._without_alpha(self.joint.at_each(self.speech, power, self.visual))
+
+    def evaluate(self, z: Tensor) -> Evaluation:
+        """log p(z | alpha, v) (A, .., *, N), and log sigma (A, .., *, N, F), at z (.., *, N, L)."""
+        log_prior, log_variance = self.speech.evaluate(z, self.visual)
+        return Evaluation(less(log_prior, self._possible), log_variance)
+
+    def evaluate_each(self, z: Tensor) -> Evaluation:
+        """As `evaluate`, at z (A, .., *, N, L), one for each alpha."""
+        log_prior, log_variance = self.speech.evaluate_each(z, self.visual)
+        return Evaluation(less(log_prior, self._possible), log_variance)
+
+    def _without_alpha(self, log_joint: LogJoint) -> LogJoint:
+        if len(self.log_alpha) == 1:  # one value has probability 1
+            return log_joint
+        log_alpha = self._possible
+        return lambda z: less(log_joint(z), log_alpha)
+
+    @cached_property
+    def _possible(self) -> Tensor:
+        return possible(self.log_alpha)
+
+
+def possible(log_alpha: Tensor) -> Tensor:
+    """log p(alpha | v), 0 where alpha cannot be: taking it out must leave the rest finite."""
+    return log_alpha.where(log_alpha > IMPOSSIBLE, 0.0)
+
+
+def less(values: Tensor, log_alpha: Tensor) -> Tensor:
+    """values (A, .., *, N) - log_alpha (A, *, N)."""
+    return values - aligned(log_alpha, values.dim())
+
+
+def aligned(values: Tensor, dims: int) -> Tensor:
+    """(A, *, N) as (A, 1, .., *, N) of so many dimensions."""
+    return values.reshape(values.shape[0], *[1] * (dims - values.dim()), *values.shape[1:])

@@ -1,0 +1,1 @@
+"""Expectation-maximisation: the loop, its M-steps, initial values, and Monte Carlo EM of a recording."""

@@ -1,0 +1,155 @@
+"""Monte Carlo EM of a mixture with chains of their own for every value of alpha, and its evidence.
+
+    p(z, alpha | x, v) = p(z | x, v, alpha) p(alpha | x, v)
+    p(alpha | x, v) prop. to p(alpha | v) int p(x | z, v, alpha) p(z | v, alpha) dz
+
+`MCEM` sums alpha out at every z, which is exact where its chains cross from one component to the other. They
+do not where the components were trained apart, with latent spaces of their own: a chain stays where it
+started. Here every component is sampled by itself, and their shares come from estimates of the evidence
+(`inference.evidence`). Next to `VEM` with `Structured` the speech is summed out, and filters are averaged
+instead of precisions.
+
+Any speech model: without alpha it is `MCEM`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from avse.guides.base import SpeechGuide
+from avse.inference.algorithm import Progress
+from avse.inference.component_density import log_alpha, possible
+from avse.inference.em.initial import (
+    LatentInit,
+    NoiseInit,
+)
+from avse.inference.em.m_steps import NoiseStep
+from avse.inference.importance import log_evidence, proposal
+from avse.inference.mcmc.chain import ChainState, Draws, EStep
+from avse.inference.posterior import Posterior
+from avse.inference.responsibilities import AlphaStep, independent
+from avse.inference.wiener import averaged
+from avse.models.base import SpeechModel
+from avse.models.networks.lips import cached_embeddings
+from avse.models.noisy import NoisySpeech
+
+
+@dataclass(frozen=True)
+class ComponentwiseMCEM:
+    """EM with draws of every component, then a longer run, and the filter averaged over all of it.
+
+    Args:
+        noise_init: first noise model.
+        latent_inits: first z of each of C chains, (*, N, L) or one for each alpha (A, *, N, L).
+        e_step: draws of every component in an iteration.
+        m_step: of the noise.
+        final: draws for the estimate; all that it keeps are used.
+        alpha_step: prior and evidence -> r(alpha).
+        iterations: of EM.
+        particles: importance samples for the evidence, for every chain and frame.
+        gain_floor: see `MCEM`.
+    """
+
+    noise_init: NoiseInit
+    latent_inits: Sequence[LatentInit]
+    e_step: EStep
+    m_step: NoiseStep
+    final: EStep
+    alpha_step: AlphaStep = independent
+    iterations: int = 12
+    particles: int = 4
+    gain_floor: float = 0.0
+
+    def __call__(
+        self,
+        speech: SpeechModel,
+        guide: SpeechGuide,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+        progress: Progress = lambda fraction: None,
+    ) -> Posterior:
+        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        costs: list[float] = []
+        with torch.no_grad(), cached_embeddings(speech, guide):
+            first = self.noise_init(power, generator)
+            model = NoisySpeech(speech, first)
+            starts = [start(speech, guide, power, visual, first) for start in self.latent_inits]
+            frames = power.shape[:-1]
+            prior = log_alpha(speech, starts[0].reshape(-1, *frames, starts[0].shape[-1])[0], visual)
+            chains = [z.expand(len(prior), *frames, z.shape[-1]) for z in starts]
+            chain_state = ChainState(torch.stack(chains, dim=1))  # (A, C, *, N, L)
+            for _ in range(self.iterations):
+                draws, chain_state, r = self._draw(
+                    self.e_step, model, chain_state, prior, power, visual, generator
+                )
+                variances, weights = _weighted(model, draws.z, r, visual)
+                noise, cost = self.m_step.updated(model.noise, power, variances, weights)
+                model = NoisySpeech(speech, noise)
+                costs.append(cost)
+                progress(0.9 * len(costs) / self.iterations)
+            draws, _, r = self._draw(self.final, model, chain_state, prior, power, visual, generator)
+            filters = (
+                pair
+                for draw in draws.z
+                for pair in zip(*_weighted(model, draw.unsqueeze(0), r / len(draws.z), visual), strict=True)
+            )
+            average = averaged(model.noise, power, filters)
+            progress(1.0)
+        return Posterior(
+            z=_marginal(draws.z, r, generator).transpose(0, 1),
+            noise=model.noise,
+            wiener_gain=average.gain,
+            variance=average.variance,
+            responsibilities=r,
+            acceptance=(draws.acceptance.mean(1) * r).sum(0),
+            costs=costs,
+            converged=None,
+            gain_floor=self.gain_floor,
+        )
+
+    def _draw(
+        self,
+        e_step: EStep,
+        model: NoisySpeech,
+        chain_state: ChainState,
+        log_prior: Tensor,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+    ) -> tuple[Draws, ChainState, Tensor]:
+        """Draws (R, A, C, *, N, L) of every component, where the chains stand, and r(alpha) (A, *, N)."""
+        log_joint = model.bound_each(power, visual)
+        draws, chain_state = e_step(log_joint, chain_state, generator)
+        if len(chain_state.z) == 1:
+            return draws, chain_state, torch.ones_like(draws.acceptance[:, 0])
+        q = proposal(draws.z, chain_state.step_size)
+        evidence = log_evidence(log_joint, q, self.particles, generator).logsumexp(1)
+        return draws, chain_state, self.alpha_step(log_prior, evidence - possible(log_prior))
+
+
+def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Speech variance at every draw, and its weight.
+
+    Args:
+        model: speech and noise.
+        z: draws (R, A, C, *, N, L).
+        r: responsibilities (A, *, N).
+        visual: lips, where the model has them.
+
+    Returns:
+        (R A C, *, N, F), and r(a) / (R C), (R A C, *, N).
+    """
+    log_variance = torch.stack([model.speech.evaluate_each(draw, visual).log_variance for draw in z])
+    share = (r.unsqueeze(1) / (z.shape[0] * z.shape[2])).expand(log_variance.shape[:-1])
+    return log_variance.exp_().flatten(0, 2), share.flatten(0, 2)
+
+
+def _marginal(z: Tensor, r: Tensor, generator: Generator) -> Tensor:
+    """Draws of z whatever alpha: (R, A, C, *, N, L) -> (R, C, *, N, L), one component a draw and frame."""
+    uniform = torch.rand(z[:, 0, ..., 0].shape, generator=generator, dtype=r.dtype, device=r.device)
+    cumulative = r.cumsum(0)
+    chosen = sum((uniform > edge).long() for edge in cumulative[:-1]) + torch.zeros_like(uniform).long()
+    return z.take_along_dim(chosen[:, None, ..., None], 1).squeeze(1)

@@ -1,0 +1,131 @@
+"""Initial values of z: from an encoder, from the prior, or from an encoded first estimate of the speech.
+
+Each function takes the speech model, the guide, the power of the mixture, the lips and a first noise model,
+and returns z (*, N, L), or one z for each of several chains (C, *, N, L).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from avse.guides.base import SpeechGuide
+from avse.guides.mixture import branches
+from avse.inference.wiener import average_filter
+from avse.models.base import SpeechModel, latent_trace
+from avse.models.nmf import NMFNoise
+from avse.models.noisy import NoisySpeech
+from avse.models.sites import ALPHA, Z
+
+NoiseInit = Callable[[Tensor, Generator], NMFNoise]
+"""(power (*, N, F), generator) -> first noise model."""
+
+LatentInit = Callable[[SpeechModel, SpeechGuide, Tensor, Tensor | None, NMFNoise], Tensor]
+"""(speech model, guide, power (*, N, F), visual, first noise model) -> first z (*, N, L), or several."""
+
+
+def init_from_encoder(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+) -> Tensor:
+    """z at the encoder's mean for the noisy power, as in the papers."""
+    return guide.posterior(power, visual).mean
+
+
+def init_from_prior(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+) -> Tensor:
+    """z at the mean of the prior p(z | v), alpha summed out: what the lips suggest, whatever the noise."""
+    mean, log_alpha = _prior_means(speech, guide, power, visual)
+    return (log_alpha.exp().unsqueeze(-1) * mean).sum(0)
+
+
+def init_from_component_priors(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+) -> Tensor:
+    """z at the means of p(z | v, alpha) for every alpha, (A, *, N, L)."""
+    return _prior_means(speech, guide, power, visual)[0]
+
+
+def _prior_means(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Means of p(z | v, alpha), (A, *, N, L), and log p(alpha | v), (A, *, N); A = 1 without alpha."""
+    anywhere = torch.zeros_like(guide.posterior(power, visual).mean)
+    trace = latent_trace(speech, anywhere, visual)
+    mean: Tensor = trace.nodes[Z]["fn"].mean
+    if ALPHA not in trace.nodes:
+        return mean.expand_as(anywhere).unsqueeze(0), torch.zeros_like(anywhere[..., 0]).unsqueeze(0)
+    trace.compute_log_prob()
+    log_alpha = trace.nodes[ALPHA]["log_prob"]
+    values = log_alpha.shape[0]
+    return mean.expand(values, *anywhere.shape), log_alpha.expand(values, *anywhere.shape[:-1])
+
+
+@dataclass(frozen=True)
+class InitFromEncodedEstimate:
+    """z at the encoder's mean for a first estimate of the speech: what the first noise model leaves over.
+
+    The first estimate has the amplitude gain max(1 - V_b / P, `smallest_gain`); it is encoded, decoded into
+    a Wiener filter, applied to the mixture and encoded again, `rounds` times.
+
+    Args:
+        rounds: how often to encode again.
+        smallest_gain: of the first estimate.
+    """
+
+    rounds: int = 2
+    smallest_gain: float = 0.05
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """z (*, N, L)."""
+        model = NoisySpeech(speech, noise)
+        share = noise.variance() / torch.maximum(power, torch.as_tensor(noise.floor))
+        gain = (1 - share).clamp_min(self.smallest_gain)
+        z = guide.posterior(power * gain.square(), visual).mean
+        for _ in range(self.rounds):
+            gain = average_filter(model, z.unsqueeze(0), power, visual).gain
+            z = guide.posterior(power * gain.square(), visual).mean
+        return z
+
+
+@dataclass(frozen=True)
+class InitEachComponent:
+    """A start for every value of alpha, each from its own branch of a mixture guide: z (A, *, N, L).
+
+    Of a guide that is no mixture it is the start itself, (1, *, N, L).
+
+    Args:
+        start: asks a guide.
+    """
+
+    start: LatentInit
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """z (A, *, N, L)."""
+        return torch.stack([self.start(speech, each, power, visual, noise) for each in branches(guide)])
+
+
+@dataclass(frozen=True)
+class InitFromComponent:
+    """A start from one branch of a mixture guide, (*, N, L); of a guide that is no mixture, the start itself.
+
+    Args:
+        alpha: of the branch. 0 is the papers' choice for a MIN-VAE: its encoder of lips, which no noise
+            misleads.
+        start: asks a guide.
+    """
+
+    alpha: int
+    start: LatentInit = init_from_encoder
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """z (*, N, L)."""
+        found = branches(guide)
+        return self.start(speech, found[min(self.alpha, len(found) - 1)], power, visual, noise)

@@ -1,0 +1,87 @@
+"""Monte Carlo expectation-maximisation of a noisy recording: initial values, EM, final draws, filter.
+
+Any speech model with any guide. `avse.inference.presets` holds the schedules that are used by name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from avse.guides.base import SpeechGuide
+from avse.inference.algorithm import Progress
+from avse.inference.em.em import EM, EMStep
+from avse.inference.em.initial import LatentInit, NoiseInit
+from avse.inference.mcmc.chain import ChainState, EStep
+from avse.inference.posterior import Posterior
+from avse.inference.wiener import average_filter
+from avse.models.base import SpeechModel
+from avse.models.networks.lips import cached_embeddings
+from avse.models.noisy import NoisySpeech
+
+
+@dataclass(frozen=True)
+class MCEM:
+    """EM with draws, then a longer run at the fitted parameters and the averaged filter.
+
+    Args:
+        noise_init: first noise model.
+        latent_inits: first z of each chain (*, N, L), or of several (C, *, N, L); chains share the noise
+            model, and all their draws count alike.
+        em: the loop.
+        final: draws for the estimate; all that it keeps are used.
+        gain_floor: smallest gain to apply when the speech is heard. Zero gives the posterior mean; a little
+            of the mixture left in place masks what the filter does to it, and sounds and scores better.
+    """
+
+    noise_init: NoiseInit
+    latent_inits: Sequence[LatentInit]
+    em: EM[NoisySpeech]
+    final: EStep
+    gain_floor: float = 0.0
+
+    def __call__(
+        self,
+        speech: SpeechModel,
+        guide: SpeechGuide,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+        progress: Progress = lambda fraction: None,
+    ) -> Posterior:
+        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        with torch.no_grad(), cached_embeddings(speech, guide):
+            noise = self.noise_init(power, generator)
+            starts = [start(speech, guide, power, visual, noise) for start in self.latent_inits]
+            z = torch.cat([start.reshape(-1, *power.shape[:-1], start.shape[-1]) for start in starts])
+
+            def report(step: EMStep) -> None:
+                progress(0.9 * (step.iteration + 1) / self.em.iterations)
+
+            fitted = self.em.run(
+                NoisySpeech(speech, noise), ChainState(z), generator, report, power=power, visual=visual
+            )
+            log_joint = self.em.joint(fitted.model, power=power, visual=visual)
+            draws, chain_state = self.final(log_joint, fitted.chain_state, generator)
+            average = average_filter(fitted.model, draws.z.flatten(0, 1), power, visual)
+            progress(1.0)
+        return Posterior(
+            z=draws.z.transpose(0, 1),
+            noise=fitted.model.noise,
+            wiener_gain=average.gain,
+            variance=average.variance,
+            responsibilities=average.responsibilities,
+            acceptance=draws.acceptance.mean(0),
+            costs=fitted.costs,
+            converged=fitted.converged,
+            gain_floor=self.gain_floor,
+            step_size=chain_state.step_size,
+            energy=_by_chain(draws.energy),
+            diverged=_by_chain(draws.diverged),
+        )
+
+
+def _by_chain(values: Tensor | None) -> Tensor | None:
+    """(D, C, *, N) -> (C, D, *, N)."""
+    return None if values is None else values.transpose(0, 1)

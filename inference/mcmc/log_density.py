@@ -1,0 +1,59 @@
+"""The log joint density of every frame as a function of z: all that a sampler needs of a model.
+
+`frame_log_joint` reads it off one trace of any Pyro model that has a site "z" inside a frames plate. A model
+that offers an equal closed form as a method `bound(**data)` is spared the trace by `closure`.
+"""
+
+from collections.abc import Callable
+
+from pyro import poutine
+from pyro.infer import config_enumerate
+from torch import Tensor
+
+from avse.models.base import trace_log_prob
+from avse.models.sites import Z
+
+Model = Callable[..., object]
+LogJoint = Callable[[Tensor], Tensor]
+"""z (*, N, L) -> log p(data, z) of every frame, (*, N), with alpha (if any) summed out."""
+
+
+def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
+    """log p(data, z, alpha) of every frame and every value of alpha, by one traced evaluation.
+
+    Chains and batches are dimensions left of N; alpha is enumerated left of those.
+
+    Args:
+        model: a Pyro model with site "z" of event shape (L,) in a frames plate at dimension -1.
+        z: latents (*, N, L).
+        data: keyword arguments of the model, such as power (*, N, F) and visual (*, N, D).
+
+    Returns:
+        (A, *, N), with A = 1 for a model without alpha.
+    """
+    enumerated = poutine.enum(config_enumerate(model), first_available_dim=-z.dim())
+    trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace(**data)
+    log_prob = trace_log_prob(trace)
+    return log_prob if log_prob.dim() == z.dim() else log_prob.unsqueeze(0)
+
+
+def traced(model: Model, **data: Tensor | None) -> LogJoint:
+    """The log joint of any model, alpha summed out, by `frame_log_joint`."""
+    return lambda z: sum_out_alpha(frame_log_joint(model, z, **data))
+
+
+def closure(model: Model, **data: Tensor | None) -> LogJoint:
+    """The log joint, alpha summed out, by the closed form that the model offers, else by a trace.
+
+    A closed form is a method `bound(**data)` that gives z -> log joint (A, *, N).
+    """
+    bound = getattr(model, "bound", None)
+    if bound is None:
+        return traced(model, **data)
+    log_joint = bound(**data)
+    return lambda z: sum_out_alpha(log_joint(z))
+
+
+def sum_out_alpha(log_joint: Tensor) -> Tensor:
+    """logsumexp over the leading dimension of alpha: (A, *, N) -> (*, N)."""
+    return log_joint[0] if log_joint.shape[0] == 1 else log_joint.logsumexp(0)

@@ -1,0 +1,1 @@
+"""Stochastic variational inference: training of a model/guide pair on clean speech."""

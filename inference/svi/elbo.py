@@ -1,0 +1,138 @@
+"""The evidence lower bound with enumerated alpha and, where it exists, the closed-form Kullback-Leibler term.
+
+    sum_alpha r(alpha) [ E_q log p(s | z, v, alpha) - KL(q(z | s, v, alpha) || p(z | v, alpha)) ]
+        - KL(r(alpha) || p(alpha))
+
+Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was drawn. The bound has the same
+mean either way; the closed form takes that noise out of the gradient of the encoder.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.enum import get_importance_trace
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from avse.data.errors import InputError
+from avse.models.vae_mm import VAEMM
+
+
+class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
+    """`TraceEnum_ELBO` that replaces log q(z) - log p(z) by KL(q || p) at every site where torch knows it.
+
+    The guide must sample the discrete sites before the continuous ones that depend on them, so that the KL of
+    a site holds at every enumerated value. Sites whose KL has no closed form keep their Monte Carlo term.
+
+    Attributes:
+        kl_weight: multiplies every closed-form KL; 1 is the bound. Smaller values early in training keep
+            latents in use that the decoder has not learnt to read yet.
+    """
+
+    kl_weight: float = 1.0
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        model_trace, guide_trace = get_importance_trace(
+            "flat", self.max_plate_nesting, model, guide, args, kwargs
+        )
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and name in model_trace.nodes:
+                _put_closed_form(site, model_trace.nodes[name], self.kl_weight)
+        guide_trace.pack_tensors()
+        model_trace.pack_tensors(guide_trace.plate_to_symbol)
+        return model_trace, guide_trace
+
+
+def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], weight: float) -> None:
+    """Let the pair of sites contribute -weight KL(q || p) to the bound, if it is known in closed form."""
+    if poutine.util.site_is_subsample(guide_site) or not guide_site["fn"].has_rsample:
+        return
+    try:
+        divergence = weight * torch.distributions.kl_divergence(guide_site["fn"], model_site["fn"])
+    except NotImplementedError:
+        return
+    if divergence.shape != guide_site["log_prob"].shape:
+        return  # p depends on a site that is enumerated in the model alone
+    for site, log_prob in ((guide_site, divergence), (model_site, torch.zeros_like(divergence))):
+        site["unscaled_log_prob"] = log_prob
+        site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
+    # Packing takes the cost of a guide site from here, not from "log_prob".
+    guide_site["score_parts"] = guide_site["score_parts"]._replace(log_prob=guide_site["log_prob"])
+
+
+class AlphaLikelihood:
+    """Objective of a VAE-MM's classifier of corrupted lips: sum_n log p(alpha_n = bad_n | v_n), pi = 1/2.
+
+    alpha = 1 listens, which is right where the lips are bad. Once trained, d(v) is the log odds of bad lips
+    where they are as common as in training, and pi may still be set. Nothing else of the model learns.
+    """
+
+    kl_weight: float = 1.0
+
+    def differentiable_loss(self, model: VAEMM, guide: Any, **batch: Any) -> torch.Tensor:
+        """Minus the likelihood, summed over frames, nats.
+
+        Args:
+            model: with a `corruption_classifier`.
+            guide: not used.
+            batch: lips "visual" (*, N, D) and labels "bad" (*, N), 0 or 1.
+
+        Raises:
+            InputError: the model has no classifier of corrupted lips.
+        """
+        if model.corruption_classifier is None:
+            raise InputError("this model has no classifier of corrupted lips to train")
+        return binary_cross_entropy_with_logits(
+            model.corruption_classifier(batch["visual"]), batch["bad"], reduction="sum"
+        )
+
+
+class PriorMixedELBO:
+    """The objective of the conditional VAE: (1 - w) ELBO under the guide + w ELBO under a second guide.
+
+    With the model's own prior p(z | v) as the second guide its KL is zero and its bound
+    E_{p(z|v)} log p(s | z, v), so that the prior network learns to predict speech from the lips (Sadeghi et
+    al., TASLP 2020, equation 12, whose alpha is 1 - w). A mix of two lower bounds is a lower bound.
+
+    Args:
+        prior_guide: the second guide.
+        prior_weight: w, from 0 to 1.
+        elbo: computes both bounds.
+
+    Raises:
+        InputError: w out of range.
+    """
+
+    def __init__(
+        self,
+        prior_guide: Callable[..., Any],
+        prior_weight: float = 0.1,
+        elbo: AnalyticKLTraceEnumELBO | None = None,
+    ) -> None:
+        if not 0 <= prior_weight <= 1:
+            raise InputError(f"prior weight {prior_weight}: it lies between 0 and 1")
+        self.prior_guide = prior_guide
+        self.prior_weight = prior_weight
+        self.elbo = elbo or AnalyticKLTraceEnumELBO(max_plate_nesting=1)
+
+    @property
+    def kl_weight(self) -> float:
+        """Multiplies the closed-form KL of the guide; 1 is the bound."""
+        return self.elbo.kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, weight: float) -> None:
+        self.elbo.kl_weight = weight
+
+    def differentiable_loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], **batch: Any
+    ) -> torch.Tensor:
+        """Minus the mix of the bounds, summed over frames, nats."""
+        w = self.prior_weight
+        own = self.elbo.differentiable_loss(model, guide, **batch)
+        if w == 0:
+            return own
+        return (1 - w) * own + w * self.elbo.differentiable_loss(model, self.prior_guide, **batch)

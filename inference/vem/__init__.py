@@ -1,0 +1,1 @@
+"""Variational EM of a recording with a mean-field approximation."""

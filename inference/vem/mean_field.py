@@ -1,0 +1,185 @@
+"""The closed-form steps of variational EM: r(s), r(alpha) and the parameters, given the moments of r(z).
+
+The posterior of a noisy recording is approximated by r(s) r(z, alpha), and the free energy (minus the
+evidence lower bound, less log pi a bin)
+
+    E = sum_fn [ log V_b + P_b / V_b - 1 - log nu ] - log p(H) + F sum_n log g_n
+        + sum_n sum_a r_n(a) [ log r_n(a) - log pi(a) - E log p(P_s / g, z | v, a) - H_n(a) ]
+    P_s = |m|^2 + nu,    P_b = |x - m|^2 + nu,    V_b = W H
+
+is lowered by each factor in turn. Every step below is the exact minimum of E over what it changes, but for
+the noise, which takes majorise-minimise steps; none of them can raise E. Since the mean of the speech is 0,
+the terms of z and alpha are the clean-speech model at the power P_s / g, as if that had been observed: the
+steps know of r(z) just the four moments of `Moments`, and of the model nothing at all.
+
+Sadeghi and Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930) and TSP 2021 (arXiv 1912.10647), for two values of
+alpha, g = 1 and r(z) the same for both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from avse.inference.em.m_steps import NoiseUpdate
+from avse.inference.responsibilities import IMPOSSIBLE, AlphaStep, independent
+from avse.models.nmf import NMFNoise
+from avse.models.noisy import WienerMoments, wiener_moments
+
+
+class Moments(NamedTuple):
+    """Expectations over r(z), or over r(z | alpha), for each of the A values of alpha.
+
+    Attributes:
+        log_prior: E log p(z | alpha, v), (A, *, N).
+        log_volume: E sum_f log sigma_f(z, alpha, v), (A, *, N).
+        precision: E 1 / sigma_f(z, alpha, v), (A, *, N, F).
+        entropy: of r(z) or r(z | alpha), (A, *, N), nats; 0 where it is not estimated. Where r(z) is shared,
+            it is the same for every alpha and rules nothing but the level of the free energy.
+    """
+
+    log_prior: Tensor
+    log_volume: Tensor
+    precision: Tensor
+    entropy: Tensor
+
+    def log_joint(self, power: Tensor) -> Tensor:
+        """E log p(power, z | alpha, v) of clean speech of that power (*, N, F): (A, *, N)."""
+        return self.log_prior - self.log_volume - (self.precision * power).sum(-1)
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """All of the approximation but r(z).
+
+    Args:
+        power: |x|^2 of the mixture, (*, N, F).
+        noise: W, H and the gain g of the speech.
+        speech: r(s) = N_c(m, nu) of the speech as it is heard, sqrt(g) s: m = gain x and nu, each (*, N, F).
+        responsibilities: r(alpha), (A, *, N).
+        log_pi: log prior of alpha, (A, *, N); -inf where it cannot be.
+    """
+
+    power: Tensor
+    noise: NMFNoise
+    speech: WienerMoments
+    responsibilities: Tensor
+    log_pi: Tensor
+
+    @classmethod
+    def start(cls, power: Tensor, noise: NMFNoise, log_alpha: Tensor) -> "MeanField":
+        """m = x, nu = 0, r(alpha) = p(alpha), whose logarithm is `log_alpha` (A, *, N)."""
+        speech = WienerMoments(torch.ones_like(power), torch.zeros_like(power))
+        log_pi = log_alpha.where(log_alpha > IMPOSSIBLE, -torch.inf)
+        return cls(power, noise, speech, log_pi.exp(), log_pi)
+
+    @property
+    def speech_power(self) -> Tensor:
+        """P_s = |m|^2 + nu, the expected power of the speech as it is heard, (*, N, F)."""
+        return torch.addcmul(self.speech.variance, self.speech.gain.square(), self.power)
+
+    @cached_property
+    def clean_power(self) -> Tensor:
+        """P_s / g, the expected power of the speech as its model knows it, (*, N, F)."""
+        return self.speech_power / self.noise.frame_gain.unsqueeze(-1)
+
+    @cached_property
+    def noise_power(self) -> Tensor:
+        """P_b = |x - m|^2 + nu, the expected power of the noise, (*, N, F)."""
+        return torch.addcmul(self.speech.variance, (1 - self.speech.gain).square_(), self.power)
+
+    def precision(self, moments: Moments) -> Tensor:
+        """sum_a r(a) E 1 / sigma_f(z, a, v): 1 / gamma, (*, N, F)."""
+        total = torch.zeros_like(self.power)
+        for r, precision in zip(self.responsibilities.unsqueeze(-1), moments.precision, strict=True):
+            total.addcmul_(r, precision)
+        return total
+
+
+Update = Callable[[MeanField, Moments], MeanField]
+"""A step that lowers the free energy, or leaves it."""
+
+
+def update_speech(field: MeanField, moments: Moments) -> MeanField:
+    """r(s): m = G x and nu = G V_b with G = g gamma / (g gamma + V_b).
+
+    The Wiener filter of the harmonic mean gamma of the variances, where MCEM averages filters.
+    """
+    return replace(field, speech=wiener_moments(field.precision(moments).reciprocal_(), field.noise))
+
+
+def update_alpha(field: MeanField, moments: Moments, step: AlphaStep = independent) -> MeanField:
+    """log r(alpha) = log pi(alpha) + E log p(P_s / g, z | v, alpha) + H(alpha) + const, clipped.
+
+    That is the exact step, `independent`; others make more or less of the evidence, and may raise E.
+
+    With two values, logit r = E log p(P_s, z | v, 1) - E log p(P_s, z | v, 0) + logit pi.
+    """
+    if len(field.log_pi) == 1:
+        return field
+    log_evidence = moments.log_joint(field.clean_power) + moments.entropy
+    return replace(field, responsibilities=step(field.log_pi, log_evidence))
+
+
+@dataclass(frozen=True)
+class UpdateNoise:
+    """Majorise-minimise steps of sum_fn log V_b + P_b / V_b - log p(H): those of EM, where no speech is left.
+
+    The papers' code takes their square: faster, without the guarantee.
+
+    Args:
+        updates: of W and of H.
+        rounds: how often to go through them.
+    """
+
+    updates: Sequence[NoiseUpdate] = (NMFNoise.updated_spectra, NMFNoise.updated_activations)
+    rounds: int = 1
+
+    def __call__(self, field: MeanField, moments: Moments) -> MeanField:
+        """P_b is that of the noise variance which r(s) was made with."""
+        noise, power = field.noise, field.noise_power
+        for _ in range(self.rounds):
+            for update in self.updates:
+                noise = update(noise, power, *_no_speech(power))
+        return replace(field, noise=noise)
+
+
+def _no_speech(power: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+    """One draw of a speech of variance 0, and its weight."""
+    return [torch.zeros_like(power)], torch.ones_like(power[..., 0]).unsqueeze(0)
+
+
+def update_gain(field: MeanField, moments: Moments) -> MeanField:
+    """g_n = mean_f P_s / gamma."""
+    gain = (field.speech_power * field.precision(moments)).mean(-1)
+    smallest = torch.finfo(gain.dtype).tiny ** 0.5  # silence has no gain
+    return replace(field, noise=replace(field.noise, frame_gain=gain.clamp_min(smallest)))
+
+
+def update_pi(field: MeanField, moments: Moments) -> MeanField:
+    """pi(a) = (1 + sum_n r_n(a)) / (A + N) for all frames: MAP under Dirichlet(2, ..), Beta(2, 2) for A = 2.
+
+    It replaces the model's prior of alpha, but what the model rules out stays ruled out. What it cannot
+    raise is the free energy less log Dirichlet(pi).
+    """
+    if len(field.log_pi) == 1:
+        return field
+    count = field.responsibilities.sum(-1, keepdim=True) + 1
+    count = count.where(field.log_pi.isfinite().any(-1, keepdim=True), 0.0)
+    log_pi = (count / count.sum(0)).log().expand_as(field.log_pi)
+    return replace(field, log_pi=log_pi.where(field.log_pi.isfinite(), -torch.inf))
+
+
+def free_energy(field: MeanField, moments: Moments) -> Tensor:
+    """E above, summed over frames and bins, (*). Needs an r(s) that is not a point."""
+    noise = field.noise.cost(field.noise_power, *_no_speech(field.power))
+    r = field.responsibilities
+    joint = field.log_pi + moments.log_joint(field.clean_power) + moments.entropy - r.log()
+    bins = field.power.shape[-1]
+    smallest = torch.finfo(field.power.dtype).tiny
+    entropy = bins + field.speech.variance.clamp_min(smallest).log().sum(-1)
+    frames = bins * field.noise.frame_gain.log() - (r * joint).where(r > 0, 0.0).sum(0) - entropy
+    return noise + frames.sum(-1)

@@ -1,0 +1,178 @@
+"""Variational EM of a noisy recording, whole: start, mean-field iterations, final draws, filter.
+
+    x_fn = sqrt(g_n) s_fn + b_fn,    p(s, z, alpha | x, v) ~ r(s) r(z, alpha)
+
+    r(z)       chains at the expected power of the speech, as if it were observed    `inference.latent_factor`
+    r(s)       the Wiener filter of the expected precision, in closed form           `inference.mean_field`
+    r(alpha)   from the expected log joint, in closed form
+    W, H       majorise-minimise steps on the expected power of the noise; g and pi in closed form
+
+Sadeghi and Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930, VAE-MM) and TSP 2021 (arXiv 1912.10647, MIN-VAE).
+Nothing here names a model: any `SpeechModel` will do, with or without alpha, of any number of values.
+
+Next to MCEM, which sums the speech out, r(s) is one more approximation: the bound is looser, and precisions
+are averaged where MCEM averages filters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from avse.guides.base import SpeechGuide
+from avse.inference.algorithm import Progress
+from avse.inference.component_density import ComponentDensity, Joint, closed, log_alpha
+from avse.inference.em.initial import (
+    LatentInit,
+    NoiseInit,
+)
+from avse.inference.mcmc.chain import ChainState, Draws, EStep
+from avse.inference.posterior import Posterior
+from avse.inference.responsibilities import AlphaStep, independent
+from avse.inference.vem.latent_factor import LatentFactor, importance_entropy, moments, target
+from avse.inference.vem.mean_field import (
+    MeanField,
+    Moments,
+    Update,
+    UpdateNoise,
+    free_energy,
+    update_alpha,
+    update_speech,
+)
+from avse.models.base import SpeechModel
+from avse.models.networks.lips import cached_embeddings
+
+
+class LatentStep(NamedTuple):
+    """Draws of r(z), where the chains stand, and the moments for the closed-form steps."""
+
+    draws: Draws
+    chain_state: ChainState
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class VEM:
+    """Mean-field iterations, then a longer run of the chains and the filter of its moments.
+
+    An iteration draws r(z) once and then goes through the closed-form steps `rounds` times, which costs no
+    call of the decoder.
+
+    Args:
+        noise_init: first noise model.
+        latent_inits: first z of each chain, or of each chain and alpha (A, *, N, L); all draws count alike.
+        e_step: draws of r(z) in an iteration.
+        final: draws for the estimate; all that it keeps are used.
+        factor: `Shared`, one r(z) for all alpha as in the papers, or `Structured`, r(z | alpha).
+        updates: of the parameters, after r(s) and r(alpha).
+        alpha_step: of r(alpha), from its prior and the expected log joint of every component.
+        rounds: of the closed-form steps in an iteration.
+        iterations: at most so many.
+        tolerance: stop when the relative change of the free energy falls below it; 0 runs all iterations.
+        joint: `given_alpha.closed`, or `traced`, which forces the trace of the model.
+        gain_floor: see `MCEM`.
+    """
+
+    noise_init: NoiseInit
+    latent_inits: Sequence[LatentInit]
+    e_step: EStep
+    final: EStep
+    factor: LatentFactor
+    updates: Sequence[Update] = (UpdateNoise(),)
+    alpha_step: AlphaStep = independent
+    rounds: int = 1
+    iterations: int = 100
+    tolerance: float = 1e-5
+    joint: Joint = closed
+    gain_floor: float = 0.0
+
+    def __call__(
+        self,
+        speech: SpeechModel,
+        guide: SpeechGuide,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+        progress: Progress = lambda fraction: None,
+    ) -> Posterior:
+        """The posterior given |x|^2 = `power` (*, N, F) and lips.
+
+        Its `costs` are free energies a frame and bin, each under the noise model that the iteration began
+        with; the entropy of r(z) is part of them where the factor has particles.
+        """
+        frames = power.shape[:-1]
+        with torch.no_grad(), cached_embeddings(speech, guide):
+            noise = self.noise_init(power, generator)
+            starts = [start(speech, guide, power, visual, noise) for start in self.latent_inits]
+            prior = log_alpha(speech, starts[0].reshape(-1, *frames, starts[0].shape[-1])[0], visual)
+            model = ComponentDensity(speech, visual, prior, self.joint)
+            field = MeanField.start(power, noise, prior)
+            chain_state = ChainState(self.factor.start(starts, len(prior), frames))
+            costs: list[float] = []
+            converged = False
+            while len(costs) < self.iterations and not converged:
+                step = self._latent_step(self.e_step, model, field, chain_state, generator)
+                chain_state = step.chain_state
+                field, cost = self._closed_forms(field, step.moments)
+                converged = (
+                    self.tolerance > 0
+                    and bool(costs)
+                    and abs(costs[-1] - cost) <= self.tolerance * abs(costs[-1])
+                )
+                costs.append(cost)
+                progress(0.9 * len(costs) / self.iterations)
+            step = self._latent_step(self.final, model, field, chain_state, generator)
+            for _ in range(self.rounds):
+                field = update_alpha(update_speech(field, step.moments), step.moments, self.alpha_step)
+            field = update_speech(field, step.moments)
+            z = self.factor.marginal(step.draws.z, field.responsibilities, generator)
+            acceptance = self.factor.mean(step.draws.acceptance, field.responsibilities)
+            progress(1.0)
+        return Posterior(
+            z=z.transpose(0, 1),
+            noise=field.noise,
+            wiener_gain=field.speech.gain,
+            variance=field.speech.variance,
+            responsibilities=field.responsibilities,
+            acceptance=acceptance.mean(0),
+            costs=costs,
+            converged=converged if self.tolerance > 0 else None,
+            gain_floor=self.gain_floor,
+        )
+
+    def _latent_step(
+        self,
+        e_step: EStep,
+        model: ComponentDensity,
+        field: MeanField,
+        chain_state: ChainState,
+        generator: Generator,
+    ) -> LatentStep:
+        """r(z) at the expected power of the speech."""
+        power = field.clean_power
+        log_density = target(self.factor, model, power, field.responsibilities)
+        draws, chain_state = e_step(log_density, chain_state, generator)
+        averages = moments(self.factor, model, draws.z.flatten(0, 1))  # over draws and chains
+        if self.factor.particles:
+            entropy = importance_entropy(
+                log_density,
+                self.factor.log_density(averages.log_joint(power), field.responsibilities),
+                draws.z,
+                chain_state.step_size,
+                self.factor.particles,
+                generator,
+            )
+            averages = averages._replace(entropy=entropy.expand_as(averages.log_prior))
+        return LatentStep(draws, chain_state, averages)
+
+    def _closed_forms(self, field: MeanField, averages: Moments) -> tuple[MeanField, float]:
+        """r(s), r(alpha) and better parameters; the free energy under the old ones, a frame and bin."""
+        costs = []
+        for _ in range(self.rounds):
+            field = update_alpha(update_speech(field, averages), averages, self.alpha_step)
+            costs.append(free_energy(field, averages).sum() / field.power.numel())
+            for update in self.updates:
+                field = update(field, averages)
+        return field, float(costs[0])

@@ -1,0 +1,1 @@
+"""Neural networks that give the parameters of distributions: of spectra and of lips."""

@@ -1,0 +1,8 @@
+"""avse: probabilistic models for unsupervised audio-visual speech enhancement, in Pyro."""
+
+from avse.enhancement import Enhancement, enhance
+from avse.version import __version__
+from avse.zoo import load
+from avse.zoo.pair import SpeechPair
+
+__all__ = ["Enhancement", "SpeechPair", "__version__", "enhance", "load"]

@@ -1,0 +1,284 @@
+"""What the commands do, as functions from files to files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avse.data.audio import check_writable, read_audio, write_audio
+from avse.data.corpora.base import Corpus
+from avse.data.corpora.folder import FolderCorpus
+from avse.data.corpora.grid import GridCorpus
+from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
+from avse.data.corpora.synthetic import SyntheticCorpus
+from avse.data.corpora.synthetic.demo import talking_face
+from avse.data.errors import InputError
+from avse.data.files import atomic_path, check_destination, made_folder
+from avse.data.lips import Lips, Reason, read_lips
+from avse.data.lips.files import lips_from, save_lips
+from avse.data.lips.video import has_pictures
+from avse.enhancement import enhance
+from avse.evaluation.figures import check_figure_format, metrics_figure, training_figure, write_figure
+from avse.evaluation.lips_figures import contact_sheet
+from avse.evaluation.metrics import all_metrics
+from avse.evaluation.posterior.diagnosis import verdict
+from avse.evaluation.posterior.report import posterior_report
+from avse.inference.mcmc.kernels import HMC
+from avse.inference.presets import algorithm_named
+from avse.posterior_run import STEP, ChainSettings, summarize_posterior
+from avse.recording import pair_named
+from avse.zoo.pair import SpeechPair
+from avse.zoo.recipes import RECIPES, run
+
+
+def enhance_file(
+    noisy: Path,
+    out: Path,
+    *,
+    video: Path | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
+    model: str = "auto",
+    algorithm: str = "auto",
+    seed: int = 0,
+    device: str = "cpu",
+    report: Path | None = None,
+    figure: Path | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> dict[str, Any]:
+    """Enhance a file and write the result; returns the report.
+
+    Everything that can be refused is refused before the computation starts. A noisy file with pictures is its
+    own video, unless another is given or the model listens only. If no face is found in it, `model` "auto"
+    goes by the sound alone, and the report says so.
+
+    Raises:
+        InputError: input, output, model or algorithm cannot be used.
+    """
+    audio = read_audio(noisy)
+    check_writable(out)
+    for path in (report, figure):
+        if path is not None:
+            check_destination(path)
+    if figure is not None:
+        check_figure_format(figure)
+    if algorithm != "auto":
+        algorithm_named(algorithm)
+    pair = model if model == "auto" else pair_named(model)
+    lips, excuse = _lips_of(noisy, video, fps, pair)
+    enhancement = enhance(
+        audio.samples,
+        audio.sample_rate,
+        video=lips,
+        video_offset=video_offset,
+        model=pair,
+        algorithm=algorithm,
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
+    summary = {
+        **enhancement.report,
+        "notes": [*excuse, *enhancement.report["notes"]],
+        "file": str(noisy),
+        "output": str(out),
+    }
+    write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
+    if report is not None:
+        write_json(report, summary)
+    if figure is not None:
+        write_figure(figure, enhancement.figure(title=noisy.name))
+    return summary
+
+
+def diagnose_file(
+    noisy: Path,
+    out: Path,
+    *,
+    video: Path | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
+    model: str = "auto",
+    chains: int = 4,
+    draws: int = 200,
+    warmup: int | None = None,
+    leapfrog_steps: int = 10,
+    seconds: float = 10.0,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> str:
+    """Sample the posterior of a file at length and write one page about it; returns the verdict.
+
+    Raises:
+        InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
+    """
+    long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
+    audio = read_audio(noisy)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"{out}: the report is a page of HTML; let the name end in .html")
+    check_destination(out)
+    pair = model if model == "auto" else pair_named(model)
+    lips, excuse = _lips_of(noisy, video, fps, pair)
+    found = summarize_posterior(
+        audio.samples,
+        audio.sample_rate,
+        video=lips,
+        video_offset=video_offset,
+        model=pair,
+        long=long,
+        seconds=seconds,
+        seed=seed,
+        title=noisy.name,
+        progress=progress,
+    )
+    named = {} if model == "auto" else {"model": model}
+    found = replace(found, notes=[*excuse, *found.notes], facts={**found.facts, **named})
+    with atomic_path(out) as temporary:
+        temporary.write_text(posterior_report(found), encoding="utf-8")
+    return verdict(found.diagnosis)
+
+
+def _lips_of(
+    noisy: Path, video: Path | None, fps: float | None, model: str | SpeechPair
+) -> tuple[Lips | None, list[str]]:
+    """The lips to look at, if any, and why there are none where one would expect them."""
+    if video is not None:
+        return lips_from(video, fps), []
+    if not has_pictures(noisy) or (isinstance(model, SpeechPair) and model.config.lips is None):
+        return None, []
+    try:
+        return read_lips(noisy), []
+    except InputError as error:
+        if model != "auto":
+            raise
+        return None, [f"the sound alone was used ({error})"]
+
+
+def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[str, int]:
+    """Cut the speaker's mouth out of every picture of a video and save it; returns the count of each reason.
+
+    Raises:
+        InputError: no usable video, no face, or an output that cannot be written.
+    """
+    if out.suffix.lower() != ".npz":
+        raise InputError(f"{out}: lips are saved as .npz; let the name end so")
+    for path in (out, figure):
+        if path is not None:
+            check_destination(path)
+    if figure is not None:
+        check_figure_format(figure)
+    lips = read_lips(video)
+    save_lips(out, lips)
+    if figure is not None:
+        write_figure(figure, contact_sheet(lips, title=video.name))
+    return {reason.text: int((lips.reasons == reason).sum()) for reason in Reason}
+
+
+def train_model(
+    recipe: str,
+    corpus: str,
+    root: Path | None,
+    out: Path,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    resume: bool = False,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Train the pair of a recipe; returns a summary of the run.
+
+    Raises:
+        InputError: unknown recipe or corpus, no usable root, an output that cannot be written.
+    """
+    if recipe not in RECIPES:
+        raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
+    plan = RECIPES[recipe]()
+    settings = replace(plan.settings, seed=seed)
+    if epochs is not None:
+        settings = replace(settings, max_epochs=epochs)
+    made_folder(out)
+    pair, report = run(
+        replace(plan, settings=settings),
+        [named_corpus(corpus, root, seed)],
+        out,
+        device=device,
+        resume=resume,
+        cache=cache,
+    )
+    write_figure(out / "training.png", training_figure(report.history, title=recipe))
+    return {
+        "pair": str(out / "pair"),
+        "validation_elbo": report.validation_elbo,
+        "epochs": report.epochs,
+        "seconds": round(report.seconds, 1),
+        "train_frames": report.train_frames,
+        "parameters": sum(tensor.numel() for tensor in pair.modules().state_dict().values()),
+    }
+
+
+def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
+    """The corpus of a name.
+
+    Raises:
+        InputError: unknown name, or a root is missing.
+    """
+    if name == "synthetic":
+        return SyntheticCorpus(seed=seed)
+    corpora: dict[str, Callable[..., Corpus]] = {
+        "folder": FolderCorpus,
+        "grid": GridCorpus,
+        "ntcd-timit": NTCDTimitCorpus,
+    }
+    if name not in corpora:
+        raise InputError(f"unknown corpus {name!r}: use one of synthetic, {', '.join(corpora)}")
+    if root is None:
+        raise InputError(f"corpus {name!r} needs --root, the folder that holds it")
+    return corpora[name](root)
+
+
+def run_demo(
+    out: Path, seed: int, progress: Callable[[float], None]
+) -> tuple[dict[str, dict[str, float]], list[Path]]:
+    """Enhance `talking_face` twice with the same model, its lips shown and hidden.
+
+    Returns the metrics of each recording by its name, and the files written.
+    """
+    made_folder(out)
+    clean, noisy, rate, lips = talking_face(seed)
+    hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))
+    found = {}
+    for step, (name, video) in enumerate({"lips hidden": hidden, "with lips": lips}.items()):
+
+        def report(fraction: float, step: int = step) -> None:
+            progress((step + fraction) / 2)
+
+        found[name] = enhance(noisy, rate, video=video, model="av-vae-synthetic", seed=seed, progress=report)
+    sounds = {"noisy": noisy, **{name: enhancement.speech for name, enhancement in found.items()}}
+    metrics = {name: all_metrics(clean, samples, rate) for name, samples in sounds.items()}
+    written = []
+    for name, samples in {**sounds, "clean": clean, "noise": found["with lips"].noise}.items():
+        written.append(out / f"{name.replace(' ', '_')}.wav")
+        write_audio(written[-1], samples, rate)
+    title = "a synthetic voice in pink noise at -5 dB"
+    figures = {
+        "lips.png": contact_sheet(lips, title="drawn from the phonemes"),
+        "metrics.png": metrics_figure(metrics),
+        **{
+            f"{name.replace(' ', '_')}.png": enhancement.figure(title=f"{title}, {name}")
+            for name, enhancement in found.items()
+        },
+    }
+    for file, figure in figures.items():
+        write_figure(out / file, figure)
+    write_json(out / "report.json", {**found["with lips"].report, "metrics": metrics})
+    return metrics, [*written, *(out / file for file in figures), out / "report.json"]
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")

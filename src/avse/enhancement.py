@@ -1,0 +1,201 @@
+"""One call from a noisy recording to an enhanced one.
+
+    recording -> segments -> posterior of each -> averaged Wiener filter -> samples
+
+Channels are enhanced independently, as a batch. Recordings longer than a segment are enhanced in overlapping
+segments whose filters are cross-faded, and the noise of each segment is fitted by itself.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avse.data.audio import match_length, resample
+from avse.data.lips.files import LipsSource
+from avse.data.lips.front_end import LipTrack
+from avse.data.stft import STFT
+from avse.inference.algorithm import Algorithm
+from avse.inference.posterior import Posterior
+from avse.inference.presets import algorithm_named
+from avse.recording import Recording, pair_and_lips
+from avse.report import enhancement_report
+from avse.zoo.pair import SpeechPair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Enhancement:
+    """An enhanced recording of T samples and C channels; N frames and F bins inside.
+
+    Attributes:
+        speech: shape and rate of the input; gains below the algorithm's floor were lifted to it.
+        noise: what was taken away, input minus speech.
+        sample_rate: Hz.
+        spectrum: STFT of the mixture at the model's rate, complex (C, N, F), in the input's units.
+        wiener_gain: E[s | x] / x, (C, N, F).
+        speech_std: posterior standard deviation of the speech STFT, (C, N, F), in the input's units.
+        stft: of the three above.
+        scale: what the samples were multiplied by before inference, (C, 1): the power that the posteriors
+            were given is |scale spectrum|^2.
+        posteriors: one for each segment of the recording.
+        lips: what the model was given of the lips at each frame, or None.
+        report: what was run, with which seeds and versions, and how it went; plain values for JSON.
+    """
+
+    speech: NDArray[np.floating[Any]]
+    noise: NDArray[np.floating[Any]]
+    sample_rate: int
+    spectrum: Tensor
+    wiener_gain: Tensor
+    speech_std: Tensor
+    stft: STFT
+    scale: Tensor
+    posteriors: tuple[Posterior, ...]
+    lips: LipTrack | None
+    report: dict[str, Any]
+
+    @property
+    def posterior(self) -> Posterior:
+        """The posterior of a recording that fits one segment.
+
+        Raises:
+            ValueError: there are several segments, each with a posterior of its own; see `posteriors`.
+        """
+        if len(self.posteriors) > 1:
+            raise ValueError(
+                f"this recording was enhanced in {len(self.posteriors)} segments: use posteriors[k] of one"
+            )
+        return self.posteriors[0]
+
+    @property
+    def gain(self) -> Tensor:
+        """Former name of `wiener_gain`."""
+        return self.wiener_gain
+
+    @property
+    def deviation(self) -> Tensor:
+        """Former name of `speech_std`."""
+        return self.speech_std
+
+    def figure(self, channel: int = 0, title: str = "") -> "Figure":
+        """Spectrograms of mixture, speech and noise, the lips, and the objective of the first segment."""
+        from avse.evaluation.figures import enhancement_figure
+
+        return enhancement_figure(
+            self.spectrum[channel],
+            self.wiener_gain[channel],
+            self.stft,
+            self.posteriors[0].costs,
+            lips=self.lips,
+            title=title,
+        )
+
+
+def enhance(
+    x: NDArray[Any],
+    sample_rate: int,
+    *,
+    video: LipsSource | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
+    model: str | Path | SpeechPair = "auto",
+    algorithm: str | Algorithm = "auto",
+    seed: int = 0,
+    device: str | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> Enhancement:
+    """Enhance a noisy recording.
+
+    Args:
+        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale works) or integer.
+        sample_rate: Hz. Speech above half the model's rate is not modelled and is removed.
+        video: the speaker's face: a video file; or lips that are cropped already: a file, an array
+            (T_v, 67, 67), or `Lips`. Its clock is that of the samples.
+        fps: video frames a second of lips that come without times.
+        video_offset: s by which the video is late: what is heard at t is seen at t + video_offset.
+        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae where the video
+            shows lips, else a-vae.
+        algorithm: a name in `avse.inference.presets.PRESETS` or an algorithm object; "auto" takes the one
+            that the pair was saved with.
+        seed: of every random draw. The same seed in the same process, with the same number of threads, gives
+            the same output; other thread counts and CPUs agree to within rounding of the sampled chains.
+        device: where to compute, "cpu" or "cuda"; by default that of a loaded pair, else "cpu". A loaded pair
+            is never moved; a copy of it is.
+        progress: told the fraction of the work that is done.
+
+    Raises:
+        InputError: samples that are empty, not finite or not (T,) or (T, C); an unknown model or algorithm; a
+            video without a face, or none for a model that needs lips.
+    """
+    start = time.perf_counter()
+    pair, lips = pair_and_lips(model, video, fps, video_offset)
+    pair = pair.on(device)
+    infer, algorithm_name = algorithm_named(algorithm, pair.config.algorithm)
+    recording = Recording.prepare(x, sample_rate, pair, lips, video_offset)
+    generator = torch.Generator(pair.device).manual_seed(seed)
+
+    spectrum, pieces = recording.spectrum, recording.segments
+    gain, variance = torch.zeros_like(spectrum.real), torch.zeros_like(spectrum.real)
+    posteriors = []
+    for index, segment in enumerate(pieces):
+
+        def part(fraction: float, index: int = index) -> None:
+            progress((index + fraction) / len(pieces))
+
+        posterior = infer(
+            recording.speech,
+            recording.guide,
+            recording.power[..., segment.frames, :],
+            recording.segment_visual(segment),
+            generator,
+            part,
+        )
+        weight = segment.weight.to(gain)[:, None]
+        gain[..., segment.frames, : recording.bins] += weight * posterior.wiener_gain
+        variance[..., segment.frames, : recording.bins] += weight * posterior.variance
+        posteriors.append(posterior)
+
+    filtered = gain.clamp_min(posteriors[0].gain_floor).mul(spectrum)
+    estimate = recording.stft.synthesis(filtered, recording.signal.shape[-1]) / recording.scale
+    del filtered
+    samples = recording.samples
+    at_rate = resample(estimate.T.cpu().numpy(), recording.stft.sample_rate, sample_rate)
+    enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
+    report = enhancement_report(
+        recording,
+        posteriors,
+        infer,
+        algorithm_name,
+        requested={"model": _requested(model), "algorithm": _requested(algorithm)},
+        video_given=video is not None,
+        video_offset=video_offset,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+    )
+    return Enhancement(
+        speech=enhanced,
+        noise=samples - enhanced,
+        sample_rate=sample_rate,
+        spectrum=spectrum.div_(recording.scale[..., None]),
+        wiener_gain=gain,
+        speech_std=variance.sqrt_().div_(recording.scale[..., None]),
+        stft=recording.stft,
+        scale=recording.scale,
+        posteriors=tuple(posteriors),
+        lips=recording.track,
+        report=report,
+    )
+
+
+def _requested(choice: object) -> str:
+    """A name or path as it was given; "object" for a loaded pair or an algorithm object."""
+    return str(choice) if isinstance(choice, str | Path) else "object"

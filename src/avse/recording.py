@@ -1,0 +1,215 @@
+"""The front half of every use of a pair: a recording as the models see it.
+
+    samples -> model rate, common level -> STFT -> segments ----> power    (C, N, F)
+    video   -> lips -> video frames around every STFT frame ----> visual   (N, D)
+
+`Recording.prepare` does all of it; enhancement, posterior analysis, examples and benchmarks start from there.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from avse import zoo
+from avse.data.audio import resample
+from avse.data.errors import InputError
+from avse.data.lips import Lips
+from avse.data.lips.files import LipsSource, lips_from
+from avse.data.lips.front_end import LipTrack
+from avse.data.stft import STFT
+from avse.guides.base import SpeechGuide
+from avse.guides.wrappers import BandLimitedGuide
+from avse.models.band_limited import BandLimited
+from avse.models.base import SpeechModel
+from avse.zoo.pair import SpeechPair
+
+SEGMENT = 30.0
+"""Longest segment, seconds."""
+OVERLAP = 1.0
+"""Cross-fade between segments, seconds."""
+
+
+class Segment(NamedTuple):
+    """A part of a recording that is enhanced at once.
+
+    Attributes:
+        frames: its STFT frames.
+        weight: of each of its frames in the cross-fade, (frames,); the weights of all segments sum to 1.
+    """
+
+    frames: slice
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording as a pair sees it: T samples at the model's rate, C channels, N frames, F observed bins.
+
+    Attributes:
+        pair: the model and guide that it was prepared for.
+        samples: as floats, at their own rate, (T_in,) or (T_in, C).
+        sample_rate: of the samples, Hz.
+        signal: at the model's rate, (C, T).
+        spectrum: STFT at the level that the pair was trained with, complex (C, N, all bins).
+        scale: what the samples were multiplied by to reach that level, (C, 1).
+        speech: the speech model, over the F observed bins.
+        guide: its guide, over the same.
+        bins: F; all bins unless the sample rate is low.
+        lips: found in the video, or None.
+        track: the lips at every frame, or None for a pair that uses the sound alone.
+        visual: what the model is given of them, (N, D), or None.
+    """
+
+    pair: SpeechPair
+    samples: NDArray[np.floating[Any]]
+    sample_rate: int
+    signal: Tensor
+    spectrum: Tensor
+    scale: Tensor
+    speech: SpeechModel
+    guide: SpeechGuide
+    bins: int
+    lips: Lips | None
+    track: LipTrack | None
+    visual: Tensor | None
+
+    @classmethod
+    def prepare(
+        cls,
+        x: NDArray[Any],
+        sample_rate: int,
+        pair: SpeechPair,
+        lips: Lips | None = None,
+        video_offset: float = 0.0,
+    ) -> "Recording":
+        """Bring samples and lips to the form that the models of `pair` were trained with.
+
+        Args:
+            x: samples (T_in,) or (T_in, C), float or integer.
+            sample_rate: Hz.
+            pair: model and guide; computations run on their device.
+            lips: of the speaker, for a pair that uses them.
+            video_offset: s by which the video is late: what is heard at t is seen at t + video_offset.
+
+        Raises:
+            InputError: samples that are empty, not finite or of another shape.
+        """
+        samples = checked_samples(x, sample_rate)
+        columns = samples.reshape(len(samples), -1)
+        at_model_rate = resample(columns, sample_rate, pair.stft.sample_rate)
+        signal = torch.from_numpy(np.ascontiguousarray(at_model_rate.T)).float().to(pair.device)
+        spectrum, scale = pair.config.front_end.analysis(signal)
+        speech, guide, bins = within_band(pair, sample_rate)
+        front_end, track, visual = pair.config.lips, None, None
+        if front_end is not None and lips is not None:
+            track = front_end.track(lips, pair.stft.frame_times(spectrum.shape[-2]), video_offset)
+            visual = front_end.visual(track).to(pair.device)
+        return cls(
+            pair, samples, sample_rate, signal, spectrum, scale, speech, guide, bins, lips, track, visual
+        )
+
+    @property
+    def stft(self) -> STFT:
+        """The pair's short-time Fourier transform."""
+        return self.pair.stft
+
+    @cached_property
+    def power(self) -> Tensor:
+        """|x|^2 of the observed bins at the pair's level, (C, N, F)."""
+        return self.spectrum[..., : self.bins].abs().square()
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Overlapping segments of at most `SEGMENT` seconds."""
+        return segments(self.spectrum.shape[-2], self.stft)
+
+    def segment_visual(self, segment: Segment) -> Tensor | None:
+        """What the model is given of the lips in a segment, (frames, D), or None."""
+        return None if self.visual is None else self.visual[segment.frames]
+
+
+def segments(frames: int, stft: STFT) -> list[Segment]:
+    """Overlapping segments of a recording with the weights of their frames.
+
+    Segments are of nearly equal length, at most `SEGMENT` seconds; the weights fade linearly over `OVERLAP`
+    seconds and sum to 1 in every frame.
+    """
+    longest = round(SEGMENT * stft.frame_rate)
+    overlap = max(1, round(OVERLAP * stft.frame_rate))
+    count = 1 if frames <= longest else -(-(frames - overlap) // (longest - overlap))
+    length = -(-(frames + (count - 1) * overlap) // count)
+    pieces = []
+    for index in range(count):
+        begin = index * (length - overlap)
+        end = min(begin + length, frames)
+        fade = torch.ones(end - begin)
+        ramp = torch.linspace(0, 1, overlap + 2)[1:-1]
+        if index > 0:
+            fade[:overlap] = ramp
+        if index < count - 1:
+            fade[-overlap:] = 1 - ramp
+        pieces.append(Segment(slice(begin, end), fade))
+    return pieces
+
+
+def checked_samples(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
+    """The samples as floats, or an error that names what is wrong with them."""
+    samples = np.asarray(x)
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise InputError(f"samples of shape {samples.shape}: give (T,) or (T, C) with at least one sample")
+    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
+        raise InputError(
+            f"samples of shape {samples.shape}: more channels than samples; give (T, C), not (C, T)"
+        )
+    if sample_rate < 1000:
+        raise InputError(f"sample rate {sample_rate} Hz: give at least 1000 Hz")
+    if np.issubdtype(samples.dtype, np.integer):
+        samples = samples.astype(np.float32) / float(np.iinfo(samples.dtype).max)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples of type {samples.dtype}: give floats or integers")
+    if not np.isfinite(samples).all():
+        raise InputError("samples contain NaN or infinite values: repair or cut them out first")
+    return samples.astype(np.float32) if samples.dtype == np.float16 else samples
+
+
+def pair_and_lips(
+    model: str | Path | SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
+) -> tuple[SpeechPair, Lips | None]:
+    """The pair, and the lips that it will be given; None for a pair that uses the sound alone."""
+    if not np.isfinite(video_offset):
+        raise InputError(f"video offset {video_offset} s: give a number of seconds")
+    if model == "auto":
+        lips = None if video is None else lips_from(video, fps)
+        seen = lips is not None and bool(lips.valid.any())
+        return zoo.load("av-vae" if seen else "a-vae"), lips if seen else None
+    pair = pair_named(model)
+    if pair.config.lips is None:
+        return pair, None
+    if video is None:
+        raise InputError(
+            f"model {pair.config.architecture} needs lips: give a video, or take a model of sound alone"
+        )
+    return pair, lips_from(video, fps)
+
+
+def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
+    """The pair of a name or folder; a loaded pair is returned as it is.
+
+    Raises:
+        InputError: unknown name, or a damaged folder.
+    """
+    return model if isinstance(model, SpeechPair) else zoo.load(model)
+
+
+def within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:
+    """Model and guide over the bins that the recording has; all of them unless its rate is low."""
+    bins = min(pair.stft.bins, round(pair.stft.bins * sample_rate / pair.stft.sample_rate))
+    if bins == pair.stft.bins:
+        return pair.model, pair.guide, bins
+    return BandLimited(pair.model, bins), BandLimitedGuide(pair.guide, pair.stft.bins), bins

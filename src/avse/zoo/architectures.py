@@ -1,0 +1,283 @@
+"""How the models of the zoo are put together: one function a family, arguments in plain values.
+
+The functions give a model and its guide, untrained. Their arguments are saved with the weights; a script that
+wants other parts calls the classes directly.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from avse.data.errors import InputError
+from avse.data.lips.geometry import SHAPES
+from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
+from avse.guides.audio import AudioGuide
+from avse.guides.audio_visual import AudioVisualGuide
+from avse.guides.base import SpeechGuide
+from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
+from avse.guides.visual import VisualGuide
+from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.av_vae import AVVAE, VisualPrior
+from avse.models.base import SpeechModel
+from avse.models.min_vae import MINVAE
+from avse.models.networks.lips import (
+    LipCorruptionClassifier,
+    LipTrunk,
+    motion_mlp,
+    papers_mlp,
+    shape_mlp,
+    shared_frame_mlp,
+)
+from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
+from avse.models.robust_prior import RobustPrior
+from avse.models.vae_mm import VAEMM
+
+FEATURES: dict[str, Callable[[int], RawPower | LogPower]] = {
+    "log-power": LogPower,
+    "power": lambda bins: RawPower(),
+}
+
+
+def a_vae(
+    bins: int,
+    latent_size: int = 32,
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "tanh",
+) -> tuple[SpeechModel, SpeechGuide]:
+    """A-VAE: N(0, I) prior, perceptrons.
+
+    Args:
+        bins: F.
+        latent_size: L.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads, "log-power" or "power" (the papers').
+        encoder_activation: of its hidden layers, a key of `avse.models.networks.ACTIVATIONS`.
+        decoder_activation: likewise.
+    """
+    model = AVAE(StandardNormal(latent_size), SpectrumDecoder(latent_size, decoder, bins, decoder_activation))
+    guide = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+    )
+    return model, guide
+
+
+def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
+    """A trunk for lips.
+
+    Args:
+        lips: how they are shown.
+        embedding_size: E.
+        kind: "shared" for one linear map of all pictures, "papers" for their perceptron; shapes of the mouth
+            have one kind of trunk, whatever is asked for.
+        dropout: of all but the papers'.
+
+    Raises:
+        InputError: an unknown kind.
+    """
+    if isinstance(lips, LipShapeFrontEnd):
+        wanted = (0, len(SHAPES))
+        layers = shape_mlp(lips.instants, lips.quantities, wanted, embedding_size, dropout=dropout)
+        return LipTrunk(layers, embedding_size)
+    if kind == "papers":
+        return LipTrunk(papers_mlp(lips.side, lips.pictures, embedding_size), embedding_size)
+    if kind != "shared":
+        raise InputError(f"unknown trunk {kind!r}: use shared or papers")
+    return LipTrunk(
+        shared_frame_mlp(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size
+    )
+
+
+def v_vae(
+    bins: int,
+    lips: LipView,
+    latent_size: int = 32,
+    embedding_size: int = 128,
+    trunk: str = "shared",
+    encoder: Sequence[int] = (128,),
+    decoder: Sequence[int] = (256, 256),
+    encoder_activation: str = "silu",
+    decoder_activation: str = "silu",
+    dropout: float = 0.4,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """V-VAE: the model of the A-VAE, and a guide that sees the lips alone.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        trunk: "shared" or "papers".
+        encoder: hidden sizes after the trunk.
+        decoder: hidden sizes of the decoder.
+        encoder_activation: of the encoder's hidden layers.
+        decoder_activation: likewise.
+        dropout: of trunk and encoder.
+    """
+    model = AVAE(StandardNormal(latent_size), SpectrumDecoder(latent_size, decoder, bins, decoder_activation))
+    head = GaussianEncoder(embedding_size, encoder, latent_size, encoder_activation, dropout)
+    return model, VisualGuide(lip_trunk(lips, embedding_size, trunk, dropout), VisualPrior(head))
+
+
+def av_vae(
+    bins: int,
+    lips: LipView,
+    latent_size: int = 32,
+    embedding_size: int = 128,
+    trunk: str = "shared",
+    tied: bool = True,
+    prior: str = "network",
+    prior_hidden: Sequence[int] = (128,),
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.4,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """AV-VAE: prior and decoder that see the lips, and a guide that hears and sees.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        trunk: "shared" or "papers".
+        tied: one trunk for model and guide; else each has its own.
+        prior: "network" for z ~ N(mu(v), sigma(v)), "standard" for z ~ N(0, I).
+        prior_hidden: hidden sizes of the prior network, after the trunk.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads of the sound, "log-power" or "power" (the papers').
+        encoder_activation: of its hidden layers.
+        decoder_activation: likewise.
+        dropout: of the trunk, and of nothing after it: guide and model must agree on the prior.
+        temperature: tau, of the prior's standard deviations, see `RobustPrior`.
+        epsilon: its share of N(0, I).
+    """
+    make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
+    seen = make_trunk()
+    network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
+    model = AVVAE(
+        seen,
+        RobustPrior(network, temperature, epsilon) if prior == "network" else StandardNormal(latent_size),
+        SpectrumDecoder(latent_size, decoder, bins, decoder_activation, embedding_size),
+    )
+    guide = AudioVisualGuide(
+        FEATURES[features](bins),
+        seen if tied else make_trunk(),
+        GaussianEncoder(bins, encoder, latent_size, encoder_activation, embedding_size=embedding_size),
+    )
+    return model, guide
+
+
+def min_vae(
+    bins: int,
+    lips: LipView,
+    version: int = 1,
+    latent_size: int = 32,
+    embedding_size: int = 128,
+    trunk: str = "shared",
+    visual_encoder: Sequence[int] = (128,),
+    audio_encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    visual_activation: str = "silu",
+    audio_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.4,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """MIN-VAE: one decoder, an encoder that hears and one that sees, and the optimal r(alpha).
+
+    Where one encoder is to answer alone, it is the one that hears; the papers' variational EM asks the other.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        version: 1 for a decoder that sees z alone, 2 for one that also sees the lips.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        trunk: "shared" or "papers"; in version 2 decoder and visual encoder have it in common.
+        visual_encoder: hidden sizes after the trunk.
+        audio_encoder: hidden sizes.
+        decoder: hidden sizes.
+        features: what the audio encoder reads, "log-power" or "power" (the papers').
+        visual_activation: of the visual encoder's hidden layers.
+        audio_activation: likewise.
+        decoder_activation: likewise.
+        dropout: of the trunk.
+
+    Raises:
+        InputError: an unknown version.
+    """
+    if version not in (1, 2):
+        raise InputError(f"MIN-VAE version {version}: there are 1 (decoder of z) and 2 (of z and lips)")
+    seen = lip_trunk(lips, embedding_size, trunk, dropout)
+    model = MINVAE(
+        latent_size,
+        SpectrumDecoder(
+            latent_size, decoder, bins, decoder_activation, embedding_size if version == 2 else 0
+        ),
+        seen if version == 2 else None,
+    )
+    heard = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, audio_encoder, latent_size, audio_activation)
+    )
+    head = GaussianEncoder(embedding_size, visual_encoder, latent_size, visual_activation)
+    guide = MixtureGuide(heard, VisualGuide(seen, VisualPrior(head)), OptimalResponsibilities(model), start=1)
+    return model, guide
+
+
+def vae_mm(
+    bins: int,
+    lips: LipView,
+    first: Mapping[str, Any] | None = None,
+    second: Mapping[str, Any] | None = None,
+    pi: float = 0.5,
+    corruption_embedding_size: int = 64,
+    dropout: float = 0.2,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """VAE-MM of an A-VAE and an AV-VAE, with the encoder of each and the optimal r(alpha).
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        first: arguments of `a_vae`, besides the bins.
+        second: arguments of `av_vae`, besides bins and lips.
+        pi: probability of the A-VAE where the lips leave it open.
+        corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
+        dropout: of that trunk.
+    """
+    heard, hearing = a_vae(bins, **(first or {}))
+    seen, seeing = av_vae(bins, lips, **(second or {}))
+    classifier = None
+    if corruption_embedding_size:
+        if isinstance(lips, LipShapeFrontEnd):
+            everything = (0, lips.quantities)
+            layers = shape_mlp(
+                lips.instants, lips.quantities, everything, corruption_embedding_size, dropout=dropout
+            )
+        else:
+            layers = motion_mlp(lips.side, lips.pictures, corruption_embedding_size, dropout=dropout)
+        classifier = LipCorruptionClassifier(
+            LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
+        )
+    model = VAEMM(heard, seen, pi, classifier)
+    return model, MixtureGuide(hearing, seeing, OptimalResponsibilities(model))
+
+
+ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
+    "a-vae": a_vae,
+    "v-vae": v_vae,
+    "av-vae": av_vae,
+    "min-vae": min_vae,
+    "vae-mm": vae_mm,
+}
+
+NESTED_ARGUMENTS: dict[str, dict[str, str]] = {"vae-mm": {"first": "a-vae", "second": "av-vae"}}
+"""Architecture -> its arguments that are arguments of another architecture -> name of that one."""

@@ -1,0 +1,325 @@
+"""How the pairs of the zoo are trained: everything that `avse train` needs besides the speech itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from avse import zoo
+from avse.data.augmentation import (
+    Augmentation,
+    ColouredNoise,
+    EqualiserAugmentation,
+    LevelAugmentation,
+    LipAugmentation,
+)
+from avse.data.corpora.base import Corpus
+from avse.data.datamodule import FrameDataModule
+from avse.data.errors import InputError
+from avse.data.front_end import FrontEnd
+from avse.data.lips.corruption import LipCorruption
+from avse.data.lips.front_end import LipFrontEnd
+from avse.data.stft import STFT
+from avse.guides.mixture import BranchGuide, MixtureGuide
+from avse.guides.visual import VisualGuide
+from avse.guides.wrappers import Corruption, corrupted
+from avse.inference.svi.elbo import AlphaLikelihood, PriorMixedELBO
+from avse.inference.svi.training import (
+    SVI,
+    FrozenAudioPath,
+    Objective,
+    TrainingReport,
+    TrainingSettings,
+    train,
+)
+from avse.models.av_vae import AVVAE
+from avse.zoo.pair import PairConfig, SpeechPair
+
+
+@dataclass(frozen=True)
+class PretrainedInit:
+    """Parts of a pair that begin as those of a trained one.
+
+    Attributes:
+        pair: name in the zoo, or folder of the trained pair.
+        parts: names of its modules, under "model" or "guide" -> names of those that begin like them.
+    """
+
+    pair: str
+    parts: Mapping[str, str]
+
+    def __call__(self, pair: SpeechPair) -> None:
+        """Copy the weights.
+
+        Raises:
+            InputError: no such pair, or parts of other sizes.
+        """
+        source, target = zoo.load(self.pair).modules(), pair.modules()
+        for name, new in self.parts.items():
+            try:
+                target.get_submodule(new).load_state_dict(source.get_submodule(name).state_dict())
+            except (AttributeError, RuntimeError) as error:
+                raise InputError(f"{self.pair}: its {name} does not fit {new}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to train one pair.
+
+    Attributes:
+        pair: what is trained.
+        settings: optimiser, length and seed.
+        augmentations: of the training frames.
+        data: keyword arguments of `FrameDataModule`.
+        objective: the bound, made from the pair; the evidence lower bound by default.
+        callbacks: further Lightning callbacks.
+        corruption: of what the guide hears while it is trained, or None.
+        pretrained: trained pairs that parts of this one begin as; the rest begins at random.
+        trainable: names of the parts that learn, under "model" or "guide"; the rest stays as it begins. What
+            model and guide share goes by its name in the model.
+    """
+
+    pair: PairConfig
+    settings: TrainingSettings
+    augmentations: Sequence[Augmentation]
+    data: dict[str, Any]
+    objective: Callable[[SpeechPair], Objective | None] = lambda pair: None
+    callbacks: Sequence[Callback] = ()
+    corruption: Corruption | None = None
+    pretrained: Sequence[PretrainedInit] = ()
+    trainable: Sequence[str] = ("model", "guide")
+
+
+def _a_vae() -> Recipe:
+    """Log-power features, frames of many levels, colours and speeds."""
+    return Recipe(
+        PairConfig(
+            "a-vae",
+            {"latent_size": 32, "decoder_activation": "silu"},
+            FrontEnd(STFT(hop_length=256), "rms", high_pass=70.0),
+        ),
+        TrainingSettings(learning_rate=1e-3, max_epochs=40, patience=8, kl_warmup=1000, gradient_norm=200.0),
+        (LevelAugmentation(-20.0, 5.0), EqualiserAugmentation(2.0)),
+        {
+            "batch_size": 256,
+            "epoch_frames": 64_000,
+            "max_utterances": 100,
+            "speeds": (0.9, 1.0, 1.1),
+        },
+    )
+
+
+def _papers_a_vae() -> Recipe:
+    """513-128-32 and 32-128-513, raw power, Adam 1e-4: Sadeghi et al., TASLP 2020."""
+    arguments = {"latent_size": 32, "encoder": (128,), "decoder": (128,), "features": "power"}
+    return Recipe(
+        PairConfig("a-vae", arguments, FrontEnd(STFT(), "peak")),
+        TrainingSettings(learning_rate=1e-4, annealed=False, max_epochs=200, patience=20),
+        (),
+        {"batch_size": 128},
+    )
+
+
+def _a_vae_all_clips() -> Recipe:
+    """The A-VAE on every clip of every speaker: what the audio-visual models are compared with."""
+    recipe = _a_vae()
+    return replace(recipe, data={**recipe.data, "max_utterances": None})
+
+
+def _v_vae() -> Recipe:
+    """Fifteen pictures around every frame, moved and lit at random, with dropout and weight decay."""
+    audio, lips = _a_vae(), LipFrontEnd()
+    return Recipe(
+        replace(audio.pair, architecture="v-vae", arguments={"latent_size": 32}, lips=lips),
+        replace(audio.settings, max_epochs=16, weight_decay=0.05),
+        (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), LipAugmentation(lips)),
+        {"batch_size": 256, "epoch_frames": 64_000},
+    )
+
+
+def _av_vae() -> Recipe:
+    """As the V-VAE, with a prior network, and an encoder that hears badly while it learns to look."""
+    visual = _v_vae()
+    return replace(
+        visual,
+        pair=replace(visual.pair, architecture="av-vae", algorithm="mcem-lips"),
+        settings=replace(visual.settings, max_epochs=36, patience=36, keep="last"),
+        objective=prior_mixed,
+        callbacks=(FrozenAudioPath(0.2),),
+        corruption=ColouredNoise(),
+    )
+
+
+def _min_vae_v1() -> Recipe:
+    """From the A-VAE and what the V-VAE sees; a third of what the audio encoder hears is corrupted."""
+    visual = _v_vae()
+    return replace(
+        visual,
+        pair=replace(
+            visual.pair,
+            architecture="min-vae",
+            arguments={"version": 1, "latent_size": 32},
+            algorithm="mcem-branches",
+        ),
+        settings=replace(visual.settings, max_epochs=20, patience=20, keep="last"),
+        objective=visual_branch_mixed,
+        corruption=ColouredNoise(share=1 / 3),
+        pretrained=(
+            PretrainedInit(
+                "a-vae-grid",
+                {
+                    "model.decoder": "model.decoder",
+                    "guide.features": "guide.branches.1.features",
+                    "guide.encoder": "guide.branches.1.encoder",
+                },
+            ),
+            PretrainedInit("v-vae", {"guide.lips": "guide.branches.0.lips"}),
+        ),
+    )
+
+
+def _min_vae_v2() -> Recipe:
+    """From the encoder of the A-VAE, decoder and prior network of the AV-VAE; the latter now encodes lips."""
+    first = _min_vae_v1()
+    arguments = {"version": 2, "latent_size": 32, "visual_activation": "relu"}
+    heard, _ = first.pretrained
+    return replace(
+        first,
+        pair=replace(first.pair, arguments=arguments),
+        pretrained=(
+            replace(heard, parts={k: v for k, v in heard.parts.items() if k.startswith("guide")}),
+            PretrainedInit(
+                "av-vae",
+                {
+                    "model.decoder": "model.decoder",
+                    "model.lips": "model.lips",
+                    "model.prior.network": "guide.branches.0.network.network",
+                },
+            ),
+        ),
+    )
+
+
+def _vae_mm() -> Recipe:
+    """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were spoilt on purpose."""
+    audio, visual, lips = _a_vae(), _av_vae(), LipFrontEnd()
+    arguments = {"first": audio.pair.arguments, "second": visual.pair.arguments, "pi": 0.005}
+    return Recipe(
+        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-mixture"),
+        TrainingSettings(max_epochs=16, weight_decay=0.05, keep="last"),
+        (LipAugmentation(lips, hidden=0.0),),
+        {
+            "batch_size": 256,
+            "epoch_frames": 64_000,
+            "max_utterances": 60,
+            "lip_corruption": LipCorruption(copies=8, labelled=True),
+        },
+        objective=lambda pair: AlphaLikelihood(),
+        pretrained=(
+            PretrainedInit("a-vae-grid", {"model": "model.components.1", "guide": "guide.branches.1"}),
+            PretrainedInit("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
+        ),
+        trainable=("model.corruption_classifier",),
+    )
+
+
+def _papers_v_vae() -> Recipe:
+    """4489-512-128-32 and 32-128-513: Sadeghi et al., TASLP 2020."""
+    audio = _papers_a_vae()
+    arguments = {"latent_size": 32, "trunk": "papers", "encoder": (), "decoder": (128,)}
+    arguments["decoder_activation"] = "tanh"
+    lips = LipFrontEnd(side=67, pictures=1, normalised=False)
+    return replace(audio, pair=replace(audio.pair, architecture="v-vae", arguments=arguments, lips=lips))
+
+
+def _papers_av_vae() -> Recipe:
+    """The papers' nets with one trunk for encoder, decoder and prior network."""
+    visual = _papers_v_vae()
+    arguments = {
+        "latent_size": 32,
+        "trunk": "papers",
+        "encoder": (128,),
+        "decoder": (128,),
+        "features": "power",
+        "decoder_activation": "tanh",
+    }
+    return replace(
+        visual,
+        pair=replace(visual.pair, architecture="av-vae", arguments=arguments),
+        objective=prior_mixed,
+        callbacks=(FrozenAudioPath(0.2),),
+    )
+
+
+def prior_mixed(pair: SpeechPair, prior_weight: float = 0.1) -> Objective:
+    """The objective of the AV-VAE, in which its prior also serves as a guide."""
+    assert isinstance(pair.model, AVVAE)
+    return PriorMixedELBO(VisualGuide(pair.model.lips, pair.model.prior), prior_weight)
+
+
+def visual_branch_mixed(pair: SpeechPair, weight: float = 0.1) -> Objective:
+    """The bound of a MIN-VAE, and for a share of `weight` that of its visual branch alone.
+
+    Sound explains clean speech by hundreds of nats better than lips do, so that r(alpha) leaves the visual
+    branch nothing to learn from; both are lower bounds, and so is the mix.
+    """
+    assert isinstance(pair.guide, MixtureGuide)
+    return PriorMixedELBO(BranchGuide(pair.guide, 0), weight)
+
+
+RECIPES = {
+    "a-vae": _a_vae,
+    "a-vae-all-clips": _a_vae_all_clips,
+    "v-vae": _v_vae,
+    "av-vae": _av_vae,
+    "min-vae-v1": _min_vae_v1,
+    "min-vae-v2": _min_vae_v2,
+    "vae-mm": _vae_mm,
+    "a-vae-paper": _papers_a_vae,
+    "v-vae-paper": _papers_v_vae,
+    "av-vae-paper": _papers_av_vae,
+}
+
+
+def run(
+    recipe: Recipe,
+    corpora: Sequence[Corpus],
+    out: Path,
+    device: str = "cpu",
+    resume: bool = False,
+    **data: Any,
+) -> tuple[SpeechPair, TrainingReport]:
+    """Train the pair of a recipe on corpora and save it in `out`/pair.
+
+    Args:
+        recipe: what and how.
+        corpora: speech; their train split trains, their validation split decides when to stop.
+        out: folder of the run.
+        device: Lightning accelerator.
+        resume: go on with the run in `out`.
+        data: further arguments of `FrameDataModule`, such as `cache`.
+    """
+    pair = SpeechPair(recipe.pair)
+    module = FrameDataModule(
+        corpora,
+        recipe.pair.front_end,
+        lips=recipe.pair.lips,
+        seed=recipe.settings.seed,
+        **{**recipe.data, **data},
+    )
+    frames = module.frames("train").power
+    sample = frames[:: max(1, len(frames) // 20_000)]
+    pair.model.fit_scales(sample)
+    pair.guide.fit_scales(sample)
+    for start in recipe.pretrained:
+        start(pair)
+    for name, parameter in pair.modules().named_parameters():
+        parameter.requires_grad_(any(f"{name}.".startswith(f"{part}.") for part in recipe.trainable))
+    guide = pair.guide if recipe.corruption is None else corrupted(pair.guide, recipe.corruption)
+    svi = SVI(pair.model, guide, recipe.settings, recipe.objective(pair), recipe.augmentations)
+    report = train(svi, module, out, device=device, resume=resume, callbacks=recipe.callbacks)
+    pair.to("cpu")
+    pair.save_pretrained(Path(out) / "pair")
+    return pair, report

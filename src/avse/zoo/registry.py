@@ -1,0 +1,30 @@
+"""The trained pairs that come with the package, and how to load any other."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from avse.data.errors import InputError
+from avse.zoo.pair import SpeechPair, load_folder
+
+SHIPPED = Path(str(files("avse.zoo"))) / "weights"
+
+
+def shipped() -> dict[str, Path]:
+    """Name and folder of every pair in the package."""
+    return {folder.name: folder for folder in sorted(SHIPPED.iterdir()) if (folder / "config.json").is_file()}
+
+
+def load(name_or_path: str | Path) -> SpeechPair:
+    """A trained pair, by the name of a shipped one or by its folder. No network is used.
+
+    Raises:
+        InputError: there is neither such a name nor such a folder, or the folder is damaged.
+    """
+    names = shipped()
+    if str(name_or_path) in names:
+        return load_folder(names[str(name_or_path)], str(name_or_path))
+    if Path(name_or_path).is_dir():
+        return load_folder(Path(name_or_path))
+    raise InputError(
+        f"{name_or_path}: neither a shipped model ({', '.join(names) or 'none'}) nor a folder of a saved one"
+    )
