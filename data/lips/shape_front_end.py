@@ -17,7 +17,7 @@ from avse.data.errors import InputError
 from avse.data.lips.front_end import LipFrontEnd, LipTrack
 from avse.data.lips.geometry import SHAPES, mouth_shape, normalised
 from avse.data.lips.landmarks import CORNERS, Landmarks, find_landmarks
-from avse.data.lips.lips import Lips, Reason, bridged, places
+from avse.data.lips.lips import Lips, Reason, interpolate_gaps, places
 
 TRUST = ("error", "seen", "change")
 """Names of the quantities that tell how far the shapes are to be trusted: log of the landmarks' mean expected
@@ -67,7 +67,7 @@ class LipShapeFrontEnd:
         found = find_landmarks(lips.images, lips.valid)
         lips = with_hidden(lips, found)
         described = torch.from_numpy(described_shapes(lips, found))
-        kept = bridged(replace(lips, images=np.zeros_like(lips.images)))
+        kept = interpolate_gaps(replace(lips, images=np.zeros_like(lips.images)))
         index = torch.from_numpy(np.searchsorted(lips.times, kept.times))
         centre = np.asarray(frame_times, np.float64) + offset
         around = (np.arange(self.instants) - self.instants // 2) * self.step

@@ -14,6 +14,7 @@ from avse.data.augmentation import (
     EqualiserAugmentation,
     LevelAugmentation,
     LipAugmentation,
+    ShapeAugmentation,
 )
 from avse.data.corpora.base import Corpus
 from avse.data.datamodule import FrameDataModule
@@ -21,6 +22,7 @@ from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.corruption import LipCorruption
 from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.shape_front_end import LipShapeFrontEnd
 from avse.data.stft import STFT
 from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
@@ -93,7 +95,7 @@ class Recipe:
 
 
 def _a_vae() -> Recipe:
-    """Log-power features, frames of many levels, colours and speeds."""
+    """Log-power features, frames of many levels and colours, of hundreds of speakers."""
     return Recipe(
         PairConfig(
             "a-vae",
@@ -105,8 +107,7 @@ def _a_vae() -> Recipe:
         {
             "batch_size": 256,
             "epoch_frames": 64_000,
-            "max_utterances": 100,
-            "speeds": (0.9, 1.0, 1.1),
+            "balance": 0.25,
         },
     )
 
@@ -125,26 +126,35 @@ def _papers_a_vae() -> Recipe:
 def _a_vae_all_clips() -> Recipe:
     """The A-VAE on every clip of every speaker: what the audio-visual models are compared with."""
     recipe = _a_vae()
-    return replace(recipe, data={**recipe.data, "max_utterances": None})
+    return replace(recipe, data={**recipe.data, "balance": 0.0})
 
 
 def _v_vae() -> Recipe:
-    """Fifteen pictures around every frame, moved and lit at random, with dropout and weight decay."""
-    audio, lips = _a_vae(), LipFrontEnd()
+    """Shapes of the mouth at fifteen instants around every frame, changed at random; speakers drawn evenly."""
+    audio, lips = _a_vae(), LipShapeFrontEnd()
     return Recipe(
-        replace(audio.pair, architecture="v-vae", arguments={"latent_size": 32}, lips=lips),
+        replace(
+            audio.pair,
+            architecture="v-vae",
+            arguments={"latent_size": 32, "embedding_size": 96, "dropout": 0.3},
+            lips=lips,
+        ),
         replace(audio.settings, max_epochs=16, weight_decay=0.05),
-        (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), LipAugmentation(lips)),
-        {"batch_size": 256, "epoch_frames": 64_000},
+        (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), ShapeAugmentation(lips)),
+        {"batch_size": 256, "epoch_frames": 64_000, "balance": 0.75},
     )
 
 
 def _av_vae() -> Recipe:
-    """As the V-VAE, with a prior network, and an encoder that hears badly while it learns to look."""
+    """As the V-VAE, with a prior network, and an encoder that hears badly while it learns to look.
+
+    Half of the frames are speech without a video: few speakers are seen, but many are heard.
+    """
     visual = _v_vae()
     return replace(
         visual,
         pair=replace(visual.pair, architecture="av-vae", algorithm="mcem-lips"),
+        data={**visual.data, "unseen_share": 0.5},
         settings=replace(visual.settings, max_epochs=36, patience=36, keep="last"),
         objective=prior_mixed,
         callbacks=(FrozenAudioPath(0.2),),
