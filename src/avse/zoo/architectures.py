@@ -176,6 +176,53 @@ def av_vae(
     return model, guide
 
 
+def visual_prior_vae(
+    bins: int,
+    lips: LipView,
+    latent_size: int = 32,
+    embedding_size: int = 96,
+    prior_hidden: Sequence[int] = (128,),
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.3,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """AV-VAE of which the prior alone sees the lips: encoder and decoder are those of an A-VAE.
+
+    What is learnt of the voice then comes from every speaker that is heard, and not from the few that are
+    seen; with a defensive prior the evidence cannot fall far below the A-VAE's, see `RobustPrior`.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        prior_hidden: hidden sizes of the prior network, after the trunk.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads, "log-power" or "power" (the papers').
+        encoder_activation: of its hidden layers.
+        decoder_activation: likewise.
+        dropout: of the trunk.
+        temperature: tau, of the prior's standard deviations.
+        epsilon: its share of N(0, I).
+    """
+    network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
+    model = AVVAE(
+        lip_trunk(lips, embedding_size, dropout=dropout),
+        RobustPrior(network, temperature, epsilon),
+        SpectrumDecoder(latent_size, decoder, bins, decoder_activation),
+    )
+    guide = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+    )
+    return model, guide
+
+
 def min_vae(
     bins: int,
     lips: LipView,
@@ -241,6 +288,7 @@ def vae_mm(
     pi: float = 0.5,
     corruption_embedding_size: int = 64,
     dropout: float = 0.2,
+    seeing: str = "av-vae",
 ) -> tuple[SpeechModel, SpeechGuide]:
     """VAE-MM of an A-VAE and an AV-VAE, with the encoder of each and the optimal r(alpha).
 
@@ -248,13 +296,20 @@ def vae_mm(
         bins: F.
         lips: how they are shown.
         first: arguments of `a_vae`, besides the bins.
-        second: arguments of `av_vae`, besides bins and lips.
+        second: arguments of the other, besides bins and lips.
         pi: probability of the A-VAE where the lips leave it open.
         corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
         dropout: of that trunk.
+        seeing: what the other is, "av-vae" or "visual-prior-vae".
+
+    Raises:
+        InputError: it is neither.
     """
+    builders = {"av-vae": av_vae, "visual-prior-vae": visual_prior_vae}
+    if seeing not in builders:
+        raise InputError(f"a VAE-MM of an A-VAE and {seeing!r}: use {' or '.join(builders)}")
     heard, hearing = a_vae(bins, **(first or {}))
-    seen, seeing = av_vae(bins, lips, **(second or {}))
+    seen, looking = builders[seeing](bins, lips, **(second or {}))
     classifier = None
     if corruption_embedding_size:
         if isinstance(lips, LipShapeFrontEnd):
@@ -268,13 +323,14 @@ def vae_mm(
             LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
         )
     model = VAEMM(heard, seen, pi, classifier)
-    return model, MixtureGuide(hearing, seeing, OptimalResponsibilities(model))
+    return model, MixtureGuide(hearing, looking, OptimalResponsibilities(model))
 
 
 ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
     "a-vae": a_vae,
     "v-vae": v_vae,
     "av-vae": av_vae,
+    "visual-prior-vae": visual_prior_vae,
     "min-vae": min_vae,
     "vae-mm": vae_mm,
 }

@@ -162,6 +162,25 @@ def _av_vae() -> Recipe:
     )
 
 
+def _visual_prior() -> Recipe:
+    """A prior network that sees the shapes of the mouth, on the frozen encoder and decoder of the A-VAE."""
+    visual = _v_vae()
+    voice = ("model.decoder", "guide.features", "guide.encoder")
+    return replace(
+        visual,
+        pair=replace(
+            visual.pair,
+            architecture="visual-prior-vae",
+            arguments={"latent_size": 32, "decoder_activation": "silu"},
+            algorithm="mcem-lips",
+        ),
+        settings=replace(visual.settings, max_epochs=8),
+        data={**visual.data, "max_utterances": 250},
+        pretrained=(PretrainedInit("a-vae", {name: name for name in voice}),),
+        trainable=("model.lips", "model.prior"),
+    )
+
+
 def _min_vae_v1() -> Recipe:
     """From the A-VAE and what the V-VAE sees; a third of what the audio encoder hears is corrupted."""
     visual = _v_vae()
@@ -214,22 +233,28 @@ def _min_vae_v2() -> Recipe:
 
 def _vae_mm() -> Recipe:
     """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were spoilt on purpose."""
-    audio, visual, lips = _a_vae(), _av_vae(), LipFrontEnd()
-    arguments = {"first": audio.pair.arguments, "second": visual.pair.arguments, "pi": 0.005}
+    audio, visual, lips = _a_vae(), _visual_prior(), LipShapeFrontEnd()
+    arguments = {
+        "first": audio.pair.arguments,
+        "second": visual.pair.arguments,
+        "pi": 0.05,
+        "seeing": visual.pair.architecture,
+    }
     return Recipe(
-        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-mixture"),
-        TrainingSettings(max_epochs=16, weight_decay=0.05, keep="last"),
-        (LipAugmentation(lips, hidden=0.0),),
+        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-anchored"),
+        TrainingSettings(max_epochs=8, weight_decay=0.05, keep="last"),
+        (ShapeAugmentation(lips, hidden=0.02),),
         {
             "batch_size": 256,
             "epoch_frames": 64_000,
-            "max_utterances": 60,
-            "lip_corruption": LipCorruption(copies=8, labelled=True),
+            "max_utterances": 25,
+            "balance": 0.75,
+            "lip_corruption": LipCorruption(copies=3, labelled=True),
         },
         objective=lambda pair: AlphaLikelihood(),
         pretrained=(
-            PretrainedInit("a-vae-grid", {"model": "model.components.1", "guide": "guide.branches.1"}),
-            PretrainedInit("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
+            PretrainedInit("a-vae", {"model": "model.components.1", "guide": "guide.branches.1"}),
+            PretrainedInit("visual-prior", {"model": "model.components.0", "guide": "guide.branches.0"}),
         ),
         trainable=("model.corruption_classifier",),
     )
@@ -284,6 +309,7 @@ RECIPES = {
     "a-vae-all-clips": _a_vae_all_clips,
     "v-vae": _v_vae,
     "av-vae": _av_vae,
+    "visual-prior": _visual_prior,
     "min-vae-v1": _min_vae_v1,
     "min-vae-v2": _min_vae_v2,
     "vae-mm": _vae_mm,
