@@ -133,4 +133,6 @@ def _draw_curves(axes: Axes, track: LipTrack, duration: float) -> None:
     low, high = axes.get_ylim()
     axes.fill_between(time, low, high, where=~valid, color=INVALID, step="mid")
     axes.legend(loc="upper right", fontsize=7, ncols=2)
-    axes.set(xlim=(0, duration), yticks=[], xlabel="time (s)", title="shape of the mouth, as the model sees it")
+    axes.set(
+        xlim=(0, duration), yticks=[], xlabel="time (s)", title="shape of the mouth, as the model sees it"
+    )

@@ -10,6 +10,7 @@ on speakers that the network did not meet.
 """
 
 import math
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -28,7 +29,7 @@ class DefensiveMixture(dist.TorchDistribution):
         epsilon: share of N(0, I), in (0, 1).
     """
 
-    arg_constraints: dict[str, object] = {}
+    arg_constraints: ClassVar[dict[str, object]] = {}
     has_rsample = False
 
     def __init__(self, centre: Tensor, scale: Tensor, epsilon: float) -> None:
@@ -80,7 +81,9 @@ class RobustPrior(nn.Module):
     def __init__(self, network: GaussianEncoder, temperature: float = 1.0, epsilon: float = 0.0) -> None:
         super().__init__()
         if not (temperature > 0 and 0 <= epsilon < 1):
-            raise InputError(f"temperature {temperature}, epsilon {epsilon}: positive, and at least 0, below 1")
+            raise InputError(
+                f"temperature {temperature}, epsilon {epsilon}: positive, and at least 0, below 1"
+            )
         self.network = network
         self.temperature, self.epsilon = temperature, epsilon
 

@@ -79,7 +79,9 @@ class LandmarkNetwork(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Grey pictures (B, 67, 67) -> points (B, 12, 2), log error (B, 12) and log odds of lips (B,)."""
         deviation, mean = torch.std_mean(images, (1, 2), keepdim=True)
-        answer = self.output(self.hidden(self.features(((images - mean) / (deviation + 2))[:, None]).flatten(1)))
+        answer = self.output(
+            self.hidden(self.features(((images - mean) / (deviation + 2))[:, None]).flatten(1))
+        )
         count = len(LANDMARKS)
         points = answer[:, : 2 * count].reshape(-1, count, 2)
         return points, answer[:, 2 * count : -1].clamp(-6, 1), answer[:, -1]
@@ -97,22 +99,26 @@ def find_landmarks(images: NDArray[np.uint8], shown: NDArray[np.bool_] | None = 
     points, _, seen = _looked(pictures)
     worth = seen > 0 if shown is None else (seen > 0) & torch.from_numpy(shown)
     size, turn, place = _pose(points[worth] if worth.any() else points)
-    matrix = torch.stack([torch.stack([turn.cos(), -turn.sin()]), torch.stack([turn.sin(), turn.cos()])]) * size
+    matrix = (
+        torch.stack([torch.stack([turn.cos(), -turn.sin()]), torch.stack([turn.sin(), turn.cos()])]) * size
+    )
     steps = (torch.arange(SIDE) + 0.5) / SIDE - 0.5
     grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1) @ matrix.mT + place
     aligned = torch.cat(
         [
             functional.grid_sample(
-                part[:, None], (2 * grid).expand(len(part), SIDE, SIDE, 2), "bilinear", "border", align_corners=False
+                part[:, None],
+                (2 * grid).expand(len(part), SIDE, SIDE, 2),
+                "bilinear",
+                "border",
+                align_corners=False,
             )[:, 0]
             for part in pictures.split(LOOKED_AT)
         ]
     )
     points, error, again = _looked(aligned)
     back = points @ matrix.mT + place
-    return Landmarks(
-        back.numpy(), (error.exp() * size).numpy(), torch.minimum(seen, again).numpy()
-    )
+    return Landmarks(back.numpy(), (error.exp() * size).numpy(), torch.minimum(seen, again).numpy())
 
 
 def _pose(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +126,11 @@ def _pose(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     across = points[:, CORNERS[1]] - points[:, CORNERS[0]]
     size = across.norm(dim=-1).median().clamp(0.1, 1.5) / WIDTH
     mean = across.median(0).values
-    return size, torch.atan2(mean[1], mean[0]).clamp(-1.0, 1.0), points.mean(1).median(0).values.clamp(-0.4, 0.4)
+    return (
+        size,
+        torch.atan2(mean[1], mean[0]).clamp(-1.0, 1.0),
+        points.mean(1).median(0).values.clamp(-0.4, 0.4),
+    )
 
 
 def _looked(pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:

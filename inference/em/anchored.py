@@ -3,12 +3,12 @@
 A mixture of a model of sound alone (alpha = 1) and one that sees lips (alpha = 0), such as a VAE-MM. Which of
 the two serves a recording better does not show in their evidence: it multiplies hundreds of dependent bins, and an
 interfering voice is explained by the first just as well as the speaker's own. So each component is fitted by
-itself, with a noise model of its own, and their Wiener gains G_1 and G_0 are averaged,
+itself, with a noise model of its own, and their Wiener gains G_1 and G_0 are averaged geometrically,
 
-    G_n = (1 - w_n) G_1n + w_n G_0n,        0 <= w_n <= largest < 1,
+    G_n = max(G_1n^(1 - w_n) G_0n^w_n, guard G_1n),        0 <= w_n <= largest < 1,
 
-with a weight, r(alpha = 0), from what the recording tells (`Trust`). G_n >= (1 - largest) G_1n: in no frame and
-bin is the speech attenuated by more than that beside what the sound alone lets through, whatever the lips.
+with a weight, r(alpha = 0), from what the recording tells (`Trust`). The guard makes it impossible that lips mute
+a recording: in no frame and bin is less let through than that share of what the sound alone lets through.
 
 Within a component, chains that started apart stay apart; they count by their tempered joint density,
 softmax_c(temper log p(x, z_c | v)), frame by frame.
@@ -26,7 +26,6 @@ from avse.guides.wrappers import BandLimitedGuide
 from avse.inference.algorithm import Progress
 from avse.inference.em.initial import init_from_prior
 from avse.inference.em.mcem import MCEM
-from avse.inference.mcmc.chain import ChainState
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import averaged
 from avse.models.band_limited import BandLimited
@@ -36,6 +35,9 @@ from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.vae_mm import VAEMM
+
+SMALLEST = 1e-4
+"""Gain that is as good as none, -80 dB."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,12 @@ class Trust:
         asked: dB of speech over noise, by the sound alone, from which on lips that do not fit are not trusted.
     """
 
-    largest: float = 0.9
-    middle: float = 0.0
+    largest: float = 0.95
+    middle: float = 2.0
     slope: float = 4.0
     span: int = 63
     least_shift: int = 31
-    asked: float = 3.0
+    asked: float = 6.0
 
     def __call__(
         self, heard: Tensor, seen: Tensor, power: Tensor, expected: Tensor, valid: Tensor, bad: Tensor
@@ -139,19 +141,21 @@ def _around(values: Tensor, span: int) -> Tensor:
 class AnchoredMCEM:
     """MCEM of sound alone, MCEM with lips, and the mean of their filters.
 
-    A model that is no mixture, or no lips at all: `heard` alone.
+    A model that is no VAE-MM, or no lips at all: `heard` alone.
 
     Args:
         heard: schedule of the component alpha = 1.
         seen: of the component alpha = 0.
         trust: weight of the latter.
         temper: exponent of the joint density that chains of one component are weighted by.
+        guard: smallest share of the gain of sound alone, 0.1 is 20 dB.
     """
 
     heard: MCEM
     seen: MCEM
     trust: Trust = Trust()
-    temper: float = 0.03
+    temper: float = 0.1
+    guard: float = 0.1
 
     def __call__(
         self,
@@ -183,7 +187,8 @@ class AnchoredMCEM:
                 bad_lips(speech, visual).expand(power.shape[:-1]),
             )
             share = weight.unsqueeze(-1)
-            mixed = (1 - share) * floor + share * gain
+            mixed = floor ** (1 - share) * gain.clamp_min(SMALLEST) ** share
+            mixed = torch.maximum(mixed, self.guard * floor)
             between = share * (1 - share) * (sound.wiener_gain - gain).square() * power
             progress(1.0)
         return Posterior(
@@ -199,9 +204,7 @@ class AnchoredMCEM:
         )
 
 
-def components(
-    speech: SpeechModel, guide: SpeechGuide
-) -> list[tuple[SpeechModel, SpeechGuide]] | None:
+def components(speech: SpeechModel, guide: SpeechGuide) -> list[tuple[SpeechModel, SpeechGuide]] | None:
     """Models and guides of alpha = 0 and alpha = 1 of a VAE-MM, also of a band-limited one; None for others."""
     if isinstance(speech, BandLimited) and isinstance(guide, BandLimitedGuide):
         found = components(speech.speech, guide.guide)

@@ -288,7 +288,6 @@ def vae_mm(
     pi: float = 0.5,
     corruption_embedding_size: int = 64,
     dropout: float = 0.2,
-    seeing: str = "av-vae",
 ) -> tuple[SpeechModel, SpeechGuide]:
     """VAE-MM of an A-VAE and an AV-VAE, with the encoder of each and the optimal r(alpha).
 
@@ -296,20 +295,13 @@ def vae_mm(
         bins: F.
         lips: how they are shown.
         first: arguments of `a_vae`, besides the bins.
-        second: arguments of the other, besides bins and lips.
+        second: arguments of `av_vae`, besides bins and lips.
         pi: probability of the A-VAE where the lips leave it open.
         corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
         dropout: of that trunk.
-        seeing: what the other is, "av-vae" or "visual-prior-vae".
-
-    Raises:
-        InputError: it is neither.
     """
-    builders = {"av-vae": av_vae, "visual-prior-vae": visual_prior_vae}
-    if seeing not in builders:
-        raise InputError(f"a VAE-MM of an A-VAE and {seeing!r}: use {' or '.join(builders)}")
     heard, hearing = a_vae(bins, **(first or {}))
-    seen, looking = builders[seeing](bins, lips, **(second or {}))
+    seen, looking = av_vae(bins, lips, **(second or {}))
     classifier = None
     if corruption_embedding_size:
         if isinstance(lips, LipShapeFrontEnd):

@@ -13,7 +13,6 @@ from avse.data.augmentation import (
     ColouredNoise,
     EqualiserAugmentation,
     LevelAugmentation,
-    LipAugmentation,
     ShapeAugmentation,
 )
 from avse.data.corpora.base import Corpus
@@ -130,7 +129,7 @@ def _a_vae_all_clips() -> Recipe:
 
 
 def _v_vae() -> Recipe:
-    """Shapes of the mouth at fifteen instants around every frame, changed at random; speakers drawn evenly."""
+    """Shapes of the mouth at fifteen instants around a frame, changed at random; speakers drawn evenly."""
     audio, lips = _a_vae(), LipShapeFrontEnd()
     return Recipe(
         replace(
@@ -233,15 +232,16 @@ def _min_vae_v2() -> Recipe:
 
 def _vae_mm() -> Recipe:
     """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were spoilt on purpose."""
-    audio, visual, lips = _a_vae(), _visual_prior(), LipShapeFrontEnd()
+    audio, visual, lips = _a_vae(), _av_vae(), LipShapeFrontEnd()
     arguments = {
         "first": audio.pair.arguments,
         "second": visual.pair.arguments,
         "pi": 0.05,
-        "seeing": visual.pair.architecture,
     }
     return Recipe(
-        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-anchored"),
+        replace(
+            visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-anchored"
+        ),
         TrainingSettings(max_epochs=8, weight_decay=0.05, keep="last"),
         (ShapeAugmentation(lips, hidden=0.02),),
         {
@@ -254,7 +254,7 @@ def _vae_mm() -> Recipe:
         objective=lambda pair: AlphaLikelihood(),
         pretrained=(
             PretrainedInit("a-vae", {"model": "model.components.1", "guide": "guide.branches.1"}),
-            PretrainedInit("visual-prior", {"model": "model.components.0", "guide": "guide.branches.0"}),
+            PretrainedInit("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
         ),
         trainable=("model.corruption_classifier",),
     )
