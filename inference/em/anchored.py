@@ -62,9 +62,9 @@ class Trust:
         asked: dB of speech over noise, by the sound alone, from which on lips that do not fit are not trusted.
     """
 
-    largest: float = 0.95
-    middle: float = 2.0
-    slope: float = 4.0
+    largest: float = 0.8
+    middle: float = 6.0
+    slope: float = 6.0
     span: int = 63
     least_shift: int = 31
     asked: float = 6.0
