@@ -112,8 +112,8 @@ class LipAugmentation:
 
 @dataclass(frozen=True)
 class ShapeAugmentation:
-    """Other mouths, other cameras: the shapes of every frame scaled, shifted, tilted over time and made noisy at
-    random; some quantities left out, and some frames hidden, which are then bad.
+    """Other mouths, other cameras: the shapes of every frame scaled, shifted, tilted over time and made
+    noisy at random; some quantities left out, and some frames hidden, which are then bad.
 
     Args:
         front_end: how the lips are shown.

@@ -5,8 +5,8 @@
 A network that met few speakers is surer than it should be of strangers: tau widens it, and the second term, a
 defensive mixture (Hesterberg, Technometrics 1995), bounds what any lips can cost. With the standard normal
 prior of the A-VAE as second term and the A-VAE's own decoder, p(s | v) >= epsilon p(s): in no frame does the
-evidence fall more than -log(epsilon) nats below that of the A-VAE, however wrong the lips. tau and epsilon are chosen
-on speakers that the network did not meet.
+evidence fall more than -log(epsilon) nats below that of the A-VAE, however wrong the lips. tau and epsilon
+are chosen on speakers that the network did not meet.
 """
 
 import math

@@ -1,8 +1,8 @@
 """The shape of a mouth over time, in quantities that camera, skin, light and crop hardly change.
 
 From twelve landmarks (`avse.data.lips.landmarks`) come seven distances, `SHAPES`, in units of the usual
-(median) width of the mouth in the clip. Widths are Euclidean; heights are along the normal of the line through the
-corners of the mouth in the same picture, so that no roll, shift or scale changes them:
+(median) width of the mouth in the clip. Widths are Euclidean; heights are along the normal of the line
+through the corners of the mouth in the same picture, so that no roll, shift or scale changes them:
 
     open_middle    of the inner lips in the middle
     open_sides     of the inner lips, mean of left and right
@@ -28,7 +28,8 @@ USUAL = np.array([0.06, 0.05, 0.08, 0.06, 0.06, 0.02, 0.03])
 """Deviation of each in talking mouths, in mouth widths."""
 
 STILL = 0.3
-"""Of the usual deviation: what is added, in squares, to that of the clip, lest a mouth at rest seem to talk."""
+"""Of the usual deviation: what is added, in squares, to that of the clip, lest a mouth at rest seem to
+talk."""
 
 
 def mouth_shape(points: NDArray[np.floating], good: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:

@@ -21,8 +21,8 @@ from avse.data.lips.lips import Lips, Reason, interpolate_gaps, places
 
 TRUST = ("error", "seen", "change")
 """Names of the quantities that tell how far the shapes are to be trusted: log of the landmarks' mean expected
-error over the width of the mouth, + 3; log odds that the lips are seen, / 4; and 1/2 log(1 + 10^4 c), c the mean square
-change from the picture before over the variance of the pictures' grey levels, - 2."""
+error over the width of the mouth, + 3; log odds that the lips are seen, / 4; and 1/2 log(1 + 10^4 c), c the
+mean square change from the picture before over the variance of the pictures' grey levels, - 2."""
 
 LARGEST = 4.0
 """Of a shape, in deviations of the clip: no mouth goes further."""

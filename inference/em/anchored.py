@@ -1,14 +1,16 @@
 """Sound first, then lips: two Monte Carlo EMs of one recording, and a mean of their filters.
 
 A mixture of a model of sound alone (alpha = 1) and one that sees lips (alpha = 0), such as a VAE-MM. Which of
-the two serves a recording better does not show in their evidence: it multiplies hundreds of dependent bins, and an
-interfering voice is explained by the first just as well as the speaker's own. So each component is fitted by
-itself, with a noise model of its own, and their Wiener gains G_1 and G_0 are averaged geometrically,
+the two serves a recording better does not show in their evidence: it multiplies hundreds of dependent bins,
+and an interfering voice is explained by the first just as well as the speaker's own. So each component is
+fitted by itself, with a noise model of its own, and their Wiener gains G_1 and G_0 are averaged
+geometrically,
 
     G_n = max(G_1n^(1 - w_n) G_0n^w_n, guard G_1n),        0 <= w_n <= largest < 1,
 
-with a weight, r(alpha = 0), from what the recording tells (`Trust`). The guard makes it impossible that lips mute
-a recording: in no frame and bin is less let through than that share of what the sound alone lets through.
+with a weight, r(alpha = 0), from what the recording tells (`Trust`). The guard makes it impossible that lips
+mute a recording: in no frame and bin is less let through than that share of what the sound alone lets
+through.
 
 Within a component, chains that started apart stay apart; they count by their tempered joint density,
 softmax_c(temper log p(x, z_c | v)), frame by frame.
@@ -47,11 +49,12 @@ class Trust:
         w_n = largest valid_n (1 - p_n) sigmoid((middle - snr_n) / slope) synchrony
 
     snr_n is the ratio in dB of speech to noise that the component with lips finds within `span` around
-    the frame: the clearer the sound, the less the lips have to add, and the more they can spoil. p_n is the probability
-    that the lips are bad, by the model's own prior of alpha. `synchrony` asks whether the lips fit the sound at
+    the frame: the clearer the sound, the less the lips have to add, and the more they can spoil. p_n is the
+    probability that the lips are bad, by the model's own prior of alpha. `synchrony` asks whether the lips
+    fit the sound at
     all: the correlation over time of the level that they predict with the level that the sound alone finds,
-    compared with the same at shifts of at least `least_shift`, in standard deviations of those; it is asked the
-    louder the clearer the sound.
+    compared with the same at shifts of at least `least_shift`, in standard deviations of those; it is asked
+    the louder the clearer the sound.
 
     Args:
         largest: of the weights.
@@ -59,7 +62,8 @@ class Trust:
         slope: dB.
         span: frames.
         least_shift: frames.
-        asked: dB of speech over noise, by the sound alone, from which on lips that do not fit are not trusted.
+        asked: dB of speech over noise, by the sound alone, from which on lips that do not fit are not
+            trusted.
     """
 
     largest: float = 0.8
@@ -104,9 +108,9 @@ class Trust:
 def synchrony_score(level: Tensor, expected: Tensor, valid: Tensor, least_shift: int) -> Tensor:
     """How much better two levels (*, N) fit in time than out of it, in standard deviations, (*).
 
-    (c_0 - mean_k c_k) / std_k c_k with c_k the correlation, over frames that are valid, of `level` with `expected`
-    shifted circularly by k frames, least_shift <= k <= N - least_shift in steps of 7; 0 where there is no room for
-    four shifts, or nothing varies.
+    (c_0 - mean_k c_k) / std_k c_k with c_k the correlation, over frames that are valid, of `level` with
+    `expected` shifted circularly by k frames, least_shift <= k <= N - least_shift in steps of 7; 0 where
+    there is no room for four shifts, or nothing varies.
     """
     frames = level.shape[-1]
     shifts = range(least_shift, frames - least_shift + 1, 7)
@@ -205,7 +209,8 @@ class AnchoredMCEM:
 
 
 def components(speech: SpeechModel, guide: SpeechGuide) -> list[tuple[SpeechModel, SpeechGuide]] | None:
-    """Models and guides of alpha = 0 and alpha = 1 of a VAE-MM, also of a band-limited one; None for others."""
+    """Models and guides of alpha = 0 and alpha = 1 of a VAE-MM, also of a band-limited one; None for
+    others."""
     if isinstance(speech, BandLimited) and isinstance(guide, BandLimitedGuide):
         found = components(speech.speech, guide.guide)
         if found is None:
