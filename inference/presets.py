@@ -130,9 +130,10 @@ def mixture_mcem() -> ComponentwiseMCEM:
 def anchored_mcem() -> AnchoredMCEM:
     """The schedule for a mixture of a model of sound alone and one with lips, of speakers it may not know.
 
-    `default_mcem` for the former, `lips_mcem` for the latter, and the mean of their filters.
+    `default_mcem` for the former, `lips_mcem` in 8 iterations for the latter, and the mean of their filters.
     """
-    return AnchoredMCEM(default_mcem(), lips_mcem())
+    lips = lips_mcem()
+    return AnchoredMCEM(default_mcem(), replace(lips, em=replace(lips.em, iterations=8)))
 
 
 def papers_vem() -> VEM:

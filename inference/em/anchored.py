@@ -67,8 +67,8 @@ class Trust:
     """
 
     largest: float = 0.8
-    middle: float = 6.0
-    slope: float = 6.0
+    middle: float = 2.0
+    slope: float = 4.0
     span: int = 63
     least_shift: int = 31
     asked: float = 6.0
