@@ -1,6 +1,7 @@
 """What the commands do, as functions from files to files."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from avse.checks import checked_device, checked_seed
+from avse.cli.paths import check_distinct, printable
 from avse.data.audio import check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
@@ -58,6 +61,11 @@ def enhance_file(
     Raises:
         InputError: input, output, model or algorithm cannot be used.
     """
+    check_distinct(
+        {"the input": noisy, "--video": video}, {"--out": out, "--json": report, "--figure": figure}
+    )
+    checked_device(device)
+    seed = checked_seed(seed)
     audio = read_audio(noisy)
     check_writable(out)
     for path in (report, figure):
@@ -83,14 +91,14 @@ def enhance_file(
     summary = {
         **enhancement.report,
         "notes": [*excuse, *enhancement.report["notes"]],
-        "file": str(noisy),
-        "output": str(out),
+        "file": printable(noisy),
+        "output": printable(out),
     }
     write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
     if report is not None:
         write_json(report, summary)
     if figure is not None:
-        write_figure(figure, enhancement.figure(title=noisy.name))
+        _draw(figure, lambda: enhancement.figure(title=_title(noisy)))
     return summary
 
 
@@ -116,6 +124,8 @@ def diagnose_file(
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
     long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
+    check_distinct({"the input": noisy, "--video": video}, {"--out": out})
+    seed = checked_seed(seed)
     audio = read_audio(noisy)
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{out}: the report is a page of HTML; let the name end in .html")
@@ -131,7 +141,7 @@ def diagnose_file(
         long=long,
         seconds=seconds,
         seed=seed,
-        title=noisy.name,
+        title=printable(Path(noisy.name)),
         progress=progress,
     )
     named = {} if model == "auto" else {"model": model}
@@ -165,6 +175,7 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     """
     if out.suffix.lower() != ".npz":
         raise InputError(f"{out}: lips are saved as .npz; let the name end so")
+    check_distinct({"the video": video}, {"--out": out, "--figure": figure})
     for path in (out, figure):
         if path is not None:
             check_destination(path)
@@ -173,7 +184,7 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     lips = read_lips(video)
     save_lips(out, lips)
     if figure is not None:
-        write_figure(figure, contact_sheet(lips, title=video.name))
+        _draw(figure, lambda: contact_sheet(lips, title=_title(video)))
     return {reason.text: int((lips.reasons == reason).sum()) for reason in Reason}
 
 
@@ -196,6 +207,9 @@ def train_model(
     """
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
+    checked_device(device)
+    seed = checked_seed(seed)
+    check_distinct({"--root": root}, {"--out": out, "--cache": cache})
     plan = RECIPES[recipe]()
     settings = replace(plan.settings, seed=seed)
     if epochs is not None:
@@ -209,7 +223,7 @@ def train_model(
         resume=resume,
         cache=cache,
     )
-    write_figure(out / "training.png", training_figure(report.history, title=recipe))
+    _draw(out / "training.png", lambda: training_figure(report.history, title=recipe))
     return {
         "pair": str(out / "pair"),
         "validation_elbo": report.validation_elbo,
@@ -247,6 +261,7 @@ def run_demo(
 
     Returns the metrics of each recording by its name, and the files written.
     """
+    seed = checked_seed(seed)
     made_folder(out)
     clean, noisy, rate, lips = talking_face(seed)
     hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))
@@ -273,12 +288,26 @@ def run_demo(
         },
     }
     for file, figure in figures.items():
-        write_figure(out / file, figure)
+        _draw(out / file, lambda figure=figure: figure)
     write_json(out / "report.json", {**found["with lips"].report, "metrics": metrics})
     return metrics, [*written, *(out / file for file in figures), out / "report.json"]
+
+
+def _title(path: Path) -> str:
+    """A file's name as plain text: matplotlib takes text between two $ for mathematics."""
+    return printable(Path(path.name)).replace("$", r"\$")
+
+
+def _draw(path: Path, make: Callable[[], Any]) -> None:
+    """Draw and write a figure; one that fails is reported as a warning, for the job itself is done."""
+    try:
+        write_figure(path, make())
+    except (InputError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"{printable(path)}: the figure could not be drawn ({reason})", stacklevel=2)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write plain values, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
