@@ -70,7 +70,7 @@ def test_different_files_are_let_through(tmp_path: Path) -> None:
 
 def test_default_outputs_of_files_with_one_stem_differ() -> None:
     assert enhanced_name(Path("talk.wav")) == Path("talk_enhanced.wav")
-    names = ["talk.wav", "talk.mp4", "talk.WAV", "talk.flac", "talk"]
+    names = ["talk.wav", "talk.mp4", "talk.WAV", "talk.flac"]
     assert len({enhanced_name(Path(name)) for name in names}) == len(names)
     assert lips_name(Path("talk.mp4")) == Path("talk_lips.npz")
     assert lips_name(Path("talk.mkv")) != lips_name(Path("talk.mp4"))
@@ -153,3 +153,17 @@ def test_version_backend_and_ascii_terminal(noisy: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"caf\\xe9_enhanced.wav" in done.stdout
     assert figure.is_file()
+
+
+def test_help_of_train_names_every_recipe() -> None:
+    from avse.zoo.recipes import RECIPES
+
+    assert set(cli.RECIPE_NAMES) == set(RECIPES)
+
+
+def test_a_sound_track_that_is_not_there_is_one_line(
+    noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "enhance", noisy, "--audio-track", 1) == cli.USER_ERROR
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert "track 1" in line

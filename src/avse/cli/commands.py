@@ -50,6 +50,7 @@ def enhance_file(
     device: str = "cpu",
     report: Path | None = None,
     figure: Path | None = None,
+    audio_track: int | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Any]:
     """Enhance a file and write the result; returns the report.
@@ -66,7 +67,7 @@ def enhance_file(
     )
     checked_device(device)
     seed = checked_seed(seed)
-    audio = read_audio(noisy)
+    audio = read_audio(noisy, audio_track)
     check_writable(out)
     for path in (report, figure):
         if path is not None:
