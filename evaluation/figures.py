@@ -153,3 +153,8 @@ def write_figure(path: Path, figure: Any) -> None:
     """Write a figure, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def plain_text(text: str) -> str:
+    """Text for a title, without mathematics between dollar signs; surrogates are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("$", r"\$")

@@ -52,8 +52,8 @@ def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) ->
         count: the most video frames in the strip; fewer in narrow axes, so that they stay square.
     """
     side = track.pictures.shape[-1]
-    box, size = axes.get_position(), axes.figure.get_size_inches()
-    count = max(4, min(count, round(box.width * size[0] / max(box.height * size[1], 1e-3))))
+    box = axes.get_window_extent()
+    count = max(4, min(count, round(box.width / max(box.height, 1e-3))))
     frames = ((np.arange(count) + 0.5) / count * len(track.valid)).astype(int)
     middle = track.place[frames, track.place.shape[1] // 2].round().long()
     strip = np.concatenate(list(track.pictures[middle].cpu().numpy()), axis=1)

@@ -6,8 +6,7 @@ A synthetic voice in white noise, whose noise is fitted once and then held, so t
 The lesson: count effective draws a second, and not draws. The random walk of the papers takes many cheap
 steps and gets nowhere; gradients buy distance; NUTS moves all frames together, and must please the slowest of
 them, where HMC frame by frame gives every frame a step size and an acceptance of its own. Variational EM has
-no draws to count: it is quick, and too sure of itself. The error is that of the posterior mean level of the
-speech in five octaves, median over frames with speech; intervals are of 90 %.
+no draws to count: it is quick, and too sure of itself.
 """
 
 import argparse
@@ -126,15 +125,12 @@ def scored(draws: Tensor, truth: Tensor, spoken: Tensor) -> str:
 
 def figure(rates: dict[str, float], rhats: dict[str, float]) -> Figure:
     """Effective draws a second; pale where R-hat says that the chains disagree, so that ESS means nothing."""
-    result = Figure(figsize=(6, 2.6), layout="constrained")
-    axes = result.add_subplot()
+    axes = (result := Figure(figsize=(6, 2.6), layout="constrained")).add_subplot()
     bars = axes.barh(list(rates), list(rates.values()))
     for bar, rhat in zip(bars, rhats.values(), strict=True):
         bar.set_alpha(1.0 if rhat < 1.1 else 0.3)
-    notes = [f"{rates[name]:.2f}  (R-hat {rhats[name]:.2f})" for name in rates]
-    axes.bar_label(bars, labels=notes, padding=3)
+    axes.bar_label(bars, labels=[f"{rates[n]:.2f}  (R-hat {rhats[n]:.2f})" for n in rates], padding=3)
     axes.set(xlabel="effective draws a second, medians; pale: R-hat above 1.1, not converged")
-    axes.invert_yaxis()
     axes.margins(x=0.45)
     return result
 
@@ -142,7 +138,7 @@ def figure(rates: dict[str, float], rhats: dict[str, float]) -> Figure:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     result.add_argument("--seconds", type=float, default=1.5)
-    result.add_argument("--moves", type=int, default=150, help="kept, of HMC; cheaper kernels get more")
+    result.add_argument("--moves", type=int, default=150)
     result.add_argument("--nuts-moves", type=int, default=20)
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--figure", type=Path)

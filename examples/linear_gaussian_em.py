@@ -86,6 +86,7 @@ def figure(
     left.plot(exact, label="exact expectations", color="#1b6ca8", linewidth=4, alpha=0.4)
     left.plot(sampled, label="expectations over draws", color="#c0504d", linewidth=1)
     left.axhline(truth, color="black", linestyle=":", label="true parameters")
+    left.set(ylim=(truth - 2, max(exact) + 0.2))
     left.set(title="EM climbs the log evidence", xlabel="iteration", ylabel="log p(s) per frame (nats)")
     left.legend(frameon=False)
     angle = np.linspace(0, 2 * np.pi, 200)

@@ -11,8 +11,8 @@ import pytest
 import soundfile as sf
 
 from avse.cli import app as cli
-from avse.cli.paths import check_distinct, enhanced_name, lips_name
 from avse.data.errors import InputError
+from avse.data.files import check_distinct
 
 RATE = 16000
 
@@ -58,22 +58,22 @@ def test_outputs_that_are_the_input_or_each_other_are_refused(
     options = [option.format(folder=noisy.parent.name) for option in options]
     assert run(monkeypatch, "enhance", "n.wav", *options) == cli.USER_ERROR
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert "same file" in line
+    assert "is both" in line
     assert {path: path.read_bytes() for path in Path(".").iterdir()} == before
 
 
 def test_different_files_are_let_through(tmp_path: Path) -> None:
-    check_distinct({"input": tmp_path / "a.wav"}, {"out": tmp_path / "b.wav", "json": None})
-    with pytest.raises(InputError, match="same file"):
-        check_distinct({}, {"out": tmp_path / "a", "cache": tmp_path / "b" / ".." / "a"})
+    check_distinct(input=tmp_path / "a.wav", out=tmp_path / "b.wav", report=None)
+    with pytest.raises(InputError, match="is both"):
+        check_distinct(out=tmp_path / "a", cache=tmp_path / "b" / ".." / "a")
 
 
 def test_default_outputs_of_files_with_one_stem_differ() -> None:
-    assert enhanced_name(Path("talk.wav")) == Path("talk_enhanced.wav")
+    assert cli.default_output(Path("talk.wav")) == Path("talk_enhanced.wav")
     names = ["talk.wav", "talk.mp4", "talk.WAV", "talk.flac"]
-    assert len({enhanced_name(Path(name)) for name in names}) == len(names)
-    assert lips_name(Path("talk.mp4")) == Path("talk_lips.npz")
-    assert lips_name(Path("talk.mkv")) != lips_name(Path("talk.mp4"))
+    assert len({cli.default_output(Path(name)) for name in names}) == len(names)
+    assert cli.default_lips(Path("talk.mp4")) == Path("talk_lips.npz")
+    assert cli.default_lips(Path("talk.mkv")) != cli.default_lips(Path("talk.mp4"))
 
 
 @pytest.mark.parametrize("seed", [-1, 99999999999999999999])
@@ -167,3 +167,19 @@ def test_a_sound_track_that_is_not_there_is_one_line(
     assert run(monkeypatch, "enhance", noisy, "--audio-track", 1) == cli.USER_ERROR
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert "track 1" in line
+
+
+def test_a_recording_may_be_named_as_its_own_video(
+    noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is refused is the missing picture, not the name."""
+    assert run(monkeypatch, "enhance", noisy, "--video", noisy) == cli.USER_ERROR
+    assert "is both" not in capfd.readouterr().err
+
+
+def test_training_over_the_corpus_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--corpus", "folder", "--root", tmp_path, "--out", tmp_path / "."]
+    assert run(monkeypatch, "train", "a-vae", *options) == cli.USER_ERROR
+    assert "is both" in capfd.readouterr().err

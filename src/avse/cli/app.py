@@ -3,6 +3,7 @@
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
 
+import io
 import json
 import os
 import sys
@@ -17,7 +18,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from avse.cli.paths import enhanced_name, lips_name
 from avse.data.errors import InputError
 from avse.progress import progress_bar
 from avse.version import __version__
@@ -31,6 +31,7 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 USER_ERROR = 2
+
 RECIPE_NAMES = (
     "a-vae",
     "a-vae-all-clips",
@@ -43,48 +44,50 @@ RECIPE_NAMES = (
     "v-vae-paper",
     "av-vae-paper",
 )
-"""What `avse train` knows; written out, as importing the recipes takes seconds."""
+"""Of `avse.zoo.recipes.RECIPES`, whose import takes seconds; a test compares them."""
 
 
-def main() -> None:
-    """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
-    _prepare_process()
-    try:
-        app()
-    except InputError as error:
-        print(f"avse: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-
-
-def _prepare_process() -> None:
-    """Threads, figures and streams of a process that runs a command.
-
-    One thread computes unless OMP_NUM_THREADS says otherwise: the matrices are small. Figures are only ever
-    written to files, whatever MPLBACKEND says. Names of files are printed byte for byte, or escaped where
-    the terminal's encoding does not have their characters.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    os.environ["MPLBACKEND"] = "agg"
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            unicode = stream.encoding.lower().replace("-", "") == "utf8"
-            stream.reconfigure(errors="surrogateescape" if unicode else "backslashreplace")
-
-
-def _show_version(wanted: bool) -> None:
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
     if wanted:
         print(f"avse {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _common(
+def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Unsupervised audio-visual speech enhancement with probabilistic models."""
+
+
+def default_output(noisy: Path) -> Path:
+    """NAME_enhanced.wav for NAME.wav and NAME.mp4_enhanced.wav for NAME.mp4, so that they differ."""
+    name = noisy.stem if noisy.suffix == ".wav" else noisy.name
+    return noisy.parent / f"{name}_enhanced.wav"
+
+
+def default_lips(video: Path) -> Path:
+    """NAME_lips.npz for NAME.mp4 and NAME.mkv_lips.npz for NAME.mkv, so that they differ."""
+    return video.with_name(f"{video.stem if video.suffix == '.mp4' else video.name}_lips.npz")
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may be missing here
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            utf8 = stream.encoding.lower() in ("utf-8", "utf8")  # there, names are printed byte for byte
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    try:
+        app()
+    except InputError as error:
+        print(f"avse: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def warnings_as_notes() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
-            warnings.simplefilter("ignore", category)  # for programmers, and seldom about this package
+            warnings.simplefilter("ignore", category)  # addressed to programmers
         warnings.filterwarnings("ignore", module=r"(lightning|pyro|torch)\.")
         warnings.showwarning = lambda message, *rest, **more: show_note(message)
         yield
@@ -117,21 +120,23 @@ def enhance(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write; default NOISY_enhanced.wav, or talk.mp4_enhanced.wav for talk.mp4."
+            help="Where to write; default NAME_enhanced.wav, for others than .wav NAME.mp4_enhanced.wav."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Write spectrograms and the objective trace.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
-    audio_track: Annotated[
-        int | None, typer.Option(help="Number of the sound track of a video, from 0; default the first.")
+    audio_track: Annotated[int | None, typer.Option(help="Sound track, from 0; default the first.")] = None,
+    link_channels: Annotated[
+        bool | None,
+        typer.Option(help="One filter for all channels; default for two channels, the stereo image stays."),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Enhance a noisy recording. The output has its length, rate and channels."""
     from avse.cli.commands import enhance_file
 
-    destination = out or enhanced_name(noisy)
+    destination = out or default_output(noisy)
     with warnings_as_notes(), progress_bar("enhancing") as progress:
         summary = enhance_file(
             noisy,
@@ -142,10 +147,11 @@ def enhance(
             model=model,
             algorithm=algorithm,
             seed=seed,
+            audio_track=audio_track,
+            link_channels=link_channels,
             device=device,
             report=report,
             figure=figure,
-            audio_track=audio_track,
             progress=progress,
         )
     for note in summary["notes"]:
@@ -165,9 +171,7 @@ def diagnose(
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
     chains: Annotated[int, typer.Option(help="Chains of every frame, at least 2.")] = 4,
     draws: Annotated[int, typer.Option(help="Draws kept of each, at least 4.")] = 200,
-    warmup: Annotated[
-        int | None, typer.Option("--warmup", "--warm-up", help="Moves before them; default as many as draws.")
-    ] = None,
+    warmup: Annotated[int | None, typer.Option(help="Moves before them; default as many as draws.")] = None,
     leapfrog_steps: Annotated[int, typer.Option(help="Of every move: more reach farther.")] = 10,
     seconds: Annotated[float, typer.Option(help="How much of the recording, from its start.")] = 10.0,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
@@ -199,13 +203,16 @@ def diagnose(
 @app.command()
 def lips(
     video: Annotated[Path, typer.Argument(help="Video of one speaker.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; default VIDEO_lips.npz.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; default NAME_lips.npz, for others than .mp4 NAME.mkv_lips.npz."),
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Write a contact sheet of what was cut out.")] = None,
 ) -> None:
     """Cut the speaker's mouth out of a video: 67x67 grey pictures with time stamps and validity."""
     from avse.cli.commands import read_lips_file
 
-    destination = out or lips_name(video)
+    destination = out or default_lips(video)
     with warnings_as_notes(), console.status("reading lips"):
         counts = read_lips_file(video, destination, figure)
     console.print(", ".join(f"{reason}: {count}" for reason, count in counts.items() if count))
@@ -214,21 +221,20 @@ def lips(
 
 @app.command()
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"{', '.join(RECIPE_NAMES)}; with -paper for the papers' nets.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="MODEL", help=f"One of {', '.join(RECIPE_NAMES)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the trained pair is saved in OUT/pair.")],
     corpus: Annotated[str, typer.Option(help="folder, grid, ntcd-timit or synthetic.")] = "synthetic",
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many, instead of the recipe's.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, batches and draws.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or any Lightning accelerator.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached spectra.")] = None,
 ) -> None:
     """Train a model on clean speech; noise is never needed."""
     from avse.cli.commands import train_model
 
+    # Lightning's progress goes to stderr: stdout holds the summary alone.
     with warnings_as_notes(), redirect_stdout(sys.stderr):
         summary = train_model(
             recipe, corpus, root, out, epochs=epochs, seed=seed, device=device, resume=resume, cache=cache
@@ -241,30 +247,12 @@ def models() -> None:
     """List the trained models that come with the package."""
     from avse.zoo import load, shipped
 
-    rows = [("name", "architecture", "STFT window/hop", "parameters", "folder", "for")]
-    for name, folder in shipped().items():
+    for name in shipped():
         pair = load(name)
-        stft = pair.stft
         count = sum(tensor.numel() for tensor in pair.modules().state_dict().values())
-        rows.append(
-            (
-                name,
-                pair.config.architecture,
-                f"{stft.window_length}/{stft.hop_length} at {stft.sample_rate} Hz",
-                f"{count:,}",
-                str(folder),
-                _purpose(pair.card),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _purpose(card: str) -> str:
-    """The title of a model card, without the name before its colon."""
-    titles = [line.lstrip("# ") for line in card.splitlines() if line.startswith("# ")]
-    return titles[0].partition(": ")[2] if titles else ""
+        heading = next((line for line in pair.card.splitlines() if line.startswith("# ")), "")
+        purpose = heading.partition(": ")[2]
+        print(f"{name:18}{pair.config.architecture:18}{count:>10,}  {purpose}")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """What the commands do, as functions from files to files."""
 
 import json
-import warnings
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from avse.checks import checked_device, checked_seed
-from avse.cli.paths import check_distinct, printable
+from avse.checks import checked_count, checked_device, checked_seed
 from avse.data.audio import check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
@@ -19,12 +18,18 @@ from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.errors import InputError
-from avse.data.files import atomic_path, check_destination, made_folder
+from avse.data.files import atomic_path, check_destination, check_distinct, made_folder
 from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips.files import lips_from, save_lips
 from avse.data.lips.video import has_pictures
 from avse.enhancement import enhance
-from avse.evaluation.figures import check_figure_format, metrics_figure, training_figure, write_figure
+from avse.evaluation.figures import (
+    check_figure_format,
+    metrics_figure,
+    plain_text,
+    training_figure,
+    write_figure,
+)
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
 from avse.evaluation.posterior.diagnosis import verdict
@@ -47,10 +52,11 @@ def enhance_file(
     model: str = "auto",
     algorithm: str = "auto",
     seed: int = 0,
+    audio_track: int | None = None,
+    link_channels: bool | None = None,
     device: str = "cpu",
     report: Path | None = None,
     figure: Path | None = None,
-    audio_track: int | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> dict[str, Any]:
     """Enhance a file and write the result; returns the report.
@@ -62,11 +68,10 @@ def enhance_file(
     Raises:
         InputError: input, output, model or algorithm cannot be used.
     """
-    check_distinct(
-        {"the input": noisy, "--video": video}, {"--out": out, "--json": report, "--figure": figure}
-    )
+    check_distinct(input=noisy, output=out, report=report, figure=figure)
+    check_distinct(video=video, output=out, report=report, figure=figure)  # a video may be its own input
+    checked_seed(seed)
     checked_device(device)
-    seed = checked_seed(seed)
     audio = read_audio(noisy, audio_track)
     check_writable(out)
     for path in (report, figure):
@@ -77,7 +82,7 @@ def enhance_file(
     if algorithm != "auto":
         algorithm_named(algorithm)
     pair = model if model == "auto" else pair_named(model)
-    lips, excuse = _lips_of(noisy, video, fps, pair)
+    lips, excuse = _lips_of(noisy, video, fps, pair, audio_track)
     enhancement = enhance(
         audio.samples,
         audio.sample_rate,
@@ -86,20 +91,24 @@ def enhance_file(
         model=pair,
         algorithm=algorithm,
         seed=seed,
+        link_channels=link_channels,
         device=device,
         progress=progress,
     )
-    summary = {
+    summary: dict[str, Any] = {
         **enhancement.report,
         "notes": [*excuse, *enhancement.report["notes"]],
-        "file": printable(noisy),
-        "output": printable(out),
+        "file": str(noisy),
+        "output": str(out),
     }
     write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
+    if figure is not None:
+        try:
+            write_figure(figure, enhancement.figure(title=plain_text(noisy.name)))
+        except (OSError, RuntimeError, ValueError) as error:  # the sound is written; a picture is an extra
+            summary["notes"].append(f"{figure}: the figure could not be drawn ({_first_line(error)})")
     if report is not None:
         write_json(report, summary)
-    if figure is not None:
-        _draw(figure, lambda: enhancement.figure(title=_title(noisy)))
     return summary
 
 
@@ -125,8 +134,9 @@ def diagnose_file(
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
     long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
-    check_distinct({"the input": noisy, "--video": video}, {"--out": out})
-    seed = checked_seed(seed)
+    check_distinct(input=noisy, output=out)
+    check_distinct(video=video, output=out)  # a video may be its own input
+    checked_seed(seed)
     audio = read_audio(noisy)
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{out}: the report is a page of HTML; let the name end in .html")
@@ -142,7 +152,7 @@ def diagnose_file(
         long=long,
         seconds=seconds,
         seed=seed,
-        title=printable(Path(noisy.name)),
+        title=os.fsencode(noisy.name).decode("utf-8", "replace"),
         progress=progress,
     )
     named = {} if model == "auto" else {"model": model}
@@ -152,8 +162,16 @@ def diagnose_file(
     return verdict(found.diagnosis)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _lips_of(
-    noisy: Path, video: Path | None, fps: float | None, model: str | SpeechPair
+    noisy: Path,
+    video: Path | None,
+    fps: float | None,
+    model: str | SpeechPair,
+    audio_track: int | None = None,
 ) -> tuple[Lips | None, list[str]]:
     """The lips to look at, if any, and why there are none where one would expect them."""
     if video is not None:
@@ -161,7 +179,7 @@ def _lips_of(
     if not has_pictures(noisy) or (isinstance(model, SpeechPair) and model.config.lips is None):
         return None, []
     try:
-        return read_lips(noisy), []
+        return read_lips(noisy, audio_track), []
     except InputError as error:
         if model != "auto":
             raise
@@ -174,9 +192,9 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     Raises:
         InputError: no usable video, no face, or an output that cannot be written.
     """
+    check_distinct(video=video, output=out, figure=figure)
     if out.suffix.lower() != ".npz":
         raise InputError(f"{out}: lips are saved as .npz; let the name end so")
-    check_distinct({"the video": video}, {"--out": out, "--figure": figure})
     for path in (out, figure):
         if path is not None:
             check_destination(path)
@@ -185,7 +203,7 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     lips = read_lips(video)
     save_lips(out, lips)
     if figure is not None:
-        _draw(figure, lambda: contact_sheet(lips, title=_title(video)))
+        write_figure(figure, contact_sheet(lips, title=video.name))
     return {reason.text: int((lips.reasons == reason).sum()) for reason in Reason}
 
 
@@ -208,9 +226,11 @@ def train_model(
     """
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
-    checked_device(device)
-    seed = checked_seed(seed)
-    check_distinct({"--root": root}, {"--out": out, "--cache": cache})
+    checked_seed(seed)
+    checked_device("cpu" if device == "auto" else device)
+    if epochs is not None:
+        checked_count(epochs, "--epochs")
+    check_distinct(root=root, output=out, cache=cache)
     plan = RECIPES[recipe]()
     settings = replace(plan.settings, seed=seed)
     if epochs is not None:
@@ -224,7 +244,7 @@ def train_model(
         resume=resume,
         cache=cache,
     )
-    _draw(out / "training.png", lambda: training_figure(report.history, title=recipe))
+    write_figure(out / "training.png", training_figure(report.history, title=recipe))
     return {
         "pair": str(out / "pair"),
         "validation_elbo": report.validation_elbo,
@@ -262,7 +282,6 @@ def run_demo(
 
     Returns the metrics of each recording by its name, and the files written.
     """
-    seed = checked_seed(seed)
     made_folder(out)
     clean, noisy, rate, lips = talking_face(seed)
     hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))
@@ -289,23 +308,9 @@ def run_demo(
         },
     }
     for file, figure in figures.items():
-        _draw(out / file, lambda figure=figure: figure)
+        write_figure(out / file, figure)
     write_json(out / "report.json", {**found["with lips"].report, "metrics": metrics})
     return metrics, [*written, *(out / file for file in figures), out / "report.json"]
-
-
-def _title(path: Path) -> str:
-    """A file's name as plain text: matplotlib takes text between two $ for mathematics."""
-    return printable(Path(path.name)).replace("$", r"\$")
-
-
-def _draw(path: Path, make: Callable[[], Any]) -> None:
-    """Draw and write a figure; one that fails is reported as a warning, for the job itself is done."""
-    try:
-        write_figure(path, make())
-    except (InputError, OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"{printable(path)}: the figure could not be drawn ({reason})", stacklevel=2)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
