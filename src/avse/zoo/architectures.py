@@ -34,6 +34,9 @@ FEATURES: dict[str, Callable[[int], RawPower | LogPower]] = {
     "power": lambda bins: RawPower(),
 }
 
+TRUNKS = ("shared", "papers")
+"""Kinds of lip trunks."""
+
 
 def a_vae(
     bins: int,
