@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all lint bench clean
+SHIFTS ?= 1 2 3 4 5
+
+.PHONY: demo test test-all test-seeds lint bench clean
 
 demo: $(READY)
 	$(BIN)/avse demo --out demo
@@ -15,6 +17,13 @@ test: $(READY) lint
 
 test-all: $(READY) lint
 	$(BIN)/pytest -q
+
+# Statistical tests hold whatever the seed: each run adds another number to all of them.
+test-seeds: $(READY)
+	@for shift in $(SHIFTS); do \
+		echo "seeds shifted by $$shift"; \
+		AVSE_SEED_SHIFT=$$shift $(BIN)/pytest -q -m "statistical and not slow" || exit 1; \
+	done
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ from avse.inference.vem.mean_field import (
 )
 from avse.inference.vem.vem import VEM
 from avse.models.band_limited import BandLimited
-from avse.models.base import Evaluation, SpeechModel
+from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel
 from avse.models.distributions import ComplexNormal, exponential_cost
 from avse.models.min_vae import MINVAE
 from avse.models.networks.lips import LipTrunk
@@ -91,12 +91,20 @@ class Mixture(SpeechModel):
         z = pyro.sample(Z, dist.Normal(self.means[alpha], self.scales[alpha]).to_event(1))
         return (z.unsqueeze(-2) @ self.slopes[alpha]).squeeze(-2) + self.offsets[alpha]
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """Closed form; the trace is two orders slower here."""
-        alpha = torch.arange(len(self.pi)).reshape(-1, *[1] * (z.dim() - 1))
-        log_prior = dist.Normal(self.means[alpha], self.scales[alpha]).log_prob(z).sum(-1)
-        log_variance = (z.unsqueeze(-2) @ self.slopes[alpha]).squeeze(-2) + self.offsets[alpha]
-        return Evaluation(log_prior + self.log_pi[alpha], log_variance)
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """The trace is two orders slower here."""
+        return ClosedMixture(self)
+
+
+class ClosedMixture(ConditionedSpeech):
+    def __init__(self, model: "Mixture") -> None:
+        self.model = model
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        model, alpha = self.model, torch.arange(len(self.model.pi)).reshape(-1, *[1] * (z.dim() - 1))
+        log_prior = dist.Normal(model.means[alpha], model.scales[alpha]).log_prob(z).sum(-1)
+        log_variance = (z.unsqueeze(-2) @ model.slopes[alpha]).squeeze(-2) + model.offsets[alpha]
+        return Evaluation(log_prior + model.log_pi[alpha], log_variance)
 
     def by_hand(self, a: int, z: Tensor, power: Tensor) -> tuple[float, list[float], float]:
         """log p(z | a), sigma_f and log p(power | z, a) in one frame, without the library."""
@@ -139,13 +147,30 @@ def min_vae(latents: int = L, values: int = A, spread: float = 1.0) -> Mixture:
 MODELS = [vae_mm, min_vae]
 
 
+def fixed_problem(make: Callable, latents: int, frames: int) -> tuple[Mixture, Tensor, NMFNoise]:
+    """One model, power and noise for all seeds, the same in all frames: alpha is uncertain, and the sum over
+    alpha, the shared and the structured factor give three different answers. Only the draws of the chains
+    depend on the seed."""
+    means = torch.tensor([[-0.5, 0.6], [0.9, -0.4]], dtype=torch.float64)[:, :latents]
+    scales = torch.tensor([[0.6, 1.2], [1.3, 0.8]], dtype=torch.float64)[:, :latents]
+    slopes = (2.9 * torch.arange(A * latents * F, dtype=torch.float64)).cos().reshape(A, latents, F)
+    offsets = 0.3 * (2.3 * torch.arange(A * F, dtype=torch.float64)).sin().reshape(A, F)
+    pi = torch.tensor([0.7, 0.3], dtype=torch.float64)
+    if make is min_vae:  # the prior alone switches; its means lie further apart, or alpha would hardly matter
+        means, slopes, offsets = 2 * means, slopes[:1].expand(A, -1, -1), offsets[:1].expand(A, -1)
+    power = torch.tensor([3.0, 0.4, 1.5, 2.2, 0.8], dtype=torch.float64).expand(frames, F)
+    spectrum = torch.tensor([0.3, 0.6, 0.9, 0.2, 0.5], dtype=torch.float64).unsqueeze(-1)
+    one = torch.ones(frames, dtype=torch.float64)
+    return Mixture(pi, means, scales, slopes, offsets), power, NMFNoise(spectrum, one[None], one)
+
+
 def noise(frames: int = N, *batch: int, gain: bool = True, smoothness: float = 0.0) -> NMFNoise:
     g = 2 * rand(*batch, frames) + 0.2 if gain else torch.ones(*batch, frames, dtype=torch.float64)
     return NMFNoise(rand(*batch, F, K) + 0.01, rand(*batch, K, frames) + 0.01, g, smoothness, 1e-9)
 
 
 def given(model: SpeechModel, frames: int = N, latents: int = L, joint: object = closed) -> ComponentDensity:
-    return ComponentDensity(model, None, log_alpha(model, randn(frames, latents)), joint)  # type: ignore[arg-type]
+    return ComponentDensity(joint(model, None), log_alpha(model, randn(frames, latents)))  # type: ignore[arg-type]
 
 
 def some_field(frames: int = N, *batch: int, values: int = A, smoothness: float = 0.0) -> MeanField:
@@ -331,7 +356,7 @@ def test_the_prior_of_alpha_is_read_off_the_model() -> None:
     assert torch.equal(log_alpha(StudentT(), randn(N, L)), torch.zeros(1, N, dtype=torch.float64))
     # It is taken out once, and the rest is what was there.
     z, story = randn(3, N, L), given(model)
-    evaluation = model.evaluate(z)
+    evaluation = model.given()(z)
     torch.testing.assert_close(
         story.evaluate(z).log_prior + model.pi.log()[:, None, None], evaluation.log_prior
     )
@@ -346,7 +371,7 @@ def test_the_free_energy_is_the_cost_of_the_mixture_where_r_of_s_is_exact() -> N
     one = vae_mm().one(0)
     averages = moments(Shared(), given(one), z)
     field = replace(field, log_pi=torch.zeros(1, N).double(), responsibilities=torch.ones(1, N).double())
-    evaluation = one.evaluate(z[0])
+    evaluation = one.given()(z[0])
     mixture = field.noise.frame_gain[:, None] * evaluation.log_variance[0].exp() + field.noise.variance()
     exact = (
         exponential_cost(field.power, mixture).sum()
@@ -372,7 +397,7 @@ def test_the_free_energy_is_the_bound_by_simulation(generator: Generator) -> Non
     log_speech = torch.zeros(A, count, N, dtype=torch.float64)
     log_prior = torch.zeros(A, N, dtype=torch.float64)
     for d in range(7):
-        evaluation = model.evaluate(draws[d])
+        evaluation = model.given()(draws[d])
         for a in range(A):
             log_variance = evaluation.log_variance[a] + field.noise.frame_gain.log()[:, None]
             log_speech[a] += ComplexNormal(torch.zeros_like(x), log_variance).log_prob(s).sum(-1) / 7
@@ -536,7 +561,7 @@ def test_the_geometric_mean_is_not_the_sum(generator: Generator) -> None:
     z = draws.z[-1, :, 0]
     assert abs(z.mean()) * frames**0.5 < Z_BOUND
     assert abs(z.square().mean() - 1) * (frames / 2) ** 0.5 < Z_BOUND
-    summed = model.evaluate(GRID[:, None, None])
+    summed = model.given()(GRID[:, None, None])
     weights = (summed.log_prior.logsumexp(0)).softmax(0)[:, 0]
     assert (weights * GRID.square()).sum() > 4.9  # negative control
 
@@ -583,19 +608,28 @@ def run(algorithm: VEM, model: SpeechModel, power: Tensor, latents: int = L, see
     return algorithm(model, AnyGuide(latents), power, None, Generator().manual_seed(seed))
 
 
+BIAS = 0.004
+
+
+def agrees(values: Tensor, truth: Tensor) -> bool:
+    """Whether means over independent frames (N, S) are `truth` (S,) within BIAS and 4.5 standard errors."""
+    error = values.std(0) / len(values) ** 0.5
+    return bool(((values.mean(0) - truth).abs() < BIAS + Z_BOUND * error).all())
+
+
 def test_a_conjugate_mean_field_reaches_its_fixed_point() -> None:
     """Decoders that do not read z: sigma_a known, r(z) normal, so that the fixed point is a scalar recursion.
 
-    r(z) has precision P = sum_a r(a) / s_a^2 and mean sum_a r(a) mu_a / s_a^2 / P in every dimension. 300
-    equal frames; the Monte Carlo error of each frame is averaged out to about 0.001.
+    r(z) has precision P = sum_a r(a) / s_a^2 and mean sum_a r(a) mu_a / s_a^2 / P in every dimension. Means
+    over 300 equal frames lie within BIAS, what the finite chains do to nonlinear steps, and 4.5 standard
+    errors: 22 statistics, false alarms 1.5e-4. Control: r(alpha) of the prior is refused.
     """
     frames = 300
-    torch.manual_seed(1)
-    model = vae_mm(spread=0.3)
-    model.slopes = torch.zeros_like(model.slopes)
-    power = (4 * rand(F)).expand(frames, F)
-    fixed = NMFNoise(rand(F, 1), torch.ones(1, frames).double(), torch.full((frames,), 1.3).double())
-    posterior = run(vem_at(fixed, Shared()), model, power)
+    model, power, fixed = fixed_problem(vae_mm, L, frames)
+    model.slopes, model.means = torch.zeros_like(model.slopes), model.means / 2
+    fixed = replace(fixed, frame_gain=torch.full_like(fixed.frame_gain, 1.3))
+    chain = Chain(MALA(0.5), 120, 20, target_acceptance=0.57)
+    posterior = run(vem_at(fixed, Shared(), e_step=chain), model, power)
     V = fixed.variance()[0]
     sigma, r = model.offsets.exp(), model.pi.clone()
     P = power[0]
@@ -609,11 +643,13 @@ def test_a_conjugate_mean_field_reaches_its_fixed_point() -> None:
         log_joint = -square.sum(-1) / 2 - model.scales.log().sum(-1) - (sigma.log() + P / sigma).sum(-1)
         r = (model.pi.log() + log_joint).softmax(0)
     assert 0.05 < r[1] < 0.95
-    torch.testing.assert_close(posterior.responsibilities.mean(-1), r, rtol=0, atol=0.004)
-    torch.testing.assert_close(posterior.wiener_gain.mean(0), gain, rtol=0, atol=0.004)
-    torch.testing.assert_close(posterior.variance.mean(0), gain * V, rtol=0, atol=0.004)
-    torch.testing.assert_close(posterior.z.mean((0, 1, 2)), mean, rtol=0, atol=0.02)
-    torch.testing.assert_close(posterior.z.var((0, 1, 2)), 1 / inverse, rtol=0.03, atol=0)
+    z = posterior.z.flatten(0, 1)
+    assert agrees(posterior.responsibilities.T, r)
+    assert agrees(posterior.wiener_gain, gain)
+    assert agrees(posterior.variance, gain * V)
+    assert agrees(z.mean(0), mean)
+    assert agrees((z - mean).square().mean(0), 1 / inverse)
+    assert not agrees(posterior.responsibilities.T, model.pi)
 
 
 @pytest.mark.parametrize("factor", [Shared(), Structured(16)], ids=lambda f: type(f).__name__)
@@ -621,16 +657,11 @@ def test_a_conjugate_mean_field_reaches_its_fixed_point() -> None:
 def test_the_algorithm_reaches_the_fixed_point_of_the_grid(make: Callable, factor: LatentFactor) -> None:
     """m, nu and r(alpha) of 300 equal frames, against exact steps on a dense grid.
 
-    A frame's few draws bias its nonlinear steps by less than half a percent. Negative control: what the sum
+    Within BIAS and 4.5 standard errors: 12 statistics, false alarms 8e-5. Negative control: what the sum
     over alpha would make of the shared factor, and what the shared factor makes of the structured one.
     """
     frames = 300
-    torch.manual_seed(4)
-    model = make(1, spread=0.3)
-    if make is min_vae:
-        model.means = 1.5 * model.means  # or it would hardly matter which answer is right
-    power = (4 * rand(F)).expand(frames, F)
-    fixed = NMFNoise(rand(F, 1), torch.ones(1, frames).double(), torch.ones(frames).double())
+    model, power, fixed = fixed_problem(make, 1, frames)
     chain = Chain(MALA(0.5), 120, 20, target_acceptance=0.57)
     posterior = run(vem_at(fixed, factor, e_step=chain), model, power, 1)
     story = given(model, latents=1, frames=1)
@@ -638,12 +669,11 @@ def test_the_algorithm_reaches_the_fixed_point_of_the_grid(make: Callable, facto
     start = MeanField.start(power[:1], alone, story.log_alpha)
     truth, _ = fixed_point(factor, story, start)
     wrong, _ = fixed_point(Shared(), story, start, summed=isinstance(factor, Shared))
-    r = posterior.responsibilities.mean(-1)
     assert 0.05 < truth.responsibilities[1] < 0.95
-    assert (r - truth.responsibilities[:, 0]).abs().max() < 0.006
-    assert (posterior.wiener_gain.mean(0) - truth.speech.gain[0]).abs().max() < 0.006
-    assert (posterior.variance.mean(0) - truth.speech.variance[0]).abs().max() < 0.006
-    assert (r - wrong.responsibilities[:, 0]).abs().max() > 0.03
+    assert agrees(posterior.responsibilities.T, truth.responsibilities[:, 0])
+    assert agrees(posterior.wiener_gain, truth.speech.gain[0])
+    assert agrees(posterior.variance, truth.speech.variance[0])
+    assert not agrees(posterior.responsibilities.T, wrong.responsibilities[:, 0])
 
 
 @pytest.mark.parametrize("factor", [Shared(), Structured()], ids=lambda f: type(f).__name__)
@@ -762,7 +792,7 @@ def test_the_trace_and_the_closed_form_run_alike(make: Callable, factor: LatentF
     updates = (UpdateNoise(), update_gain, update_pi)
     algorithm = vem_at(fitted, factor, 3, e_step=chain, final=chain, updates=updates)
     quick = run(algorithm, model, power)
-    slow = run(replace(algorithm, joint=traced), model, power)
+    slow = run(replace(algorithm, conditioning=traced), model, power)
     for one, other in (
         (quick.z, slow.z),
         (quick.wiener_gain, slow.wiener_gain),
@@ -1032,8 +1062,8 @@ def test_a_structured_factor_asks_each_component_for_its_own_z_alone() -> None:
     visual = torch.cat([randn(6, 16), torch.ones(6, 1)], -1)
     power, z = rand(2, 6, 9), randn(3, A, 2, 6, L)
     r = randn(A, 2, 6).softmax(0)
-    story = ComponentDensity(model, visual, log_alpha(model, z[0, 0], visual))
-    slow = replace(story, joint=traced)
+    story = ComponentDensity(model.given(visual), log_alpha(model, z[0, 0], visual))
+    slow = replace(story, speech=traced(model, visual))
     calls: list[None] = []
     for component in (model.first, model.second):
         component.decoder.register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[operator, union-attr]
@@ -1075,7 +1105,7 @@ def test_vem_separates_what_the_model_generated() -> None:
     model = vae_mm()
     alpha = torch.distributions.Categorical(model.pi).sample(torch.Size([frames]))
     z = model.means[alpha] + model.scales[alpha] * randn(frames, L)
-    log_variance = model.evaluate(z).log_variance.take_along_dim(alpha[None, :, None], 0)[0]
+    log_variance = model.given()(z).log_variance.take_along_dim(alpha[None, :, None], 0)[0]
     speech = ComplexNormal(torch.zeros(frames, F, dtype=torch.complex128), log_variance + 1.5).sample()
     b = ComplexNormal(torch.zeros(frames, F, dtype=torch.complex128), randn(F).expand(frames, F)).sample()
     x = speech + b

@@ -324,7 +324,7 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
         pair = SpeechPair(config, card, name or str(folder))
     modules = pair.modules()
     modules.load_state_dict(weights, strict=False)
-    modules.eval().requires_grad_(False)
+    modules.float().eval().requires_grad_(False)
     return pair
 
 
