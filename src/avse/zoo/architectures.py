@@ -152,16 +152,16 @@ def av_vae(
         dropout: of the trunk, and of nothing after it: guide and model must agree on the prior.
     """
     make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
-    seen = make_trunk()
+    shared_trunk = make_trunk()
     network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
     model = AVVAE(
-        seen,
+        shared_trunk,
         VisualPrior(network) if prior == "network" else StandardNormal(latent_size),
         SpectrumDecoder(latent_size, decoder, bins, decoder_activation, embedding_size),
     )
     guide = AudioVisualGuide(
         FEATURES[features](bins),
-        seen if tied else make_trunk(),
+        shared_trunk if tied else make_trunk(),
         GaussianEncoder(bins, encoder, latent_size, encoder_activation, embedding_size=embedding_size),
     )
     return model, guide
@@ -208,19 +208,21 @@ def min_vae(
     """
     if version not in (1, 2):
         raise InputError(f"MIN-VAE version {version}: there are 1 (decoder of z) and 2 (of z and lips)")
-    seen = lip_trunk(lips, embedding_size, trunk, dropout)
+    shared_trunk = lip_trunk(lips, embedding_size, trunk, dropout)
     model = MINVAE(
         latent_size,
         SpectrumDecoder(
             latent_size, decoder, bins, decoder_activation, embedding_size if version == 2 else 0
         ),
-        seen if version == 2 else None,
+        shared_trunk if version == 2 else None,
     )
-    heard = AudioGuide(
+    audio_guide = AudioGuide(
         FEATURES[features](bins), GaussianEncoder(bins, audio_encoder, latent_size, audio_activation)
     )
     head = GaussianEncoder(embedding_size, visual_encoder, latent_size, visual_activation)
-    guide = MixtureGuide(heard, VisualGuide(seen, VisualPrior(head)), OptimalResponsibilities(model), start=1)
+    guide = MixtureGuide(
+        audio_guide, VisualGuide(shared_trunk, VisualPrior(head)), OptimalResponsibilities(model), start=1
+    )
     return model, guide
 
 
@@ -244,16 +246,16 @@ def vae_mm(
         corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
         dropout: of that trunk.
     """
-    heard, hearing = a_vae(bins, **(first or {}))
-    seen, seeing = av_vae(bins, lips, **(second or {}))
+    audio_model, audio_guide = a_vae(bins, **(first or {}))
+    visual_model, visual_guide = av_vae(bins, lips, **(second or {}))
     classifier = None
     if corruption_embedding_size:
         layers = motion_mlp(lips.side, lips.pictures, corruption_embedding_size, dropout=dropout)
         classifier = LipCorruptionClassifier(
             LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
         )
-    model = VAEMM(heard, seen, pi, classifier)
-    return model, MixtureGuide(hearing, seeing, OptimalResponsibilities(model))
+    model = VAEMM(audio_model, visual_model, pi, classifier)
+    return model, MixtureGuide(audio_guide, visual_guide, OptimalResponsibilities(model))
 
 
 ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
