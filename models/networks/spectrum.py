@@ -175,7 +175,6 @@ class SpectrumDecoder(nn.Module):
         self.condition = nn.Linear(embedding_size, hidden[0], bias=False) if embedding_size else None
         self.output = nn.Linear(hidden[-1], bins)
         nn.init.zeros_(self.output.bias)
-        self._folded: tuple[tuple[object, ...], Tensor, Tensor] | None = None
         self.register_buffer("shift", torch.zeros(bins))
         self.register_buffer("scale", torch.ones(bins))
 
@@ -211,14 +210,7 @@ class SpectrumDecoder(nn.Module):
         """The last layer in units of the log power, hidden (B, H) -> (B, F); where it is frozen, folded."""
         if self.output.weight.requires_grad:
             return lambda hidden: self.output(hidden).mul_(self.scale).add_(self.shift)
-        weight, bias = self._folded_output()
+        # Folded anew each time: a change of the weights through `.data` leaves no trace to go by.
+        weight = (self.output.weight * self.scale[:, None]).mT.contiguous()
+        bias = self.output.bias * self.scale + self.shift
         return lambda hidden: (hidden @ weight).add_(bias)
-
-    def _folded_output(self) -> tuple[Tensor, Tensor]:
-        """Weight (H, F) and bias of the last layer with scale and shift in them, made anew at changes."""
-        parts = (self.output.weight, self.output.bias, self.scale, self.shift)
-        state = tuple((part.data_ptr(), part._version, part.dtype) for part in parts)
-        if self._folded is None or self._folded[0] != state:
-            weight, bias, scale, shift = parts
-            self._folded = (state, (weight * scale[:, None]).mT.contiguous(), bias * scale + shift)
-        return self._folded[1:]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,20 @@ def edit(folder: Path, **changes: Any) -> None:
     (folder / CONFIG).write_text(json.dumps({**config, **changes}))
 
 
+def plain(config: PairConfig) -> Any:
+    """As in config.json, where a tuple is a list."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
 LOADERS = [load_folder, zoo.load, lambda folder: zoo.load(str(folder)), SpeechPair.from_pretrained]
 
 
 @pytest.mark.parametrize("load", LOADERS)
 def test_round_trip(load: Callable[[Path], SpeechPair], tiny_pair: SpeechPair, folder: Path) -> None:
     pair = load(folder)
-    assert pair.config == tiny_pair.config
+    assert plain(pair.config) == plain(tiny_pair.config)
     assert pair.stft == STFT(64, 32)
-    assert pair.card == tiny_pair.card
+    assert pair.card.endswith(tiny_pair.card)
     before, after = tiny_pair.modules().state_dict(), pair.modules().state_dict()
     assert before.keys() == after.keys()
     for name, tensor in after.items():
@@ -143,7 +149,14 @@ def test_senseless_settings_are_refused(
 
 
 def test_settings_that_do_not_fit_the_weights_are_refused(folder: Path) -> None:
-    edit(folder, front_end={"stft": {"window_length": 128, "hop_length": 32}})
+    edit(
+        folder,
+        front_end={
+            "stft": {"window_length": 128, "hop_length": 32, "sample_rate": 16000},
+            "level": "rms",
+            "high_pass": 0.0,
+        },
+    )
     with pytest.raises(InputError, match="another shape"):
         load_folder(folder)
 
@@ -242,7 +255,7 @@ def test_round_trip_with_lips(name: str, load: Callable[[Path], SpeechPair], tmp
     pair = seeing_pair(name)
     pair.save_pretrained(tmp_path)
     loaded = load(tmp_path)
-    assert loaded.config == pair.config
+    assert plain(loaded.config) == plain(pair.config)
     assert loaded.config.lips == LIPS
     pair.modules().eval().requires_grad_(False)
     exact = answers(pair)
@@ -290,7 +303,7 @@ def test_tied_weights_are_not_taken_for_untied(
 ) -> None:
     pair = seeing_pair(saved)
     pair.save_pretrained(tmp_path)
-    edit(tmp_path, arguments={**pair.config.arguments, "tied": claimed})
+    edit(tmp_path, arguments={**pair.config.completed().arguments, "tied": claimed})
     with pytest.raises(InputError, match=problem):
         load_folder(tmp_path)
 
@@ -298,6 +311,7 @@ def test_tied_weights_are_not_taken_for_untied(
 def test_a_config_from_before_the_lips_loads(folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
     assert config.pop("lips") is None
+    assert config.pop("format_version") == 2
     (folder / CONFIG).write_text(json.dumps(config))
     assert load_folder(folder).config.lips is None
 
@@ -315,8 +329,8 @@ def test_lips_that_do_not_fit_are_refused(lips: object, tmp_path: Path) -> None:
 
 
 def test_lips_for_a_pair_that_only_listens_are_refused(folder: Path) -> None:
-    edit(folder, lips={"side": 5})
-    with pytest.raises(InputError, match="unexpected keyword"):
+    edit(folder, lips=asdict(LIPS))
+    with pytest.raises(InputError, match="a-vae takes none"):
         load_folder(folder)
 
 

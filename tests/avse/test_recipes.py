@@ -52,7 +52,7 @@ def test_what_does_not_learn_stays_as_it_begins(tmp_path: Path, cache: Path) -> 
             assert part.state_dict().keys() == before.state_dict().keys()
             for now, then in zip(part.state_dict().values(), before.state_dict().values(), strict=True):
                 assert torch.equal(now, then)
-    assert pair.model.corruption_classifier.odds.weight.abs().min() > 0
+    assert pair.model.corruption_classifier.logit.weight.abs().min() > 0
 
 
 def test_recipes_of_one_name_are_alike() -> None:

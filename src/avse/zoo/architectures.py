@@ -37,6 +37,9 @@ FEATURES: dict[str, Callable[[int], RawPower | LogPower]] = {
     "power": lambda bins: RawPower(),
 }
 
+TRUNKS = ("shared", "papers")
+"""Kinds of lip trunks."""
+
 
 def a_vae(
     bins: int,
@@ -161,16 +164,16 @@ def av_vae(
         epsilon: its share of N(0, I).
     """
     make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
-    seen = make_trunk()
+    shared_trunk = make_trunk()
     network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
     model = AVVAE(
-        seen,
+        shared_trunk,
         RobustPrior(network, temperature, epsilon) if prior == "network" else StandardNormal(latent_size),
         SpectrumDecoder(latent_size, decoder, bins, decoder_activation, embedding_size),
     )
     guide = AudioVisualGuide(
         FEATURES[features](bins),
-        seen if tied else make_trunk(),
+        shared_trunk if tied else make_trunk(),
         GaussianEncoder(bins, encoder, latent_size, encoder_activation, embedding_size=embedding_size),
     )
     return model, guide
@@ -264,19 +267,21 @@ def min_vae(
     """
     if version not in (1, 2):
         raise InputError(f"MIN-VAE version {version}: there are 1 (decoder of z) and 2 (of z and lips)")
-    seen = lip_trunk(lips, embedding_size, trunk, dropout)
+    shared_trunk = lip_trunk(lips, embedding_size, trunk, dropout)
     model = MINVAE(
         latent_size,
         SpectrumDecoder(
             latent_size, decoder, bins, decoder_activation, embedding_size if version == 2 else 0
         ),
-        seen if version == 2 else None,
+        shared_trunk if version == 2 else None,
     )
-    heard = AudioGuide(
+    audio_guide = AudioGuide(
         FEATURES[features](bins), GaussianEncoder(bins, audio_encoder, latent_size, audio_activation)
     )
     head = GaussianEncoder(embedding_size, visual_encoder, latent_size, visual_activation)
-    guide = MixtureGuide(heard, VisualGuide(seen, VisualPrior(head)), OptimalResponsibilities(model), start=1)
+    guide = MixtureGuide(
+        audio_guide, VisualGuide(shared_trunk, VisualPrior(head)), OptimalResponsibilities(model), start=1
+    )
     return model, guide
 
 
@@ -300,8 +305,8 @@ def vae_mm(
         corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
         dropout: of that trunk.
     """
-    heard, hearing = a_vae(bins, **(first or {}))
-    seen, looking = av_vae(bins, lips, **(second or {}))
+    audio_model, audio_guide = a_vae(bins, **(first or {}))
+    visual_model, visual_guide = av_vae(bins, lips, **(second or {}))
     classifier = None
     if corruption_embedding_size:
         if isinstance(lips, LipShapeFrontEnd):
@@ -314,8 +319,8 @@ def vae_mm(
         classifier = LipCorruptionClassifier(
             LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
         )
-    model = VAEMM(heard, seen, pi, classifier)
-    return model, MixtureGuide(hearing, looking, OptimalResponsibilities(model))
+    model = VAEMM(audio_model, visual_model, pi, classifier)
+    return model, MixtureGuide(audio_guide, visual_guide, OptimalResponsibilities(model))
 
 
 ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {

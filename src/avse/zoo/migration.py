@@ -4,18 +4,19 @@ Version 1 (no "format_version" in config.json) left out every argument that had 
 defaults are recorded here and never change; version 2 names every argument.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from avse.data.errors import InputError
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 2
 """Of config.json, as it is written now."""
 
 FIELDS = frozenset({"architecture", "arguments", "front_end", "lips", "algorithm"})
-"""Of config.json, besides the format version."""
+"""Of config.json, besides the format version and the revision of a saved pair."""
 
 _A_VAE: dict[str, Any] = {
     "latent_size": 32,
@@ -71,6 +72,10 @@ VERSION_1_DEFAULTS: dict[str, dict[str, Any]] = {
     "vae-mm": _VAE_MM,
 }
 
+VERSION_1_STFT: dict[str, Any] = {"window_length": 1024, "hop_length": 533, "sample_rate": 16000}
+VERSION_1_FRONT_END: dict[str, Any] = {"stft": VERSION_1_STFT, "level": "rms", "high_pass": 0.0}
+VERSION_1_LIPS: dict[str, Any] = {"side": 24, "pictures": 15, "spacing": 0.04, "normalised": True}
+
 RENAMED_TENSORS = {
     "model.doubt.": "model.corruption_classifier.",
     ".odds.": ".logit.",
@@ -79,39 +84,76 @@ RENAMED_TENSORS = {
 """Parts of tensor names in version 1 -> in version 2."""
 
 
-def migrated_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of config.json in the present format, without the format version.
+def migrated_config(values: Any) -> dict[str, Any]:
+    """The fields of config.json in the present format, without format version and revision.
 
     Raises:
-        InputError: a format version that is not known here, or a field that is unknown or missing.
+        InputError: no mapping, a format version that is not known here, or an unknown or missing field.
     """
+    if not isinstance(values, Mapping):
+        raise InputError("no JSON object with the fields of a pair; save the pair again")
     fields = dict(values)
     version = fields.pop("format_version", 1)
-    if version not in (1, FORMAT_VERSION):
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise InputError(
-            f"format version {version!r}, and this release of avse reads up to {FORMAT_VERSION}: update avse"
+            f"format version {shortened(version)}, and this release of avse reads 1 to {FORMAT_VERSION}: "
+            "update avse"
         )
+    fields.pop("revision", None)
     if version == 1:
         fields = _from_version_1(fields)
-    unknown, missing = fields.keys() - FIELDS, FIELDS - fields.keys()
-    if unknown or missing:
-        raise InputError(
-            f"unknown fields {sorted(unknown)}, missing fields {sorted(missing)}; save the pair again"
-        )
+    check_names(fields, FIELDS, "fields")
     return fields
 
 
+def check_names(found: Any, expected: Iterable[str], what: str) -> None:
+    """Check that exactly the expected names are there.
+
+    Raises:
+        InputError: `found` is no mapping, or a name is unknown or missing; says how to mend it.
+    """
+    if not isinstance(found, Mapping):
+        raise InputError(f"{what} {shortened(found)}: must be a JSON object; save the pair again")
+    unknown, missing = found.keys() - set(expected), set(expected) - found.keys()
+    if unknown or missing:
+        raise InputError(
+            f"{what}: unknown {shortened(sorted(map(str, unknown)))}, missing {shortened(sorted(missing))}; "
+            "name every one of them, or save the pair again"
+        )
+
+
+def shortened(value: Any) -> str:
+    """A `repr` that fits into one line, whatever the value."""
+    return reprlib.repr(value)
+
+
 def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
-    arguments = {**VERSION_1_DEFAULTS.get(fields.get("architecture", ""), {}), **fields.get("arguments", {})}
-    if fields.get("architecture") == "vae-mm":
-        arguments["corruption_embedding_size"] = arguments.pop("doubt_size")
-        arguments["first"] = {**_A_VAE, **(arguments["first"] or {})}
-        arguments["second"] = {**_AV_VAE, **(arguments["second"] or {})}
-    return {"lips": None, "algorithm": "mcem", **fields, "arguments": arguments}
+    architecture, own = fields.get("architecture"), fields.get("arguments", {})
+    front_end, lips = fields.get("front_end"), fields.get("lips")
+    if isinstance(architecture, str) and isinstance(own, Mapping):
+        own = {**VERSION_1_DEFAULTS.get(architecture, {}), **own}
+        if architecture == "vae-mm":
+            own = _vae_mm_from_version_1(own)
+    if isinstance(front_end, Mapping):
+        front_end = {**VERSION_1_FRONT_END, **front_end}
+        if isinstance(front_end["stft"], Mapping):
+            front_end["stft"] = {**VERSION_1_STFT, **front_end["stft"]}
+    if isinstance(lips, Mapping):
+        lips = {**VERSION_1_LIPS, **lips}
+    migrated = {"algorithm": "mcem", **fields, "arguments": own, "lips": lips}
+    return migrated if front_end is None else {**migrated, "front_end": front_end}
 
 
-def migrated_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under their present names."""
+def _vae_mm_from_version_1(own: dict[str, Any]) -> dict[str, Any]:
+    own["corruption_embedding_size"] = own.pop("doubt_size")
+    for name, defaults in (("first", _A_VAE), ("second", _AV_VAE)):
+        if own[name] is None or isinstance(own[name], Mapping):
+            own[name] = {**defaults, **(own[name] or {})}
+    return own
+
+
+def migrated_weights(weights: Mapping[str, T]) -> dict[str, T]:
+    """Tensors, or what is known of them, under their present names."""
     renamed = {}
     for name, tensor in weights.items():
         for old, new in RENAMED_TENSORS.items():

@@ -8,27 +8,48 @@ Hugging Face repository of that form loads; older format versions are migrated a
 
 import copy
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from re import fullmatch
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save
 from torch import nn
 
 from avse.data.errors import InputError
+from avse.data.files import atomic_path, made_folder
 from avse.data.front_end import FrontEnd
 from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
 from avse.models.base import SpeechModel
 from avse.zoo.architectures import ARCHITECTURES, NESTED_ARGUMENTS
-from avse.zoo.migration import FORMAT_VERSION, migrated_config, migrated_weights
+from avse.zoo.card import with_front_matter
+from avse.zoo.migration import FORMAT_VERSION, check_names, migrated_config, migrated_weights, shortened
+from avse.zoo.shipped import shipped
+from avse.zoo.validation import (
+    MAX_CARD_BYTES,
+    builder_arguments,
+    check_algorithm,
+    check_architecture,
+    check_front_end,
+    check_lips,
+    check_number,
+    check_stft,
+    check_tensors,
+    read_header,
+    read_json,
+    read_tensors,
+    read_text,
+)
+
+T = TypeVar("T")
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -55,26 +76,46 @@ class PairConfig:
     algorithm: str = "mcem"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "PairConfig":
+    def from_dict(cls, values: Any) -> "PairConfig":
         """The inverse of `to_dict`, for values of any format version.
 
         Raises:
-            InputError: a field or a builder's argument is missing or unknown, or the format is too new.
-            KeyError, TypeError, ValueError: a value is not as it should be.
+            InputError: a field or a builder's argument is missing, unknown, of another type or out of range,
+                or the format is too new.
         """
         values = migrated_config(values)
-        front_end = dict(values["front_end"])
-        front_end["stft"] = STFT(**front_end["stft"])
-        lips = values["lips"]
+        front_end, lips = values["front_end"], values["lips"]
+        check_names(front_end, _field_names(FrontEnd), "front_end")
+        check_names(front_end["stft"], _field_names(STFT), "stft")
+        check_stft(**front_end["stft"])
+        if lips is not None:
+            check_lips(lips)
+        check_number(front_end["high_pass"], "high_pass", 0.0, front_end["stft"]["sample_rate"] / 2)
         config = cls(
             values["architecture"],
-            dict(values["arguments"]),
-            FrontEnd(**front_end),
+            values["arguments"],
+            FrontEnd(**{**front_end, "stft": STFT(**front_end["stft"])}),
             None if lips is None else lip_view(lips),
             values["algorithm"],
         )
-        _check_arguments(config.architecture, config.arguments)
+        check_names(
+            config.arguments, builder_arguments(config.architecture), f"arguments of {config.architecture}"
+        )
+        config.check()
         return config
+
+    def check(self) -> None:
+        """Check every value, before anything is built.
+
+        Raises:
+            InputError: an unknown architecture, argument or algorithm, or a value of another type or out of
+                range; names it.
+        """
+        check_architecture(self.architecture, _completed(self.architecture, self.arguments), self.lips)
+        check_front_end(self.front_end)
+        if self.lips is not None:
+            check_lips(asdict(self.lips))
+        check_algorithm(self.algorithm)
 
     def completed(self) -> "PairConfig":
         """The same configuration with every default of the builder written out."""
@@ -85,38 +126,19 @@ class PairConfig:
         return {"format_version": FORMAT_VERSION, **asdict(self.completed())}
 
 
-def builder_arguments(architecture: str) -> dict[str, Any]:
-    """Names and defaults of what a builder takes, besides bins and lips.
-
-    Raises:
-        InputError: an unknown architecture.
-    """
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"unknown architecture {architecture!r}: use one of {', '.join(ARCHITECTURES)}")
-    parameters = inspect.signature(ARCHITECTURES[architecture]).parameters
-    return {name: p.default for name, p in parameters.items() if name not in ("bins", "lips")}
+def _field_names(settings: type) -> set[str]:
+    return {field.name for field in fields(settings)}
 
 
-def _completed(architecture: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+def _completed(architecture: str, arguments: Any) -> dict[str, Any]:
     """All arguments of a builder, nested ones too."""
+    if not isinstance(arguments, Mapping | None):
+        raise InputError(f"arguments of {architecture} {shortened(arguments)}: must be a mapping")
     whole = {**builder_arguments(architecture), **(arguments or {})}
     nested = NESTED_ARGUMENTS.get(architecture, {})
     return {
         name: _completed(nested[name], value) if name in nested else value for name, value in whole.items()
     }
-
-
-def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
-    """Raise `InputError` unless exactly the arguments of the builder are there."""
-    expected = builder_arguments(architecture)
-    unknown, missing = arguments.keys() - expected.keys(), expected.keys() - arguments.keys()
-    if unknown or missing:
-        raise InputError(
-            f"arguments of {architecture}: unknown {sorted(unknown)}, missing {sorted(missing)}; "
-            "PairConfig.completed() names every one of them"
-        )
-    for name, nested in NESTED_ARGUMENTS.get(architecture, {}).items():
-        _check_arguments(nested, arguments[name])
 
 
 class SpeechPair(ModelHubMixin):
@@ -131,15 +153,15 @@ class SpeechPair(ModelHubMixin):
     """
 
     def __init__(self, config: PairConfig, card: str = "", name: str = "") -> None:
-        builder_arguments(config.architecture)  # refuses an unknown one
+        config.check()
         self.config = config
         self.card = card
         self.name = name or config.architecture
         self.model: SpeechModel
         self.guide: SpeechGuide
-        seen = {} if config.lips is None else {"lips": config.lips}
+        visual = {} if config.lips is None else {"lips": config.lips}
         self.model, self.guide = ARCHITECTURES[config.architecture](
-            bins=config.front_end.stft.bins, **seen, **config.arguments
+            bins=config.front_end.stft.bins, **visual, **config.arguments
         )
 
     @property
@@ -175,87 +197,143 @@ class SpeechPair(ModelHubMixin):
             digest.update(tensor.cpu().half().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Save config.json, model.safetensors and README.md; what is there before is replaced as a whole.
+
+        A process that is killed at any moment leaves the older pair or this one. Weights and card are
+        written beside the older ones first, under names that hold the revision, a hash of the contents.
+        config.json, which names the revision, is then replaced in one step, and the others follow; until
+        they have, `load_folder` goes by the names with the revision.
+
+        Args:
+            save_directory: the folder, made where missing; other files in it are left alone.
+            kwargs: `repo_id`, `push_to_hub` and what `push_to_hub` takes, as in `ModelHubMixin`.
+
+        Raises:
+            InputError: the folder cannot be written, or weights are not finite: training diverged.
+        """
+        folder = made_folder(save_directory)
+        self._save_pretrained(folder)
+        if not kwargs.pop("push_to_hub", False):
+            return None
+        repo_id = kwargs.pop("repo_id", None) or folder.name
+        return str(self.push_to_hub(repo_id=repo_id, **kwargs))
+
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: tensor.half().contiguous() for name, tensor in _tensors(self.modules()).items()}
         for name, tensor in weights.items():
             if not tensor.isfinite().all():
-                raise ValueError(f"{name} is not finite in float16: training diverged")
-        save_file(weights, save_directory / WEIGHTS)
-        config = json.dumps(self.config.to_dict(), indent=1)
-        (save_directory / CONFIG).write_text(config + "\n", encoding="utf-8")
-        (save_directory / CARD).write_text(self.card, encoding="utf-8")
+                raise InputError(f"{name} is not finite in float16: training diverged, nothing was saved")
+        config = self.config.to_dict()
+        contents = {
+            WEIGHTS: save(weights),
+            CARD: with_front_matter(self.card, self.config, self.name).encode("utf-8"),
+        }
+        digest = hashlib.sha256(json.dumps(config).encode("utf-8"))
+        for content in contents.values():
+            digest.update(content)
+        revision = digest.hexdigest()[:REVISION_DIGITS]
+        for name, content in contents.items():
+            _write(_pending(save_directory / name, revision), content)
+        whole = {"format_version": config.pop("format_version"), "revision": revision, **config}
+        _write(save_directory / CONFIG, (json.dumps(whole, indent=1) + "\n").encode("utf-8"))
+        for name in contents:
+            _pending(save_directory / name, revision).replace(save_directory / name)
+            for left in save_directory.glob(_pending(Path(name), "[0-9a-f]" * REVISION_DIGITS).name):
+                left.unlink(missing_ok=True)  # of a process that was killed
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "SpeechPair":
-        """The pair in a local folder, or in a repository of the Hugging Face hub."""
-        if Path(pretrained_model_name_or_path).is_dir():
-            return load_folder(Path(pretrained_model_name_or_path))
-        pair: SpeechPair = super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
-        return pair
-
-    @classmethod
-    def _from_pretrained(
+    def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
         token: str | bool | None = None,
-        **kwargs: Any,
     ) -> "SpeechPair":
-        return load_folder(
-            Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
+        """The pair of a name in the zoo, in a local folder, or in a repository of the Hugging Face hub.
+
+        No network is used for the first two. The other arguments concern the hub.
+
+        Raises:
+            InputError: no such pair, the hub cannot be reached, or a file is damaged.
+        """
+        name = str(pretrained_model_name_or_path)
+        if name in shipped():
+            return load_folder(shipped()[name], name)
+        if Path(name).is_dir():
+            return load_folder(Path(name))
+        try:
+            folder = snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=[CONFIG, WEIGHTS, CARD],
             )
-        )
+        except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+            raise InputError(
+                f"{name}: neither a shipped model ({', '.join(shipped())}), nor a folder, nor a repository "
+                f"that can be reached ({str(error).splitlines()[0]})"
+            ) from error
+        return load_folder(Path(folder), name)
+
+
+REVISION_DIGITS = 16
+
+
+def _pending(path: Path, revision: str) -> Path:
+    """Where a file lies until config.json of its revision is there: model.0123456789abcdef.safetensors."""
+    return path.with_name(f"{path.stem}.{revision}{path.suffix}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def load_folder(folder: Path, name: str = "") -> SpeechPair:
-    """The pair saved in a folder, in evaluation mode and float32.
+    """The pair saved in a folder, in evaluation mode and float32. No code in the folder is run.
+
+    Configuration, sizes, types and finiteness are checked before the networks are built.
 
     Args:
         folder: holds config.json and model.safetensors.
         name: of the pair; by default the path of the folder.
 
     Raises:
-        InputError: a file is missing or cannot be read, or a tensor is missing, unknown or of another shape;
-            names the file and the tensor.
+        InputError: a file is missing or cannot be read, a value is out of range, or a tensor is missing,
+            unknown, of another shape or not finite; names the file and the tensor.
     """
-    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    path = folder / CONFIG
+    values = _read(path, read_json)
+    config = _named(path, lambda: PairConfig.from_dict(values))
+    card_path, weights_path = (_current(folder / file, values.get("revision")) for file in (CARD, WEIGHTS))
+    card = _read(card_path, partial(read_text, largest=MAX_CARD_BYTES)) if card_path.exists() else ""
+    header = migrated_weights(_read(weights_path, read_header))
     with torch.random.fork_rng(devices=[]):  # the networks start at random, only to be overwritten
-        pair = _read(
-            folder / CONFIG,
-            lambda path: SpeechPair(
-                PairConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))), card, name or str(folder)
-            ),
-        )
-    weights = migrated_weights(_read(folder / WEIGHTS, load_file))
-    expected = _tensors(pair.modules())
-    for problem, names in (
-        ("is missing", expected.keys() - weights.keys()),
-        ("does not belong to this architecture", weights.keys() - expected.keys()),
-        (
-            "has another shape",
-            {n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape},
-        ),
-    ):
-        if names:
-            raise InputError(
-                f"{folder / WEIGHTS}: tensor {min(names)} {problem}; save the model again, or mend {CONFIG}"
-            )
+        with torch.device("meta"):
+            expected = _tensors(_named(path, lambda: SpeechPair(config)).modules())
+        _named(weights_path, lambda: check_tensors(header, expected, CONFIG))
+        weights = migrated_weights(_read(weights_path, read_tensors))
+        pair = SpeechPair(config, card, name or str(folder))
     modules = pair.modules()
-    modules.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
+    modules.load_state_dict(weights, strict=False)
     modules.float().eval().requires_grad_(False)
     return pair
+
+
+def _current(path: Path, revision: Any) -> Path:
+    """The file of a revision, which has its final name unless a process was killed while it saved."""
+    if isinstance(revision, str) and fullmatch(f"[0-9a-f]{{{REVISION_DIGITS}}}", revision):
+        pending = _pending(path, revision)
+        if pending.is_file():
+            return pending
+    return path
 
 
 def _tensors(modules: nn.Module) -> dict[str, torch.Tensor]:
@@ -266,12 +344,15 @@ def _tensors(modules: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in own.items()}
 
 
-def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+def _read(path: Path, reader: Callable[[Path], T]) -> T:
     if not path.is_file():
         raise InputError(f"{path}: no such file; a model folder holds {CONFIG} and {WEIGHTS}")
+    return _named(path, lambda: reader(path))
+
+
+def _named(path: Path, step: Callable[[], T]) -> T:
+    """What a step gives; its errors name the file."""
     try:
-        return reader(path)
+        return step()
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
-        raise InputError(f"{path}: damaged or of another format ({error}); save the model again") from error

@@ -1,13 +1,16 @@
 """How the pairs of the zoo are trained: everything that `avse train` needs besides the speech itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from avse import zoo
+from avse.checks import checked_device
 from avse.data.augmentation import (
     Augmentation,
     ColouredNoise,
@@ -33,9 +36,15 @@ from avse.inference.svi.training import (
     Objective,
     TrainingReport,
     TrainingSettings,
-    train,
+    exclusive_run,
+    fit,
+    starting_checkpoint,
+    write_report,
 )
 from avse.models.av_vae import AVVAE
+from avse.progress import progress_bar
+from avse.report import versions
+from avse.zoo.card import training_card
 from avse.zoo.pair import PairConfig, SpeechPair
 
 
@@ -76,10 +85,11 @@ class Recipe:
         data: keyword arguments of `FrameDataModule`.
         objective: the bound, made from the pair; the evidence lower bound by default.
         callbacks: further Lightning callbacks.
-        corruption: of what the guide hears while it is trained, or None.
+        corruption: of the audio input of the guide in training, or None.
         pretrained: trained pairs that parts of this one begin as; the rest begins at random.
         trainable: names of the parts that learn, under "model" or "guide"; the rest stays as it begins. What
             model and guide share goes by its name in the model.
+        name: in `RECIPES`.
     """
 
     pair: PairConfig
@@ -91,6 +101,7 @@ class Recipe:
     corruption: Corruption | None = None
     pretrained: Sequence[PretrainedInit] = ()
     trainable: Sequence[str] = ("model", "guide")
+    name: str = ""
 
 
 def _a_vae() -> Recipe:
@@ -145,7 +156,7 @@ def _v_vae() -> Recipe:
 
 
 def _av_vae() -> Recipe:
-    """As the V-VAE, with a prior network, and an encoder that hears badly while it learns to look.
+    """As the V-VAE, with a prior network, and an encoder whose audio input is noisy.
 
     Half of the frames are speech without a video: few speakers are seen, but many are heard.
     """
@@ -181,7 +192,7 @@ def _visual_prior() -> Recipe:
 
 
 def _min_vae_v1() -> Recipe:
-    """From the A-VAE and what the V-VAE sees; a third of what the audio encoder hears is corrupted."""
+    """From the A-VAE and the trunk of the V-VAE; a third of the frames of the audio encoder is corrupted."""
     visual = _v_vae()
     return replace(
         visual,
@@ -212,12 +223,12 @@ def _min_vae_v2() -> Recipe:
     """From the encoder of the A-VAE, decoder and prior network of the AV-VAE; the latter now encodes lips."""
     first = _min_vae_v1()
     arguments = {"version": 2, "latent_size": 32, "visual_activation": "relu"}
-    heard, _ = first.pretrained
+    audio_init, _ = first.pretrained
     return replace(
         first,
         pair=replace(first.pair, arguments=arguments),
         pretrained=(
-            replace(heard, parts={k: v for k, v in heard.parts.items() if k.startswith("guide")}),
+            replace(audio_init, parts={k: v for k, v in audio_init.parts.items() if k.startswith("guide")}),
             PretrainedInit(
                 "av-vae",
                 {
@@ -231,7 +242,7 @@ def _min_vae_v2() -> Recipe:
 
 
 def _vae_mm() -> Recipe:
-    """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were spoilt on purpose."""
+    """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were corrupted."""
     audio, visual, lips = _a_vae(), _av_vae(), LipShapeFrontEnd()
     arguments = {
         "first": audio.pair.arguments,
@@ -304,7 +315,7 @@ def visual_branch_mixed(pair: SpeechPair, weight: float = 0.1) -> Objective:
     return PriorMixedELBO(BranchGuide(pair.guide, 0), weight)
 
 
-RECIPES = {
+_BUILDERS: dict[str, Callable[[], Recipe]] = {
     "a-vae": _a_vae,
     "a-vae-all-clips": _a_vae_all_clips,
     "v-vae": _v_vae,
@@ -319,32 +330,84 @@ RECIPES = {
 }
 
 
+def _named(name: str) -> Recipe:
+    return replace(_BUILDERS[name](), name=name)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {name: partial(_named, name) for name in _BUILDERS}
+"""Name -> the recipe."""
+
+
 def run(
     recipe: Recipe,
     corpora: Sequence[Corpus],
     out: Path,
     device: str = "cpu",
     resume: bool = False,
+    licence: str = "unknown",
+    progress: Callable[[float], None] | None = None,
     **data: Any,
 ) -> tuple[SpeechPair, TrainingReport]:
-    """Train the pair of a recipe on corpora and save it in `out`/pair.
+    """Train the pair of a recipe on corpora and save it in `out`/pair, with a card and `out`/report.json.
+
+    Runs of equal seed, machine and number of threads give equal weights; a run that was killed and resumed
+    agrees with one that was not. The global generators are not moved.
 
     Args:
         recipe: what and how.
         corpora: speech; their train split trains, their validation split decides when to stop.
         out: folder of the run.
-        device: Lightning accelerator.
+        device: "cpu", "cuda", "mps", or "auto" for a GPU where there is one.
         resume: go on with the run in `out`.
+        licence: of the weights, for the card; it depends on that of the speech.
+        progress: told the share of all epochs that is done; by default a bar on stderr.
         data: further arguments of `FrameDataModule`, such as `cache`.
+
+    Raises:
+        InputError: no such device, another run in `out`, nothing to resume or a run of another recipe or
+            other settings, before the corpora are read; or a corpus that cannot be used.
     """
-    pair = SpeechPair(recipe.pair)
-    module = FrameDataModule(
-        corpora,
-        recipe.pair.front_end,
-        lips=recipe.pair.lips,
-        seed=recipe.settings.seed,
-        **{**recipe.data, **data},
-    )
+    if progress is None:
+        with progress_bar("training") as shown:
+            return run(recipe, corpora, out, device, resume, licence, shown, **data)
+    gpu = "cuda" if torch.cuda.is_available() else "cpu"
+    where, out = checked_device(gpu if device == "auto" else device), Path(out)
+    record = {
+        "recipe": recipe.name,
+        "corpora": [{"name": corpus.name} for corpus in corpora],
+        "settings": asdict(recipe.settings),
+        "pair": recipe.pair.to_dict(),
+        "data": {name: repr(value) for name, value in recipe.data.items()},
+    }
+    with exclusive_run(out), torch.random.fork_rng(devices=[]):
+        checkpoint = starting_checkpoint(out, resume, record)
+        torch.manual_seed(recipe.settings.seed)
+        pair = SpeechPair(recipe.pair, name=recipe.name)
+        module = FrameDataModule(
+            corpora,
+            recipe.pair.front_end,
+            lips=recipe.pair.lips,
+            seed=recipe.settings.seed % MAX_DATA_SEED,
+            **{**recipe.data, **data},
+        )
+        module.setup("fit")
+        svi = _prepared(recipe, pair, module)
+        report = fit(svi, module, out, checkpoint, where, recipe.callbacks, progress)
+        pair.to("cpu")
+        facts = {**asdict(report), **record, "device": str(where), "threads": torch.get_num_threads()}
+        facts |= {"versions": versions(), "weights_sha256": pair.fingerprint()}
+        pair.card = training_card(pair.config, facts, licence)
+        pair.save_pretrained(out / "pair")
+        write_report(out, facts)
+    return pair, report
+
+
+MAX_DATA_SEED = 2**40
+"""Multiples of a seed of batches stay within 64 bits."""
+
+
+def _prepared(recipe: Recipe, pair: SpeechPair, module: FrameDataModule) -> SVI:
+    """The pair with its scales and starting weights, under the objective of the recipe."""
     frames = module.frames("train").power
     sample = frames[:: max(1, len(frames) // 20_000)]
     pair.model.fit_scales(sample)
@@ -354,8 +417,4 @@ def run(
     for name, parameter in pair.modules().named_parameters():
         parameter.requires_grad_(any(f"{name}.".startswith(f"{part}.") for part in recipe.trainable))
     guide = pair.guide if recipe.corruption is None else corrupted(pair.guide, recipe.corruption)
-    svi = SVI(pair.model, guide, recipe.settings, recipe.objective(pair), recipe.augmentations)
-    report = train(svi, module, out, device=device, resume=resume, callbacks=recipe.callbacks)
-    pair.to("cpu")
-    pair.save_pretrained(Path(out) / "pair")
-    return pair, report
+    return SVI(pair.model, guide, recipe.settings, recipe.objective(pair), recipe.augmentations)

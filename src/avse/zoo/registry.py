@@ -1,17 +1,12 @@
 """The trained pairs that come with the package, and how to load any other."""
 
-from importlib.resources import files
 from pathlib import Path
 
 from avse.data.errors import InputError
 from avse.zoo.pair import SpeechPair, load_folder
+from avse.zoo.shipped import SHIPPED, shipped
 
-SHIPPED = Path(str(files("avse.zoo"))) / "weights"
-
-
-def shipped() -> dict[str, Path]:
-    """Name and folder of every pair in the package."""
-    return {folder.name: folder for folder in sorted(SHIPPED.iterdir()) if (folder / "config.json").is_file()}
+__all__ = ["SHIPPED", "load", "shipped"]
 
 
 def load(name_or_path: str | Path) -> SpeechPair:
