@@ -5,8 +5,9 @@ The loss is minus the evidence lower bound a frame, in nats:
     -(1 / B) sum_n E_q [ log p(s_n, z_n, alpha_n | v_n) - log q(z_n, alpha_n | s_n, v_n) ].
 
 Lightning brings early stopping, checkpoints, resuming, progress bars, logs and devices. The randomness of an
-epoch depends on the seed and the epoch alone, so that a resumed run repeats an uninterrupted one bit for bit
-on a CPU.
+epoch depends on the seed and the epoch alone, so that a resumed run repeats an uninterrupted one:
+exactly in the same process on a CPU with the same number of threads, else to within rounding, which training
+amplifies.
 """
 
 import csv
