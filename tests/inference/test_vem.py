@@ -604,7 +604,7 @@ BIAS = 0.004
 
 
 def agrees(values: Tensor, truth: Tensor) -> bool:
-    """Whether means over independent frames, (N, S), are `truth`, (S), within BIAS and 4.5 standard errors."""
+    """Whether means over frames, (N, S), are `truth`, (S), within BIAS and 4.5 standard errors."""
     error = values.std(0) / len(values) ** 0.5
     return bool(((values.mean(0) - truth).abs() < BIAS + Z_BOUND * error).all())
 
