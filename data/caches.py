@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avse.data.arrays import read_npy
 from avse.data.audio import resample
 from avse.data.corpora.base import Utterance
 from avse.data.errors import InputError
-from avse.data.files import atomic_path
+from avse.data.files import atomic_path, check_source, made_folder
 from avse.data.front_end import FrontEnd
 from avse.data.lips import Lips
 from avse.data.lips.files import load_lips_array, save_lips
@@ -22,8 +26,16 @@ LIPS_READER = 1
 
 
 def default_cache() -> Path:
-    """The folder for cached spectra: $XDG_CACHE_HOME/avse, by default ~/.cache/avse."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "avse"
+    """The folder for cached spectra: $XDG_CACHE_HOME/avse, by default ~/.cache/avse.
+
+    Raises:
+        InputError: neither $XDG_CACHE_HOME nor a home folder is known.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "avse"
+    except RuntimeError as error:
+        raise InputError("no home folder is known; set XDG_CACHE_HOME to a folder for the cache") from error
 
 
 def utterance_power(utterance: Utterance, front_end: FrontEnd, speed: float = 1.0) -> Tensor:
@@ -36,6 +48,9 @@ def utterance_power(utterance: Utterance, front_end: FrontEnd, speed: float = 1.
 @dataclass(frozen=True)
 class SpectrumCache:
     """Power spectra of utterances on disk, one file each, safe under several processes.
+
+    Damaged files are written anew. Where the folder cannot be written, a `UserWarning` says so, and nothing
+    is kept.
 
     Args:
         folder: where the files are; made when missing.
@@ -50,18 +65,23 @@ class SpectrumCache:
         settings = f"{utterance.key}|{self.front_end}|{speed}"
         name = hashlib.sha256(settings.encode()).hexdigest()
         path = Path(self.folder) / f"{name}.npy"
-        if path.exists():
-            return torch.from_numpy(np.load(path))
+        with suppress(InputError):  # missing, truncated or damaged: computed anew
+            check_source(path, "a spectrum")
+            stored = read_npy(path)
+            bins = self.front_end.stft.bins
+            if stored.dtype == np.float32 and stored.ndim == 2 and stored.shape[1] == bins:
+                return torch.from_numpy(stored)
         power = utterance_power(utterance, self.front_end, speed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            np.save(temporary, power.numpy())
+        _keep(path, lambda: _save(path, power))
         return power
 
 
 @dataclass(frozen=True)
 class LipsCache:
     """Lips of utterances on disk, one file each, safe under several processes.
+
+    Damaged files are written anew. Where the folder cannot be written, a `UserWarning` says so, and nothing
+    is kept.
 
     Args:
         folder: where the files are; made when missing.
@@ -79,9 +99,23 @@ class LipsCache:
             raise InputError(f"{utterance.key}: has no video")
         name = hashlib.sha256(f"{utterance.key}|lips {LIPS_READER}".encode()).hexdigest()
         path = Path(self.folder) / f"{name}.npz"
-        if path.exists():
+        with suppress(InputError):  # missing, truncated or damaged: found anew
             return load_lips_array(path)
         lips = utterance.load_lips()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_lips(path, lips)
+        _keep(path, lambda: save_lips(path, lips))
         return lips
+
+
+def _save(path: Path, power: Tensor) -> None:
+    with atomic_path(path) as temporary:
+        np.save(temporary, power.numpy())
+
+
+def _keep(path: Path, write: Callable[[], None]) -> None:
+    """Write a file into a cache; a `UserWarning` where the folder cannot be used."""
+    try:
+        made_folder(path.parent)
+        write()
+    except InputError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        warnings.warn(f"nothing is kept in the cache {path.parent}: {reason}", stacklevel=4)

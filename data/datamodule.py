@@ -2,8 +2,8 @@
 
 The sound of an utterance is resampled to the STFT's rate and brought to the common level, as every recording
 is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Where lips are wanted, every frame
-is shown the pictures around its instant, which are put together when a batch is made; lips may be spoilt on
-purpose. Frames are independent for the models of this package, so that a batch is any set of frames.
+is shown the video frames around its instant, which are put together when a batch is made; lips may be
+corrupted on purpose. Frames are independent for the models of this package: a batch is any set of frames.
 """
 
 import warnings
@@ -123,7 +123,8 @@ class FrameDataModule(L.LightningDataModule):
         seed: of the batches, of the choice of utterances and of the damage to their lips.
 
     Raises:
-        InputError: a split without any utterance.
+        InputError: a split without any utterance; when it is loaded: files that cannot be read, all of them
+            named at once, or a split of nothing but digital silence.
     """
 
     def __init__(
@@ -179,9 +180,12 @@ class FrameDataModule(L.LightningDataModule):
                 for utterance in track(utterances, f"spectra ({split})", transient=True)
                 for speed in speeds
             ]
-            powers = [self.cache.power(utterance, speed) for utterance, speed in heard]
+            powers = self._powers(heard)
             power = torch.cat(powers)
             loud = power.sum(-1) > 0
+            if not loud.any():
+                names = ", ".join(corpus.name for corpus in self.corpora)
+                raise InputError(f"corpus {names}: the {split} split is digital silence; record it again")
             lips = bad = None
             if self.lips is not None:
                 copies = self.lip_corruption.copies if self.lip_corruption and split == "train" else 1
@@ -195,6 +199,22 @@ class FrameDataModule(L.LightningDataModule):
                     bad = torch.cat([each.bad for each in shown])[loud.repeat(copies)].float()
             self._frames[split] = FrameDataset(power[loud], lips, self.lips, bad)
         return self._frames[split]
+
+    def _powers(self, heard: Sequence[tuple[Utterance, float]]) -> list[Tensor]:
+        """|X|^2 of utterances at a speed; all files that cannot be read are named in one `InputError`."""
+        powers: list[Tensor] = []
+        faults: dict[str, str] = {}
+        for utterance, speed in heard:
+            try:
+                powers.append(self.cache.power(utterance, speed))
+            except InputError as error:
+                faults[utterance.key] = str(error)
+        if len(faults) == 1:
+            raise InputError(next(iter(faults.values())))
+        if faults:
+            listed = " | ".join(faults.values())
+            raise InputError(f"{len(faults)} of the recordings cannot be used: {listed}")
+        return powers
 
     def _shown(
         self, utterance: Utterance, speed: float, frames: int, number: int, copies: int
@@ -217,9 +237,16 @@ class FrameDataModule(L.LightningDataModule):
         return shown
 
     def setup(self, stage: str) -> None:
-        """Load both splits before training starts, so that a mistake shows at once."""
-        self.frames("train")
-        self.frames("validation")
+        """Load both splits before training starts, so that all mistakes show at once."""
+        faults: list[str] = []
+        splits: tuple[Split, ...] = ("train", "validation")
+        for split in splits:
+            try:
+                self.frames(split)
+            except InputError as error:
+                faults.append(str(error))
+        if faults:
+            raise InputError(" | ".join(faults))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Random batches, another permutation every epoch."""

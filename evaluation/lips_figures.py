@@ -1,4 +1,4 @@
-"""Pictures of the lips that were read from a video, to look at before a network does."""
+"""Figures of the lips that were read from a video, to be checked before a network uses them."""
 
 from collections.abc import Sequence
 
@@ -37,21 +37,23 @@ def contact_sheet(lips: Lips, every: int | None = None, columns: int = 10, title
             axes.spines[:].set(visible=True, edgecolor=INVALID, linewidth=2.5)
             axes.set_xlabel(reason.text, fontsize=7, color=INVALID, labelpad=2)
     good = np.count_nonzero(lips.valid)
-    note = f"{good} of {len(lips.times)} pictures show the lips, {lips.fps:.4g} a second"
+    note = f"{good} of {len(lips.times)} video frames show the lips, {lips.fps:.4g} per second"
     figure.suptitle(f"{title}: {note}" if title else note, fontsize=9)
     return figure
 
 
 def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) -> None:
-    """What a model saw of the lips, `count` pictures side by side along the time axis; red where it saw none.
+    """The lips as a model receives them, video frames side by side in time; red where none are seen.
 
     Args:
         axes: to draw on.
-        track: pictures and frames.
+        track: video frames and the STFT frames that use them.
         duration: of the frames, s.
-        count: pictures in the strip.
+        count: the most video frames in the strip; fewer in narrow axes, so that they stay square.
     """
     side = track.pictures.shape[-1]
+    box = axes.get_window_extent()
+    count = max(4, min(count, round(box.width / max(box.height, 1e-3))))
     frames = ((np.arange(count) + 0.5) / count * len(track.valid)).astype(int)
     middle = track.place[frames, track.place.shape[1] // 2].round().long()
     strip = np.concatenate(list(track.pictures[middle].cpu().numpy()), axis=1)
@@ -60,4 +62,8 @@ def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) ->
     unseen = ~track.valid[frames].cpu().numpy()
     for position in np.flatnonzero(unseen):
         axes.axvspan(position * duration / count, (position + 1) * duration / count, color=INVALID)
-    axes.set(yticks=[], xlabel="time (s)", title=f"lips, {side} x {side} pixels, as the model sees them")
+    axes.set(
+        yticks=[],
+        xlabel="time (s)",
+        title=f"lips, {side} x {side} pixels, input of the model; red: no lips seen",
+    )

@@ -18,8 +18,10 @@ with one `RuntimeWarning` that names the metric and the reason: a long evaluatio
 Signals of unequal shape are a mistake of the caller and raise `InputError`.
 """
 
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import fast_bss_eval
 import numpy as np
@@ -27,13 +29,14 @@ import numpy.typing as npt
 import pesq
 import pystoi
 
-from avse.data.audio import Samples, resample
+from avse.data.audio import Samples, checked_rate, resample
 from avse.data.errors import InputError
 
 LIMIT_DB = 100.0  # beyond it the ratios measure rounding errors; it also keeps an exact copy finite
 SDR_TAPS = 512  # as in BSS-Eval 3: 32 ms at 16 kHz
 PESQ_RATE = 16000  # Hz
 PESQ_LONGEST = 20 * PESQ_RATE  # samples
+_NUMPY_STATE = threading.Lock()  # held while NumPy's global generator is not in its own state
 STOI_SHORTEST = 0.4  # s; 30 frames of 256 samples, half overlapping, at 10 kHz
 
 
@@ -156,8 +159,10 @@ def _score(
             f"{name}: reference {ref.shape} and estimate {est.shape} must both have shape (T,); give one "
             "channel of each, of one length"
         )
-    if sample_rate < 1:
-        raise InputError(f"{name}: a sample rate of {sample_rate} Hz is impossible; give it in Hz")
+    try:
+        sample_rate = checked_rate(sample_rate)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     try:
         _check_sound(ref, "reference")
         _check_sound(est, "estimate")
@@ -228,6 +233,18 @@ def _pesq(reference: Samples, estimate: Samples, sample_rate: int, band: str) ->
     return float(np.mean(scores))
 
 
+@contextmanager
+def _numpy_state_kept() -> Iterator[None]:
+    """Seed NumPy's global generator, from which ESTOI draws noise of 1e-16, and put its state back after."""
+    with _NUMPY_STATE:
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
 def _stoi(reference: Samples, estimate: Samples, sample_rate: int) -> float:
     return _pystoi(reference, estimate, sample_rate, extended=False)
 
@@ -240,7 +257,7 @@ def _pystoi(reference: Samples, estimate: Samples, sample_rate: int, extended: b
     if reference.size < STOI_SHORTEST * sample_rate:
         raise _Undefined(f"the clip is shorter than {STOI_SHORTEST} s")
     try:
-        with warnings.catch_warnings():
+        with _numpy_state_kept(), warnings.catch_warnings():
             warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
             return float(pystoi.stoi(reference, estimate, sample_rate, extended=extended))
     except RuntimeWarning as warning:

@@ -43,7 +43,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(args.seed)
     with torch.no_grad():
         z = pair.guide.posterior(visual=visual).mean
-        deviation = pair.model.evaluate(z, visual).log_variance[0].div(2).exp()
+        deviation = pair.model.given(visual)(z).log_variance[0].div(2).exp()
     imagined = deviation * torch.randn(true.shape, dtype=torch.complex64, generator=generator)
 
     args.out.mkdir(parents=True, exist_ok=True)

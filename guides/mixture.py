@@ -27,9 +27,9 @@ from avse.guides.base import SpeechGuide
 from avse.guides.wrappers import Corruption, corrupted
 from avse.models.av_vae import Trunk
 from avse.models.base import SpeechModel
+from avse.models.mixture import given_alpha
 from avse.models.networks.spectrum import LogPower, RawPower
 from avse.models.sites import ALPHA, S, Z, frames_plate
-from avse.models.switch import Switch
 
 Responsibilities = Callable[
     [dist.TorchDistribution, dist.TorchDistribution, Tensor | None, Tensor | None], Tensor
@@ -91,7 +91,7 @@ class MixtureGuide(SpeechGuide):
         logits = self.responsibilities(first, second, power, visual)
         with frames_plate(power, visual, frames):
             alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=logits), infer={"enumerate": "parallel"})
-            return pyro.sample(Z, Switch(alpha, first, second))
+            return pyro.sample(Z, given_alpha(alpha, first, second))
 
 
 def branches(guide: SpeechGuide) -> list[SpeechGuide]:

@@ -1,61 +1,55 @@
-"""A speech model as variational EM asks it: the density of clean speech and z given alpha, for every alpha.
+"""A speech model as variational EM uses it: the density of clean speech and z given alpha, for every alpha.
 
 Either all alpha at the same z, or each at a z of its own. `closed` and `traced` are two ways to the same log
-joint: the model's `bound` and `bound_each`, and a trace of the whole model in which the expected power of the
-speech stands as if observed.
+joint: what the model offers, and a trace of the whole model in which the expected power of the speech is the
+observed one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from avse.inference.mcmc.log_density import LogJoint, frame_log_joint
 from avse.inference.responsibilities import IMPOSSIBLE
-from avse.models.base import Evaluation, SpeechModel, each_at_its_own, latent_trace, trace_log_prob
+from avse.models.base import (
+    ConditionedSpeech,
+    Evaluation,
+    LogJointFn,
+    SpeechModel,
+    TracedSpeech,
+    alpha_diagonal,
+    latent_trace,
+    trace_log_prob,
+)
 from avse.models.sites import Z
 
-
-class Joint(Protocol):
-    """log p(power, z, alpha | v) of clean speech of `power` (*, N, F), as a function of z."""
-
-    def at_one(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
-        """z (*, N, L) -> (A, *, N)."""
-        ...
-
-    def at_each(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
-        """z (A, *, N, L), one for each alpha -> (A, *, N)."""
-        ...
+Conditioning = Callable[[SpeechModel, Tensor | None], ConditionedSpeech]
+"""(speech model, visual) -> the model with these lips, as a function of z."""
 
 
-class Closed:
+def closed(speech: SpeechModel, visual: Tensor | None) -> ConditionedSpeech:
     """By what the model offers."""
-
-    def at_one(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
-        """z (*, N, L) -> (A, *, N)."""
-        return speech.bound(power, visual)
-
-    def at_each(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
-        """z (A, *, N, L) -> (A, *, N)."""
-        return speech.bound_each(power, visual)
+    return speech.given(visual)
 
 
-class Traced:
-    """By a trace of the whole model."""
-
-    def at_one(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
-        """z (*, N, L) -> (A, *, N)."""
-        return lambda z: frame_log_joint(speech, z, power=power, visual=visual)
-
-    def at_each(self, speech: SpeechModel, power: Tensor, visual: Tensor | None) -> LogJoint:
-        """z (A, *, N, L) -> (A, *, N)."""
-        return lambda z: each_at_its_own(frame_log_joint(speech, z, power=power, visual=visual))
+def traced(speech: SpeechModel, visual: Tensor | None) -> ConditionedSpeech:
+    """By traces of the whole model."""
+    return TracedJoint(speech, visual)
 
 
-closed = Closed()
-traced = Traced()
+class TracedJoint(TracedSpeech):
+    """A model whose log joint, too, is read off a trace: of its whole story, with the power observed."""
+
+    def log_joint_fn(self, power: Tensor) -> LogJointFn:
+        """As `ConditionedSpeech.log_joint_fn`."""
+        return lambda z: frame_log_joint(self.speech, z, power=power, visual=self.visual)
+
+    def each_log_joint_fn(self, power: Tensor) -> LogJointFn:
+        """As `ConditionedSpeech.each_log_joint_fn`."""
+        return lambda z: alpha_diagonal(frame_log_joint(self.speech, z, power=power, visual=self.visual))
 
 
 def log_alpha(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> Tensor:
@@ -76,36 +70,32 @@ def log_alpha(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> T
 
 @dataclass(frozen=True)
 class ComponentDensity:
-    """A speech model with the lips of a recording, its prior of alpha taken out.
+    """A conditioned speech model with its prior of alpha taken out.
 
     Args:
-        speech: the model.
-        visual: lips, or None.
+        speech: the model with the lips of a recording.
         log_alpha: the model's log p(alpha | v), (A, *, N).
-        joint: `closed` or `traced`.
     """
 
-    speech: SpeechModel
-    visual: Tensor | None
+    speech: ConditionedSpeech
     log_alpha: Tensor
-    joint: Joint = closed
 
     def log_joint(self, power: Tensor) -> LogJoint:
         """z (.., *, N, L) -> log p(power, z | alpha, v), (A, .., *, N)."""
-        return self._without_alpha(self.joint.at_one(self.speech, power, self.visual))
+        return self._without_alpha(self.speech.log_joint_fn(power))
 
     def log_joint_each(self, power: Tensor) -> LogJoint:
         """z (A, .., *, N, L), one for each alpha -> log p(power, z | alpha, v), (A, .., *, N)."""
-        return self._without_alpha(self.joint.at_each(self.speech, power, self.visual))
+        return self._without_alpha(self.speech.each_log_joint_fn(power))
 
     def evaluate(self, z: Tensor) -> Evaluation:
         """log p(z | alpha, v) (A, .., *, N), and log sigma (A, .., *, N, F), at z (.., *, N, L)."""
-        log_prior, log_variance = self.speech.evaluate(z, self.visual)
+        log_prior, log_variance = self.speech(z)
         return Evaluation(less(log_prior, self._possible), log_variance)
 
     def evaluate_each(self, z: Tensor) -> Evaluation:
         """As `evaluate`, at z (A, .., *, N, L), one for each alpha."""
-        log_prior, log_variance = self.speech.evaluate_each(z, self.visual)
+        log_prior, log_variance = self.speech.each(z)
         return Evaluation(less(log_prior, self._possible), log_variance)
 
     def _without_alpha(self, log_joint: LogJoint) -> LogJoint:

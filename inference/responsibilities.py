@@ -141,6 +141,18 @@ def responsibilities(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tenso
     return model.log_joint(z, power, visual).softmax(0)
 
 
+def draw_component(
+    probabilities: Tensor, generator: Generator, sample_shape: tuple[int, ...] | torch.Size = ()
+) -> Tensor:
+    """Values of alpha drawn with probabilities (A, *, N): indices (*sample_shape, *, N)."""
+    shape = (*sample_shape, *probabilities.shape[1:])
+    uniform = torch.rand(shape, generator=generator, dtype=probabilities.dtype, device=probabilities.device)
+    drawn = torch.zeros_like(uniform, dtype=torch.long)
+    for edge in probabilities.cumsum(0)[:-1]:
+        drawn += uniform >= edge
+    return drawn
+
+
 def sample_alpha(
     model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None, generator: Generator
 ) -> Tensor:

@@ -15,8 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from avse.models.base import Evaluation, SpeechModel, decoder_given
-from avse.models.distributions import spectrum_cost
+from avse.models.base import ConditionedSpeech, SingleComponent, SpeechModel, decoder_given
 from avse.models.sites import Z
 
 Prior = Callable[[], dist.TorchDistribution]
@@ -62,19 +61,9 @@ class AVAE(SpeechModel):
         z = pyro.sample(Z, self.prior())
         return self.decoder(z)
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
-        if type(self).latent is not AVAE.latent:
-            return super().evaluate(z, visual)
-        log_prior = self._density().log_prob(z)
-        return Evaluation(log_prior.unsqueeze(0), self.decoder(z).unsqueeze(0))
-
-    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """As `SpeechModel.bound`; p(z) is made once."""
-        if type(self).latent is not AVAE.latent:
-            return super().bound(power, visual)
-        prior, decoder = self._density(), decoder_given(self.decoder)
-        return lambda z: (prior.log_prob(z) - spectrum_cost(power, decoder(z))).unsqueeze(0)
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """As `SpeechModel.closed_form`; p(z) is made once."""
+        return SingleComponent(self._density(), decoder_given(self.decoder))
 
     def _density(self) -> StandardNormal | dist.TorchDistribution:
         """What knows log p(z)."""

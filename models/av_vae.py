@@ -12,8 +12,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from avse.models.base import Evaluation, SpeechModel, decoder_given
-from avse.models.distributions import spectrum_cost
+from avse.models.base import ConditionedSpeech, SingleComponent, SpeechModel, decoder_given
 from avse.models.networks.spectrum import GaussianEncoder
 from avse.models.sites import Z
 
@@ -65,18 +64,7 @@ class AVVAE(SpeechModel):
         z = pyro.sample(Z, self.prior(embedding))
         return self.decoder(z, embedding)
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate`, without a trace (unless a subclass tells another story in `latent`)."""
-        if type(self).latent is not AVVAE.latent:
-            return super().evaluate(z, visual)
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """As `SpeechModel.closed_form`; the lips are embedded, and p(z | v) is made, once."""
         embedding = self.lips(visual)
-        log_prior = self.prior(embedding).log_prob(z)
-        return Evaluation(log_prior.unsqueeze(0), self.decoder(z, embedding).unsqueeze(0))
-
-    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """As `SpeechModel.bound`; the lips are looked at, and p(z | v) is made, once."""
-        if type(self).latent is not AVVAE.latent:
-            return super().bound(power, visual)
-        embedding = self.lips(visual)
-        prior, decoder = self.prior(embedding), decoder_given(self.decoder, embedding)
-        return lambda z: (prior.log_prob(z) - spectrum_cost(power, decoder(z))).unsqueeze(0)
+        return SingleComponent(self.prior(embedding), decoder_given(self.decoder, embedding))

@@ -1,8 +1,10 @@
 """A speech model heard through a narrow channel: only the lowest bins of its spectrum are observed."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from avse.models.base import Evaluation, SpeechModel
+from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel
 
 
 class BandLimited(SpeechModel):
@@ -22,13 +24,29 @@ class BandLimited(SpeechModel):
         """Log variance of the observed bins, (*, N, bins)."""
         return self.speech.latent(visual)[..., : self.bins]
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate`, by the wrapped model's own."""
-        return self._observed(self.speech.evaluate(z, visual))
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """As `SpeechModel.closed_form`, by what the wrapped model has."""
+        return ObservedBins(self.speech.given(visual), self.bins)
 
-    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate_each`, by the wrapped model's own."""
-        return self._observed(self.speech.evaluate_each(z, visual))
 
-    def _observed(self, evaluation: Evaluation) -> Evaluation:
-        return Evaluation(evaluation.log_prior, evaluation.log_variance[..., : self.bins])
+@dataclass(frozen=True)
+class ObservedBins(ConditionedSpeech):
+    """The lowest bins of another conditioned model.
+
+    Args:
+        speech: of all bins.
+        bins: how many are observed.
+    """
+
+    speech: ConditionedSpeech
+    bins: int
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.__call__`."""
+        log_prior, log_variance = self.speech(z)
+        return Evaluation(log_prior, log_variance[..., : self.bins])
+
+    def each(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.each`."""
+        log_prior, log_variance = self.speech.each(z)
+        return Evaluation(log_prior, log_variance[..., : self.bins])

@@ -3,15 +3,16 @@
     alpha_n, z_n ~ p(alpha, z | v_n)                    `SpeechModel.latent`, one method to override
     s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))         `SpeechModel.forward`
 
-Inference needs just one thing of a model: at given z, the log prior and the log variance of the speech, for
-every value of alpha. `SpeechModel.evaluate` reads both off a trace of `latent`, so that a model that
-overrides nothing but `latent` runs under every algorithm. A model may override it with a closed form that is
-equal and quicker; and so for what follows from it: `evaluate_each`, for algorithms that give every value of
-alpha a z of its own, and the log joint of clean speech, `bound` and `bound_each`.
+Inference needs one thing of a model, `SpeechModel.given`: with the lips of a recording, a function of z that
+returns the log prior and the log variance of the speech for every value of alpha. It is read off a trace of
+`latent`, so that a model that overrides nothing but `latent` runs under every algorithm; a model may offer an
+equal closed form (`SpeechModel.closed_form`), which is quicker.
 """
 
+import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 from pyro import poutine
@@ -22,6 +23,12 @@ from torch import Tensor
 from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.networks.spectrum import SpectrumDecoder
 from avse.models.sites import S, Z, frames_plate
+
+LogJointFn = Callable[[Tensor], Tensor]
+"""z (*, N, L) -> log joint density of every frame, for each value of alpha, (A, *, N)."""
+
+TRACE_LOCK = threading.RLock()
+"""Pyro has one stack of effect handlers in a process: traces of concurrent calls take turns."""
 
 
 class Evaluation(NamedTuple):
@@ -36,6 +43,30 @@ class Evaluation(NamedTuple):
     log_variance: Tensor
 
 
+class ConditionedSpeech:
+    """p(s, z, alpha | v) with the lips of a recording, as a function of z. A subclass writes `__call__`."""
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        """Log prior and speech log variance at z (*, N, L), the same z for every alpha."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(z)")
+
+    def each(self, z: Tensor) -> Evaluation:
+        """As `__call__`, with a z for every alpha: z is (A, *, N, L), and [a] is alpha = a at z[a].
+
+        By default the diagonal of `__call__`, which costs A times what a mixture needs.
+        """
+        log_prior, log_variance = self(z)
+        return Evaluation(alpha_diagonal(log_prior), alpha_diagonal(log_variance))
+
+    def log_joint_fn(self, power: Tensor) -> LogJointFn:
+        """z (*, N, L) -> log p(s, z, alpha | v) at |s|^2 = `power` (*, N, F), for each alpha: (A, *, N)."""
+        return lambda z: log_joint(self(z), power)
+
+    def each_log_joint_fn(self, power: Tensor) -> LogJointFn:
+        """As `log_joint_fn`, with a z for every alpha: z (A, *, N, L) -> (A, *, N)."""
+        return lambda z: log_joint(self.each(z), power)
+
+
 class SpeechModel(PyroModule):
     """Base of all models of clean speech. A subclass writes `latent`."""
 
@@ -44,7 +75,7 @@ class SpeechModel(PyroModule):
         raise NotImplementedError(f"{type(self).__name__} must define latent(visual)")
 
     def fit_scales(self, power: Tensor) -> None:
-        """Set fixed scales and starting points from training frames |s|^2 (N, F), before training.
+        """Set fixed scales and initial values from training frames |s|^2 (N, F), before training.
 
         A `SpectrumDecoder` under the name `decoder` starts at their mean log power.
         """
@@ -66,9 +97,44 @@ class SpeechModel(PyroModule):
             log_variance = self.latent(visual)
             return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """Log prior and speech log variance at z (*, N, L), by one trace of `latent`, alpha enumerated."""
-        trace = latent_trace(self, z, visual)
+    def given(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """The model with the lips of a recording (*, N, D), as a function of z.
+
+        By the closed form of the class that defines `latent`, or of a subclass of it; where a subclass tells
+        another story in `latent` and offers no closed form of it, by traces.
+        """
+        latent, closed_form = _defining(self, "latent"), _defining(self, "closed_form")
+        if closed_form is not SpeechModel and issubclass(closed_form, latent):
+            return self.closed_form(visual)
+        return TracedSpeech(self, visual)
+
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """As `given`, without a trace. Optional; what does not depend on z may be computed once."""
+        raise NotImplementedError(f"{type(self).__name__} has no closed form")
+
+
+def _defining(model: SpeechModel, method: str) -> type:
+    """The most derived class of the model that defines a method; its own type if the instance does."""
+    if method in vars(model):
+        return type("Instance", (type(model),), {})
+    return next(owner for owner in type(model).__mro__ if method in vars(owner))
+
+
+@dataclass(frozen=True)
+class TracedSpeech(ConditionedSpeech):
+    """A model read off a trace of `latent` at every z, alpha enumerated.
+
+    Args:
+        speech: the model.
+        visual: lips (*, N, D), where it has them.
+    """
+
+    speech: SpeechModel
+    visual: Tensor | None = None
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.__call__`."""
+        trace = latent_trace(self.speech, z, self.visual)
         log_variance = trace.nodes["_RETURN"]["value"]
         log_prior = trace_log_prob(trace)
         if log_prior.dim() < z.dim():
@@ -76,44 +142,54 @@ class SpeechModel(PyroModule):
         log_variance = log_variance.expand(*log_prior.shape, log_variance.shape[-1])
         return Evaluation(log_prior, log_variance)
 
-    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `evaluate`, every alpha at a z of its own: z is (A, *, N, L), and [a] is alpha = a at z[a].
 
-        The diagonal of `evaluate`, A times the work that a mixture need do.
-        """
-        log_prior, log_variance = self.evaluate(z, visual)
-        return Evaluation(each_at_its_own(log_prior), each_at_its_own(log_variance))
+class Density(Protocol):
+    """What knows log p(z)."""
 
-    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """z (*, N, L) -> log p(s, z, alpha | v) at |s|^2 = `power` (*, N, F), for each alpha: (A, *, N).
+    def log_prob(self, z: Tensor, /) -> Any:
+        """z (*, N, L) -> (*, N)."""
+        ...
 
-        The closed form of what a trace of `forward` adds up; what does not depend on z may be computed once.
-        """
-        return lambda z: log_joint(self.evaluate(z, visual), power)
 
-    def bound_each(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """As `bound`, every value of alpha at a z of its own: z (A, *, N, L) -> (A, *, N)."""
-        return lambda z: log_joint(self.evaluate_each(z, visual), power)
+@dataclass(frozen=True)
+class SingleComponent(ConditionedSpeech):
+    """A model without alpha: one prior and one decoder.
+
+    Args:
+        prior: p(z | v) of every frame.
+        decode: z (*, N, L) -> log sigma(z, v), (*, N, F).
+    """
+
+    prior: Density
+    decode: Callable[[Tensor], Tensor]
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.__call__`, A = 1."""
+        return Evaluation(self.prior.log_prob(z).unsqueeze(0), self.decode(z).unsqueeze(0))
+
+    def log_joint_fn(self, power: Tensor) -> LogJointFn:
+        """As `ConditionedSpeech.log_joint_fn`."""
+        return lambda z: (self.prior.log_prob(z) - spectrum_cost(power, self.decode(z))).unsqueeze(0)
 
 
 def log_joint(evaluation: Evaluation, power: Tensor) -> Tensor:
     """log p(s, z, alpha | v), (A, *, N), at |s|^2 = `power` (*, N, F)."""
-    return evaluation.log_prior - spectrum_cost(power, unrepeated(evaluation.log_variance))
+    return evaluation.log_prior - spectrum_cost(power, unexpanded(evaluation.log_variance))
 
 
-def each_at_its_own(values: Tensor) -> Tensor:
+def alpha_diagonal(values: Tensor) -> Tensor:
     """The diagonal of values (A, A, *), of every alpha (first) at the z of every alpha (second): (A, *)."""
     return values.diagonal(dim1=0, dim2=1).movedim(-1, 0)
 
 
 def decoder_given(decoder: Callable[..., Tensor], *embedding: Tensor) -> Callable[[Tensor], Tensor]:
-    """z -> log sigma(z, v); what does not depend on z is done once by a decoder that is as it came."""
+    """z -> log sigma(z, v); what does not depend on z is computed once by an unmodified `SpectrumDecoder`."""
     if isinstance(decoder, SpectrumDecoder) and type(decoder).forward is SpectrumDecoder.forward:
         return decoder.given(*embedding)
     return lambda z: decoder(z, *embedding)
 
 
-def unrepeated(values: Tensor) -> Tensor:
+def unexpanded(values: Tensor) -> Tensor:
     """values (A, *), but (1, *) where they are one thing expanded: what all alpha share is computed once."""
     return values if values.stride(0) else values[:1]
 
@@ -126,12 +202,14 @@ def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -
             return speech.latent(visual)
 
     enumerated = poutine.enum(config_enumerate(story), first_available_dim=-z.dim())
-    return poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
+    with TRACE_LOCK:
+        return poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
 
 
 def trace_log_prob(trace: poutine.Trace) -> Tensor:
     """Sum of the log probabilities of the sample sites of a trace, kept per frame: (*, N)."""
-    trace.compute_log_prob()
+    with TRACE_LOCK:
+        trace.compute_log_prob()
     terms = [
         node["log_prob"]
         for node in trace.nodes.values()

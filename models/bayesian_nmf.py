@@ -31,7 +31,7 @@ from torch import Tensor
 from avse.data.errors import InputError
 from avse.models.base import SpeechModel
 from avse.models.nmf import NMFNoise
-from avse.models.noisy import sample_mixture
+from avse.models.noisy import sample_noisy
 from avse.models.sites import H, W
 
 
@@ -135,4 +135,4 @@ class SpeechInUnknownNoise(PyroModule):
             power: observed |x|^2 (N, F), or None to sample it.
             visual: lips (N, D), where the speech model has them.
         """
-        return sample_mixture(self.speech, self.prior(), power, visual)
+        return sample_noisy(self.speech, self.prior(), power, visual)

@@ -14,6 +14,7 @@ ever reached.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
@@ -22,10 +23,9 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.av_vae import Trunk
-from avse.models.base import Evaluation, SpeechModel, decoder_given
-from avse.models.distributions import spectrum_cost
+from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel, decoder_given
+from avse.models.mixture import mixture_log_prior
 from avse.models.sites import ALPHA, Z
-from avse.models.switch import mixture_log_prior
 
 
 class MINVAE(SpeechModel):
@@ -83,39 +83,47 @@ class MINVAE(SpeechModel):
         mean = torch.where(heard, self.audio_mean, self.visual_mean)
         log_variance = torch.where(heard, self.audio_log_variance, self.visual_log_variance)
         z = pyro.sample(Z, _normal(mean, log_variance))
-        return self._decoded(z, visual)
+        return self.decoder(z) if self.lips is None else self.decoder(z, self.lips(visual))
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate`, without a trace: A = 2, alpha = 0 first. z is decoded once."""
-        if type(self).latent is not MINVAE.latent:
-            return super().evaluate(z, visual)
-        log_variance = self._decoded(z, visual)
-        return Evaluation(self._log_prior()(z, z), log_variance.expand(2, *log_variance.shape))
-
-    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate_each`: both z (2, *, N, L) are decoded in one call."""
-        if type(self).latent is not MINVAE.latent:
-            return super().evaluate_each(z, visual)
-        return Evaluation(self._log_prior()(z[1], z[0]), self._decoded(z, visual))
-
-    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """As `SpeechModel.bound`; p(z | alpha) is made once, and both alpha have one likelihood."""
-        if type(self).latent is not MINVAE.latent:
-            return super().bound(power, visual)
-        log_prior = self._log_prior()
-        decoder = decoder_given(self.decoder, *(() if self.lips is None else (self.lips(visual),)))
-        return lambda z: log_prior(z, z) - spectrum_cost(power, decoder(z))
-
-    def _log_prior(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """A z (*, N, L) of alpha = 1 and one of alpha = 0 -> log p(alpha) + log p(z | alpha), (2, *, N)."""
-        audio = _normal(self.audio_mean, self.audio_log_variance)
-        visual = _normal(self.visual_mean, self.visual_log_variance)
-        return lambda heard, seen: mixture_log_prior(
-            self.log_odds, audio.log_prob(heard), visual.log_prob(seen)
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """As `SpeechModel.closed_form`; both priors are made, and the lips are embedded, once."""
+        embedding = () if self.lips is None else (self.lips(visual),)
+        return SharedDecoder(
+            log_odds=self.log_odds,
+            audio=_normal(self.audio_mean, self.audio_log_variance),
+            visual=_normal(self.visual_mean, self.visual_log_variance),
+            decode=decoder_given(self.decoder, *embedding),
         )
 
-    def _decoded(self, z: Tensor, visual: Tensor | None) -> Tensor:
-        return self.decoder(z) if self.lips is None else self.decoder(z, self.lips(visual))
+
+@dataclass(frozen=True)
+class SharedDecoder(ConditionedSpeech):
+    """A prior of z for each of two values of alpha, and one decoder: z is decoded once for both.
+
+    Args:
+        log_odds: log(pi / (1 - pi)), ().
+        audio: p(z | alpha = 1).
+        visual: p(z | alpha = 0).
+        decode: z (*, N, L) -> log variance of the speech (*, N, F).
+    """
+
+    log_odds: Tensor
+    audio: dist.TorchDistribution
+    visual: dist.TorchDistribution
+    decode: Callable[[Tensor], Tensor]
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.__call__`: A = 2, alpha = 0 first."""
+        log_variance = self.decode(z)
+        return Evaluation(self.log_prior(z, z), log_variance.expand(2, *log_variance.shape))
+
+    def each(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.each`: both z (2, *, N, L) are decoded in one call."""
+        return Evaluation(self.log_prior(z[1], z[0]), self.decode(z))
+
+    def log_prior(self, first: Tensor, second: Tensor) -> Tensor:
+        """log p(alpha) + log p(z | alpha), (2, *, N), at a z (*, N, L) of alpha = 1 and one of alpha = 0."""
+        return mixture_log_prior(self.log_odds, self.audio.log_prob(first), self.visual.log_prob(second))
 
 
 def _normal(mean: Tensor, log_variance: Tensor) -> dist.TorchDistribution:

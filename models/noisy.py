@@ -7,13 +7,13 @@ The gain g_n is in Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeg
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from avse.models.base import Evaluation, SpeechModel
+from avse.models.base import Evaluation, LogJointFn, SpeechModel
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.sites import X, frames_plate
 
@@ -28,6 +28,10 @@ class NoiseModel(Protocol):
 
     def variance(self) -> Tensor:
         """Variance of the noise V_b, a power, (*, N, F)."""
+        ...
+
+    def joined(self, channels: Sequence[Any]) -> "NoiseModel":
+        """Noise models of one channel each, as one of all channels."""
         ...
 
     def cost(self, power: Tensor, speech_variance: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -68,46 +72,44 @@ class NoisySpeech(PyroModule):
             power: observed |x|^2 (*, N, F), or None to sample it.
             visual: lips (*, N, D), where the speech model has them.
         """
-        return sample_mixture(self.speech, self.noise, power, visual)
+        return sample_noisy(self.speech, self.noise, power, visual)
 
     def log_joint(self, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:
         """log p(x, z, alpha | v) of every frame at z (*, N, L), for each value of alpha: (A, *, N).
 
-        The closed form of what a trace of `forward` adds up; quick where `speech.evaluate` is.
+        What a trace of `forward` adds up, by the closed form of the speech model where it has one.
         """
-        return self.bound(power, visual)(z)
+        return self.log_joint_fn(power, visual)(z)
 
-    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    def log_joint_fn(self, power: Tensor, visual: Tensor | None = None) -> LogJointFn:
         """`log_joint` as a function of z alone; what does not depend on z is computed once."""
-        return self._log_joint(self.speech.evaluate, power, visual)
+        return self._log_joint_fn(self.speech.given(visual), power)
 
-    def bound_each(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """As `bound`, every value of alpha at a z of its own: z (A, *, N, L) -> (A, *, N)."""
-        return self._log_joint(self.speech.evaluate_each, power, visual)
+    def each_log_joint_fn(self, power: Tensor, visual: Tensor | None = None) -> LogJointFn:
+        """As `log_joint_fn`, with a z for every alpha: z (A, *, N, L) -> (A, *, N)."""
+        return self._log_joint_fn(self.speech.given(visual).each, power)
 
-    def _log_joint(
-        self, evaluate: Callable[..., Evaluation], power: Tensor, visual: Tensor | None
-    ) -> Callable[[Tensor], Tensor]:
+    def _log_joint_fn(self, evaluate: Callable[[Tensor], Evaluation], power: Tensor) -> LogJointFn:
         log_gain, noise_variance = self.noise.frame_gain.log().unsqueeze(-1), self.noise.variance()
 
         def log_joint(z: Tensor) -> Tensor:
-            log_prior, log_variance = evaluate(z, visual)
+            log_prior, log_variance = evaluate(z)
             variance = exp_plus(log_variance + log_gain, noise_variance)
             return log_prior - exponential_cost(power, variance)
 
         return log_joint
 
 
-def sample_mixture(
+def sample_noisy(
     speech: SpeechModel, noise: NoiseModel, power: Tensor | None, visual: Tensor | None
 ) -> Tensor:
     """Sample alpha (if any), z and x of every frame; return the power spectrum of the mixture, (*, N, F)."""
     with frames_plate(power, visual, noise.frame_gain.shape[-1]):
-        variance = mixture_variance(speech.latent(visual), noise)
+        variance = noisy_variance(speech.latent(visual), noise)
         return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
 
 
-def mixture_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
+def noisy_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
     """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
     return exp_plus(speech_log_variance + noise.frame_gain.log().unsqueeze(-1), noise.variance())
 

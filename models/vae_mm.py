@@ -13,19 +13,22 @@ estimated here; inference may set the buffer.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from avse.data.errors import InputError
-from avse.models.base import Evaluation, SpeechModel
+from avse.models.base import TRACE_LOCK, ConditionedSpeech, Evaluation, LogJointFn, SpeechModel
+from avse.models.mixture import bounded_logit, given_alpha, mixture_log_prior
 from avse.models.networks.lips import LipTrunk, cached_embeddings
 from avse.models.sites import ALPHA, Z
-from avse.models.switch import Switch, log_odds_of, mixture_log_prior
 
 CorruptionLogit = Callable[[Tensor | None], Tensor]
 """visual (*, N, D) -> logit of the probability that the lips are corrupted, (*, N)."""
@@ -89,55 +92,91 @@ class VAEMM(SpeechModel):
 
     def log_odds(self, visual: Tensor | None = None) -> Tensor:
         """logit(pi) + d(v), () or (*, N)."""
-        prior = log_odds_of(self.pi)
+        prior = bounded_logit(self.pi)
         return prior if self.corruption_classifier is None else prior + self.corruption_classifier(visual)
 
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """alpha ~ p(alpha | v), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
-        odds = self.log_odds(visual)
-        alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=odds), infer={"enumerate": "parallel"})
+        alpha = pyro.sample(
+            ALPHA, dist.Bernoulli(logits=self.log_odds(visual)), infer={"enumerate": "parallel"}
+        )
         first, second = (_prior(component, visual) for component in (self.first, self.second))
-        z = pyro.sample(Z, Switch(alpha, first, second))
-        heard, seen = (_log_variance(component, z, visual) for component in (self.first, self.second))
-        return torch.where(alpha.unsqueeze(-1) > 0.5, heard, seen)
+        z = pyro.sample(Z, given_alpha(alpha, first, second))
+        of_first, of_second = (_log_variance(component, z, visual) for component in (self.first, self.second))
+        return torch.where(alpha.unsqueeze(-1) > 0.5, of_first, of_second)
 
-    def evaluate(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate`, by the components' own: A = 2, alpha = 0 first."""
-        if type(self).latent is not VAEMM.latent:
-            return super().evaluate(z, visual)
-        return self._mixed(self.first.evaluate(z, visual), self.second.evaluate(z, visual), visual)
+    def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
+        """As `SpeechModel.closed_form`, by what the components have."""
+        return TwoComponents(self.log_odds(visual), self.first.given(visual), self.second.given(visual))
 
-    def evaluate_each(self, z: Tensor, visual: Tensor | None = None) -> Evaluation:
-        """As `SpeechModel.evaluate_each`; a component is asked for its own z (2, *, N, L) alone."""
-        if type(self).latent is not VAEMM.latent:
-            return super().evaluate_each(z, visual)
-        return self._mixed(self.first.evaluate(z[1], visual), self.second.evaluate(z[0], visual), visual)
 
-    def bound(self, power: Tensor, visual: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """As `SpeechModel.bound`, by the components' own."""
-        if type(self).latent is not VAEMM.latent:
-            return super().bound(power, visual)
-        first, second = (component.bound(power, visual) for component in (self.first, self.second))
-        log_odds = self.log_odds(visual)
-        heard, seen = logsigmoid(log_odds), logsigmoid(-log_odds)
-        return lambda z: torch.cat([second(z) + seen, first(z) + heard])
+@dataclass(frozen=True)
+class TwoComponents(ConditionedSpeech):
+    """A mixture of two conditioned models, alpha = 0 first: A = 2.
 
-    def _mixed(self, first: Evaluation, second: Evaluation, visual: Tensor | None) -> Evaluation:
+    Args:
+        log_odds: log p(alpha = 1 | v) - log p(alpha = 0 | v), () or (*, N).
+        first: component of alpha = 1.
+        second: component of alpha = 0.
+    """
+
+    log_odds: Tensor
+    first: ConditionedSpeech
+    second: ConditionedSpeech
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.__call__`."""
+        return self._mixed(self.first(z), self.second(z))
+
+    def each(self, z: Tensor) -> Evaluation:
+        """As `ConditionedSpeech.each`; a component is evaluated at its own z (2, *, N, L) alone."""
+        return self._mixed(self.first(z[1]), self.second(z[0]))
+
+    def log_joint_fn(self, power: Tensor) -> LogJointFn:
+        """As `ConditionedSpeech.log_joint_fn`; no log variances are copied."""
+        first, second = self.first.log_joint_fn(power), self.second.log_joint_fn(power)
+        of_first, of_second = logsigmoid(self.log_odds), logsigmoid(-self.log_odds)
+        return lambda z: torch.cat([second(z) + of_second, first(z) + of_first])
+
+    def _mixed(self, first: Evaluation, second: Evaluation) -> Evaluation:
         return Evaluation(
-            mixture_log_prior(self.log_odds(visual), first.log_prior[0], second.log_prior[0]),
+            mixture_log_prior(self.log_odds, first.log_prior[0], second.log_prior[0]),
             torch.cat([second.log_variance, first.log_variance]),
         )
 
 
-def _story(component: SpeechModel, visual: Tensor | None) -> poutine.Trace:
-    """What a component samples on its own, unseen by whatever watches the mixture."""
-    with poutine.block():
-        return poutine.trace(component.latent).get_trace(visual)
+class _PriorFound(Exception):
+    """Ends a component's story at z."""
+
+
+class _CapturePrior(Messenger):
+    """Takes the distribution of z, draws nothing, and ends the story there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior: dist.TorchDistribution | None = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == Z:
+            self.prior = msg["fn"]
+            raise _PriorFound
 
 
 def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
-    """p(z | v) of a component, batch shape () or (*, N)."""
-    return _story(component, visual).nodes[Z]["fn"]
+    """p(z | v) of a component, batch shape () or (*, N); no random number is drawn.
+
+    Raises:
+        InputError: the component has no z.
+    """
+    capture = _CapturePrior()
+    try:
+        with poutine.block(), capture:
+            component.latent(visual)
+    except _PriorFound:
+        pass
+    if capture.prior is None:
+        raise InputError("a component of a mixture samples z")
+    return capture.prior
 
 
 def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:
@@ -148,19 +187,20 @@ def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> T
 
 
 def _sizes(component: SpeechModel) -> tuple[int, int] | None:
-    """L and F of a component, from the story of one frame with lips that are not seen; None if it has none.
+    """L and F of a component, from the story of one frame with missing lips; None if it has no such story.
 
     Raises:
         InputError: the component samples more than z.
     """
-    unseen = torch.empty(1, 0)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), cached_embeddings(component):
+    missing = torch.empty(1, 0)
+    with torch.no_grad(), TRACE_LOCK, torch.random.fork_rng(devices=[]), cached_embeddings() as cache:
         for part in component.modules():
             if isinstance(part, LipTrunk):
-                part.seen = {id(unseen): (unseen, part.missing_embedding.unsqueeze(0))}
+                cache.put(part, missing, part.missing_embedding.unsqueeze(0))
         try:
-            trace = _story(component, unseen)
-        except (ValueError, RuntimeError, IndexError):  # a trunk of another kind, that wants pixels
+            with poutine.block():
+                trace = poutine.trace(component.latent).get_trace(missing)
+        except (ValueError, RuntimeError, IndexError):  # a trunk of another kind, which needs video frames
             return None
     if set(trace.stochastic_nodes) != {Z}:
         raise InputError(

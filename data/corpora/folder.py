@@ -1,6 +1,7 @@
 """Any tree of sound files as a corpus: one speaker a folder, split by speaker."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avse.data.audio import read_audio
-from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
+from avse.data.corpora.base import SPLITS, Split, Utterance, check_split, is_hidden
 from avse.data.errors import InputError
 from avse.data.lips import read_lips
 
@@ -33,7 +34,7 @@ def file_utterance(path: Path, speaker: str, split: Split) -> Utterance:
 
 @dataclass(frozen=True)
 class FolderCorpus:
-    """Every sound file under `root`; the first folder below it names the speaker.
+    """Every sound file under `root` that is not hidden; the first folder below it names the speaker.
 
     If the tree already has folders named train, validation and test, they are the splits and the speaker is
     the next folder below. Otherwise 80, 10 and 10 % go to train, validation and test by a hash of the name,
@@ -56,7 +57,11 @@ class FolderCorpus:
             raise InputError(f"{self.root}: no sound files in it or below ({', '.join(SUFFIXES)})")
 
     def _files(self) -> list[Path]:
-        return sorted(p for p in Path(self.root).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        return sorted(
+            path
+            for path in Path(self.root).rglob("*")
+            if path.suffix.lower() in SUFFIXES and not is_hidden(path, Path(self.root)) and path.is_file()
+        )
 
     def utterances(self, split: Split) -> list[Utterance]:
         """The files of one split, sorted by path."""
@@ -77,5 +82,5 @@ class FolderCorpus:
 
 def _share(name: str) -> Split:
     """train, validation or test, by a hash of the name."""
-    tenth = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10
+    tenth = int(hashlib.sha256(os.fsencode(name)).hexdigest(), 16) % 10
     return "train" if tenth < 8 else "validation" if tenth == 8 else "test"

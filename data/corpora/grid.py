@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
+from avse.data.corpora.base import SPLITS, Split, Utterance, check_split, is_hidden
 from avse.data.corpora.folder import SUFFIXES, file_utterance
 from avse.data.errors import InputError
 
@@ -53,7 +53,7 @@ class GridCorpus:
         return [
             (path, path.parent.name, _split_by_number(path.parent.name))
             for path in sorted(root.glob("s*/*"))
-            if path.suffix.lower() in SUFFIXES
+            if path.suffix.lower() in SUFFIXES and not is_hidden(path, root)
         ]
 
     def utterances(self, split: Split) -> list[Utterance]:
@@ -68,17 +68,23 @@ def read_split_table(table: Path, kinds: Collection[str]) -> list[tuple[Path, st
     Raises:
         InputError: a column is missing, or a row names no file or no split.
     """
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read as a table ({error}); write it again") from error
     missing = {"path", "kind", "speaker_or_type", "split"} - set(rows[0] if rows else ())
     if missing:
         raise InputError(f"{table}: the columns {', '.join(sorted(missing))} are missing")
     chosen = [row for row in rows if row["kind"] in kinds]
-    for row in chosen:
-        if not (table.parent / row["path"]).is_file():
-            raise InputError(f"{table}: lists {row['path']}, which does not exist; mend the table")
-        if row["split"] not in SPLITS:
-            raise InputError(f"{table}: {row['path']} has split {row['split']!r}, not {', '.join(SPLITS)}")
+    faults = [f"{row['path']} does not exist" for row in chosen if not (table.parent / row["path"]).is_file()]
+    faults += [
+        f"{row['path']} has split {row['split']!r}, not {', '.join(SPLITS)}"
+        for row in chosen
+        if row["split"] not in SPLITS
+    ]
+    if faults:
+        raise InputError(f"{table}: {'; '.join(faults)}; mend the table")
     return [(table.parent / row["path"], row["speaker_or_type"], row["split"]) for row in chosen]
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from avse.data.corpora.base import Split, Utterance, check_split
+from avse.data.corpora.base import Split, Utterance, check_split, is_hidden
 from avse.data.corpora.folder import load_mono
 from avse.data.errors import InputError
 from avse.data.lips.files import load_lips_array
@@ -33,7 +33,7 @@ NOISES = ("Babble", "Cafe", "Car", "LR", "Street", "White")
 """Names of the noises; LR is a living room."""
 
 FPS = 30000 / 1001
-"""Pictures a second of the videos of TCD-TIMIT. Papers round it to 30: 5 ms more or less after 5 s."""
+"""Video frames per second of the videos of TCD-TIMIT. Papers round it to 30: 5 ms more or less after 5 s."""
 
 TEST_SPEAKERS = frozenset({"09F", "24M", "26M", "27M", "33F", "40F", "47M", "49F", "56M"})
 VALIDATION_SPEAKERS = frozenset({"03F", "08F", "14M", "19M", "25M", "32F", "38F", "44F", "51F", "57M"})
@@ -59,7 +59,7 @@ class NTCDTimitCorpus:
 
     Args:
         root: folder that holds Clean and, for lips and noise, matlab_raw and the folders of the noises.
-        fps: pictures a second of the lips, the first one at 0 s.
+        fps: video frames per second of the lips, the first one at 0 s.
 
     Raises:
         InputError: no such folder, or no clean speech in it.
@@ -78,7 +78,9 @@ class NTCDTimitCorpus:
             )
 
     def _clean(self) -> Iterator[Path]:
-        return Path(self.root).glob("Clean/volunteers/*/straightcam/*.wav")
+        root = Path(self.root)
+        found = root.glob("Clean/volunteers/*/straightcam/*.wav")
+        return (path for path in found if not is_hidden(path, root))
 
     def _released(self) -> dict[str, tuple[Split, Path]]:
         """Split and folder of lips of every speaker in matlab_raw."""

@@ -1,9 +1,9 @@
-"""Degraded lips: pictures that stop showing what is said, while the sound goes on.
+"""Degraded lips: video frames that stop showing what is said, while the sound goes on.
 
 For tests with "noisy lips", of which a third is spoilt, and for training. Damage comes in blocks of 0.3 to
-1 s, each of one of `KINDS`. Only missing pictures, in which no detector finds a face, are marked invalid. All
-others keep their reason, so that it is up to a model to notice; `read_lips` would itself mark some of them,
-exact repetitions and heads turned far.
+1 s, each of one of `KINDS`. Only missing video frames, in which no detector finds a face, are marked invalid.
+All others keep their reason, so that it is up to a model to notice; `read_lips` would itself mark some of
+them, exact repetitions and heads turned far.
 
 Not modelled: damage that sets in gradually, two kinds at once, a tracker that loses the mouth.
 """
@@ -20,11 +20,11 @@ from avse.data.lips import Lips, Reason
 from avse.data.lips.crop import SIDE
 
 BLOCK = (0.3, 1.0)  # s, the shortest and the longest block
-HEAD = 1.5  # radius of the head at the mouth, in half pictures
+HEAD = 1.5  # radius of the head at the mouth, in half image sides
 
 ALL_KINDS = ("occluded", "frozen", "blurred", "turned", "missing")
 Images = NDArray[np.uint8]
-_ROWS, _COLUMNS = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)  # half pictures
+_ROWS, _COLUMNS = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)  # half image sides
 
 
 def corrupt_lips(
@@ -33,19 +33,19 @@ def corrupt_lips(
     fraction: float = 1 / 3,
     kinds: Sequence[str] = ALL_KINDS,
 ) -> tuple[Lips, NDArray[np.bool_]]:
-    """Spoil blocks of pictures, placed as by `corrupted_blocks`, each by a kind of damage drawn at random.
+    """Spoil blocks of video frames, placed as by `corrupted_blocks`, each by a random kind of damage.
 
-    A block that is frozen from the very first picture on repeats that one, which is then as it was.
+    A block that is frozen from the very first video frame on repeats that one, which is then as it was.
 
     Args:
         lips: T_v images; they are left as they are.
         generator: source of the blocks, of their kinds and of the damage.
-        fraction: of the pictures to spoil, in [0, 1].
+        fraction: of the video frames to spoil, in [0, 1].
         kinds: names in `KINDS`; one named twice is drawn twice as often.
 
     Returns:
-        Lips of the same times, of the same pictures outside the blocks, and with `Reason.NO_FACE` where
-        pictures are missing; and whether a picture is in a block, (T_v,).
+        Lips of the same times, of the same video frames outside the blocks, and with `Reason.NO_FACE` where
+        video frames are missing; and whether a video frame is in a block, (T_v,).
 
     Raises:
         InputError: the fraction is outside [0, 1], a kind is unknown, or there is none.
@@ -56,7 +56,7 @@ def corrupt_lips(
     spoilt = np.zeros(len(images), bool)
     for start, stop in _blocks(len(images), fraction, generator, lips.fps):
         kind = kinds[int(generator.integers(len(kinds)))]
-        before = max(start - 1, 0)  # a frozen block repeats this picture
+        before = max(start - 1, 0)  # a frozen block repeats this video frame
         images[start:stop] = KINDS[kind](lips.images[before:stop], generator)[start - before :]
         reasons[start:stop] = Reason.NO_FACE if kind == "missing" else lips.reasons[start:stop]
         spoilt[start:stop] = True
@@ -68,7 +68,7 @@ class LipCorruption:
     """How the lips of training and validation utterances are spoilt, see `degrade`.
 
     Args:
-        fraction: of the pictures of every utterance.
+        fraction: of the video frames of every utterance.
         copies: of every training utterance, each with damage of its own.
         kinds: names in `KINDS`.
         labelled: batches tell which frames are bad, for an objective that asks.
@@ -87,23 +87,23 @@ class LipCorruption:
             raise InputError(f"{self.copies} copies of every utterance: give 1 or more")
 
     def __call__(self, lips: Lips, generator: np.random.Generator) -> tuple[Lips, NDArray[np.bool_]]:
-        """The lips spoilt, and which of the pictures are, (T_v,)."""
+        """The lips spoilt, and which of the video frames are, (T_v,)."""
         return corrupt_lips(lips, generator, self.fraction, self.kinds)
 
 
 def corrupted_blocks(
     count: int, fraction: float, generator: np.random.Generator, *, fps: float = 30.0
 ) -> NDArray[np.bool_]:
-    """Whether each of `count` pictures is in a block, (count,): exactly round(fraction * count) of them are.
+    """Whether each of `count` video frames is in a block, (count,): exactly round(fraction * count) are.
 
-    Blocks last 0.3 to 1 s, and less only where there are too few pictures for that. They touch only where
-    there are too few good pictures to part them.
+    Blocks last 0.3 to 1 s, and less only where there are too few video frames for that. They touch only where
+    there are too few good video frames to part them.
 
     Args:
-        count: of all pictures, >= 0.
-        fraction: of the pictures that are in a block, in [0, 1].
+        count: of all video frames, >= 0.
+        fraction: of the video frames that are in a block, in [0, 1].
         generator: source of how many blocks there are, how long and where.
-        fps: pictures a second.
+        fps: video frames per second.
 
     Raises:
         InputError: the count is negative, the fraction outside [0, 1], or `fps` not positive and finite.
@@ -116,9 +116,9 @@ def corrupted_blocks(
 
 
 def _blocks(count: int, fraction: float, generator: np.random.Generator, fps: float) -> list[tuple[int, int]]:
-    """The first picture of each block and the one after its last, in order."""
+    """The first video frame of each block and the one after its last, in order."""
     if not (count >= 0 and 0 <= fraction <= 1 and 0 < fps < np.inf):
-        given = f"a fraction of {fraction} of {count} pictures at {fps} a second"
+        given = f"a fraction of {fraction} of {count} video frames at {fps} a second"
         raise InputError(f"cannot spoil {given}; give a fraction from 0 to 1")
     bad = round(fraction * count)
     good = count - bad
@@ -133,7 +133,7 @@ def _blocks(count: int, fraction: float, generator: np.random.Generator, fps: fl
         low, high = max(shortest, rest - others * longest), min(longest, rest - others * shortest)
         lengths.append(int(generator.integers(low, high + 1)))
     lengths = generator.permutation(lengths).tolist()
-    # A block goes before a good picture or after the last one: no place is used twice while there are others.
+    # A block goes before a good frame or after the last one: no place is used twice while there are others.
     places = np.sort(np.resize(generator.permutation(good + 1), blocks))
     ends = (places + np.cumsum(lengths, dtype=int)).tolist()
     return [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
@@ -147,7 +147,7 @@ def _occluded(images: Images, generator: np.random.Generator) -> Images:
 
 
 def _patched(images: Images, size: float, spread: float, generator: np.random.Generator) -> Images:
-    """Behind one textured ellipse or rectangle; lengths in half pictures."""
+    """Behind one textured ellipse or rectangle; lengths in half image sides."""
     uniform = generator.uniform
     waves = 2 * np.pi * (np.arange(len(images))[:, None] / uniform(40, 200, 2) + uniform(0, 1, 2))
     places = uniform(-spread, spread, 2) + 0.12 * np.sin(waves)
@@ -164,7 +164,7 @@ def _patched(images: Images, size: float, spread: float, generator: np.random.Ge
 
 
 def _frozen(images: Images, generator: np.random.Generator) -> Images:
-    """The first picture again and again."""
+    """The first video frame again and again."""
     return np.repeat(images[:1], len(images), axis=0)
 
 
@@ -178,7 +178,7 @@ def _turned(images: Images, generator: np.random.Generator) -> Images:
     """The head turned aside by 40 to 60 degrees, as an upright cylinder before a plain background.
 
     A point at r sin(b) is seen at r sin(b + a) once the head is turned by a. The middle of the mouth, b = 0,
-    stays in the middle of the picture.
+    stays in the middle of the image.
     """
     angle = generator.choice([-1, 1]) * np.deg2rad(generator.uniform(40, 60))
     seen = _COLUMNS[0] / HEAD + np.sin(angle)
@@ -208,4 +208,4 @@ KINDS: dict[str, Callable[[Images, np.random.Generator], Images]] = {
     "turned": _turned,
     "missing": _missing,
 }
-"""Damage to pictures of a block, uint8 (T, 67, 67), T >= 1, which are left as they are; returns as many."""
+"""Damage to video frames of a block, uint8 (T, 67, 67), T >= 1, which stay as they are; returns as many."""

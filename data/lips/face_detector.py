@@ -1,11 +1,11 @@
-"""Find faces in a grey picture, with their eyes, nose and mouth corners.
+"""Find faces in a grey image, with their eyes, nose and mouth corners.
 
 Multi-task cascaded convolutional networks: Zhang, Zhang, Li and Qiao, "Joint face detection and alignment
 using multitask cascaded convolutional networks", IEEE Signal Processing Letters 2016. The three networks are
 written here in torch; their weights are files of the package `mtcnn`, which is not imported and so needs no
 TensorFlow. Deviation: the last network (O-Net) sees every face and its mirror image, and the mean is taken.
 
-Positions are in pixels of the picture, from the top left corner of its first pixel: x to the right, y down.
+Positions are in pixels of the frame, from the top left corner of its first pixel: x to the right, y down.
 """
 
 from functools import cache
@@ -25,21 +25,21 @@ from avse.data.errors import InputError
 Boxes = NDArray[np.float64]
 """Squares (B, 3): x and y of their centres, and their sides."""
 
-SEARCHED = 480  # px; longer pictures are reduced to it for the search
-SMALLEST = 24  # px; side of the smallest face that is searched for in the reduced picture
+SEARCHED = 480  # px; longer frames are reduced to it for the search
+SMALLEST = 24  # px; side of the smallest face that is searched for in the reduced frame
 SCALE_STEP = 0.709  # from one level of the pyramid to the next: half the area
 PROPOSED, REFINED, SURE = 0.6, 0.7, 0.8  # the scores that a face needs in the three networks
-SAME = 0.5  # overlap of the squares of one face, intersection over union
+SAME_FACE_OVERLAP = 0.5  # overlap of the squares of one face, intersection over union
 _MIRRORED = [1, 0, 2, 4, 3]  # the landmarks in a mirror
 
 
 class Face(NamedTuple):
-    """A face in a picture.
+    """A face in a frame.
 
     Attributes:
         box: the square around it, (3,): x and y of the centre, side.
         landmarks: x and y of the left eye, the right eye, the nose, the left and the right corner of the
-            mouth, left and right as in the picture, (5, 2).
+            mouth, left and right as in the frame, (5, 2).
         score: probability that it is a face.
     """
 
@@ -48,26 +48,26 @@ class Face(NamedTuple):
     score: float
 
 
-def detect_faces(picture: NDArray[np.uint8]) -> list[Face]:
-    """All faces of a grey picture (H, W), the surest first."""
-    boxes = _proposals(picture)
+def detect_faces(frame: NDArray[np.uint8]) -> list[Face]:
+    """All faces of a grey image (H, W), the surest first."""
+    boxes = _proposals(frame)
     if len(boxes):
         boxes = _whole(boxes)
-        scores, offsets = _network("rnet")(_patches(picture, boxes, 24))
+        scores, offsets = _network("rnet")(_patches(frame, boxes, 24))
         kept = scores > REFINED
         boxes = _refine(boxes[kept.numpy()], offsets[kept])
         boxes = boxes[distinct(boxes, scores[kept].numpy(), 0.7)]
-    faces = [face for face in refine_landmarks(picture, boxes) if face.score > SURE]
+    faces = [face for face in refine_landmarks(frame, boxes) if face.score > SURE]
     found = np.array([face.box for face in faces]).reshape(-1, 3)
-    return [faces[i] for i in distinct(found, np.array([face.score for face in faces]), SAME)]
+    return [faces[i] for i in distinct(found, np.array([face.score for face in faces]), SAME_FACE_OVERLAP)]
 
 
-def refine_landmarks(picture: NDArray[np.uint8], boxes: Boxes) -> list[Face]:
-    """What O-Net sees in squares (B, 3) of a grey picture (H, W): one `Face` a square, however unsure."""
+def refine_landmarks(frame: NDArray[np.uint8], boxes: Boxes) -> list[Face]:
+    """What O-Net sees in squares (B, 3) of a grey image (H, W): one `Face` a square, however unsure."""
     if not len(boxes):
         return []
     boxes = _whole(boxes)
-    views = _patches(picture, boxes, 48)
+    views = _patches(frame, boxes, 48)
     scores, offsets, points = _network("onet")(torch.cat([views, views.flip(-1)]))
     straight, mirrored = points.double().numpy().reshape(2, len(boxes), 2, 5).swapaxes(-1, -2)
     mirrored = mirrored[:, _MIRRORED] * (-1, 1) + (1, 0)
@@ -95,11 +95,11 @@ def distinct(boxes: Boxes, scores: NDArray[np.floating], threshold: float) -> li
     return kept
 
 
-def _proposals(picture: NDArray[np.uint8]) -> Boxes:
-    """Squares (B, 3) that may hold a face, by P-Net on a pyramid of the picture in a grey frame."""
-    reduction = -(-max(picture.shape) // SEARCHED)
-    small = functional.avg_pool2d(_normalised(picture), reduction, ceil_mode=True)
-    margin = min(small.shape[-2:]) // 4  # a face may fill the picture
+def _proposals(frame: NDArray[np.uint8]) -> Boxes:
+    """Squares (B, 3) that may hold a face, by P-Net on a pyramid of the frame within a grey margin."""
+    reduction = -(-max(frame.shape) // SEARCHED)
+    small = functional.avg_pool2d(_normalised(frame), reduction, ceil_mode=True)
+    margin = min(small.shape[-2:]) // 4  # a face may fill the frame
     framed = functional.pad(small, (margin,) * 4)
     boxes, scores = [np.zeros((0, 3))], [np.zeros(0, np.float32)]
     scale = 12 / SMALLEST
@@ -132,20 +132,20 @@ def _whole(boxes: Boxes) -> Boxes:
     return np.round(boxes / (1, 1, 2)) * (1, 1, 2)
 
 
-def _normalised(picture: NDArray[np.uint8]) -> Tensor:
-    return (torch.from_numpy(picture)[None, None].float() - 127.5) / 128
+def _normalised(frame: NDArray[np.uint8]) -> Tensor:
+    return (torch.from_numpy(frame)[None, None].float() - 127.5) / 128
 
 
-def _patches(picture: NDArray[np.uint8], boxes: Boxes, size: int) -> Tensor:
-    """Squares (B, 3) of a grey picture (H, W), reduced to (B, 3, size, size); grey outside the picture.
+def _patches(frame: NDArray[np.uint8], boxes: Boxes, size: int) -> Tensor:
+    """Squares (B, 3) of a grey image (H, W), reduced to (B, 3, size, size); grey outside the frame.
 
     The edges of the squares are on whole pixels."""
-    height, width = picture.shape
+    height, width = frame.shape
     out = torch.zeros(len(boxes), 1, size, size)
     for patch, (x, y, side) in zip(out, boxes, strict=True):
         left, top = int(x - side / 2), int(y - side / 2)
         right, bottom = left + int(side), top + int(side)
-        inside = picture[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+        inside = frame[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
         if inside.size:
             edges = (max(0, -left), max(0, right - width), max(0, -top), max(0, bottom - height))
             whole = functional.pad(_normalised(inside), edges)
@@ -156,7 +156,7 @@ def _patches(picture: NDArray[np.uint8], boxes: Boxes, size: int) -> Tensor:
 class _Network:
     """P-Net, R-Net or O-Net: convolutions with PReLU and pooling, a hidden layer in the last two, heads.
 
-    P-Net slides over a picture: its outputs have the dimensions (1, columns, rows) in the place of (B,).
+    P-Net slides over a frame: its outputs have the dimensions (1, columns, rows) in the place of (B,).
     """
 
     def __init__(self, weights: list[NDArray[np.float32]], pools: tuple[int, ...], heads: int) -> None:
@@ -171,7 +171,7 @@ class _Network:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """Pictures (B, 3, H, W) -> scores (B,), offsets of the box (B, 4), and landmarks (B, 10) of O-Net."""
+        """Frames (B, 3, H, W) -> scores (B,), offsets of the box (B, 4), and landmarks (B, 10) of O-Net."""
         for kernel, bias, slope, pool in self.convolutions:
             x = functional.prelu(functional.conv2d(x, kernel, bias), slope)
             if pool:

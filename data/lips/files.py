@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import idctn
 
+from avse.data.arrays import check_declared, read_npy, read_npz
 from avse.data.errors import InputError
-from avse.data.files import atomic_path
+from avse.data.files import atomic_path, check_source
 from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips.crop import SIDE
 
@@ -42,26 +43,20 @@ def load_lips_array(path: str | os.PathLike[str], fps: float | None = None) -> L
 
     Args:
         path: of the file.
-        fps: pictures a second; the first picture is at 0 s. Only the files of `save_lips` do without.
+        fps: video frames per second; the first one is at 0 s. Only the files of `save_lips` do without.
 
     Raises:
-        InputError: the file is missing, of another kind or damaged; its array has another shape or range; or
-            `fps` is missing or not positive.
+        InputError: the file is missing, of another kind or damaged, or declares more than 1 GiB of numbers;
+            its array has another shape or range; or `fps` is missing or not positive.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the name")
+    check_source(path, "a .npy, .npz or .mat file of lips, or a video")
     suffix = path.suffix.lower()
     if suffix == ".mat":
         return lips_from_array(_decoded(_coefficients(path), path), fps, str(path))
     if suffix not in (".npy", ".npz"):
         raise InputError(f"{path}: unknown kind of lips; give a .npy, .npz or .mat file, or a video")
-    try:
-        with path.open("rb") as file:
-            content = np.load(file)
-            arrays = {"": content} if suffix == ".npy" else {name: content[name] for name in content.files}
-    except Exception as error:  # NumPy, zipfile and zlib raise nearly anything over a damaged file
-        raise InputError(f"{path}: is no whole {suffix} file of numbers; write it again") from error
+    arrays = {"": read_npy(path)} if suffix == ".npy" else read_npz(path)
     if set(_FIELDS) <= set(arrays):
         return _own(arrays, path)
     if len(arrays) != 1:
@@ -69,12 +64,13 @@ def load_lips_array(path: str | os.PathLike[str], fps: float | None = None) -> L
     return lips_from_array(next(iter(arrays.values())), fps, str(path))
 
 
-def lips_from(source: LipsSource, fps: float | None = None) -> Lips:
+def lips_from(source: LipsSource, fps: float | None = None, track: int | None = None) -> Lips:
     """The lips in whatever holds them.
 
     Args:
         source: lips, an array of them, a .npz, .npy or .mat file of them, or a video of a speaker.
-        fps: pictures a second of an array that comes without times.
+        fps: video frames per second of an array that comes without times.
+        track: number of the sound track of a video, see `avse.data.lips.read_lips`.
 
     Raises:
         InputError: see `lips_from_array`, `load_lips_array` and `avse.data.lips.read_lips`.
@@ -85,7 +81,7 @@ def lips_from(source: LipsSource, fps: float | None = None) -> Lips:
         return lips_from_array(source, fps)
     if Path(source).suffix.lower() in ARRAY_SUFFIXES:
         return load_lips_array(source, fps)
-    return read_lips(source)
+    return read_lips(source, track)
 
 
 def lips_from_array(array: NDArray[Any], fps: float | None, name: str = "lips") -> Lips:
@@ -94,7 +90,7 @@ def lips_from_array(array: NDArray[Any], fps: float | None, name: str = "lips") 
     Args:
         array: (T_v, 67, 67), T_v >= 1; integers from 0 to 255, or floats in [0, 255] or, if none exceeds 1,
             in [0, 1], which are rounded to the nearest of 256 levels.
-        fps: pictures a second.
+        fps: video frames per second.
         name: what an error calls the array.
 
     Raises:
@@ -108,7 +104,9 @@ def lips_from_array(array: NDArray[Any], fps: float | None, name: str = "lips") 
     if not (low >= 0 and high <= 255):
         raise InputError(f"{name}: grey levels from {low:.4g} to {high:.4g}; scale them to 0 ... 255 or 1")
     if fps is None or not 0 < fps < np.inf:
-        raise InputError(f"{name}: how many pictures a second is not known; give fps, a positive number")
+        raise InputError(
+            f"{name}: how many video frames per second is not known; give fps, a positive number"
+        )
     scale = 255 if array.dtype.kind == "f" and high <= 1 else 1
     images = np.round(array * scale).astype(np.uint8)
     return Lips(images, np.arange(len(images)) / fps, np.zeros(len(images), np.uint8), float(fps))
@@ -129,8 +127,14 @@ def _coefficients(path: Path) -> NDArray[np.float64]:
     found: list[NDArray[np.float64]] = []
 
     def collect(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and item.shape[1:] == (_PIXELS,):
-            found.append(np.asarray(item, np.float64))
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f":
+            return
+        if item.shape is not None and item.shape[1:] == (_PIXELS,):
+            check_declared(item.shape, np.dtype(np.float64), path)
+            if not found:  # of several, none is read but the first
+                found.append(np.asarray(item, np.float64))
+            else:
+                found.append(np.zeros((0, _PIXELS)))
 
     try:
         with path.open("rb") as start:
@@ -138,7 +142,9 @@ def _coefficients(path: Path) -> NDArray[np.float64]:
         if not old:
             with h5py.File(path) as content:
                 content.visititems(collect)
-    except Exception as error:  # h5py, too
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError) as error:
         raise InputError(f"{path}: is no whole .mat file of version 7.3; copy it again") from error
     if old:
         raise InputError(f"{path}: is of an old version of .mat; save it with -v7.3, or as .npy")

@@ -17,18 +17,18 @@ from torch import Tensor
 from avse.data.errors import InputError
 from avse.data.lips import Lips
 from avse.data.lips.crop import SIDE
-from avse.data.lips.lips import interpolate_gaps, places
+from avse.data.lips.lips import frame_index, interpolate_gaps
 
 MIDDLE, SPREAD = 128.0, 40.0
 """Grey level and deviation that the mouths of a normalised clip are brought to."""
 
 
 class LipTrack(NamedTuple):
-    """Frames of sound and the pictures that they are shown.
+    """Frames of sound and the video frames that they are shown.
 
     Attributes:
         pictures: of one or many clips, uint8 (T_v, side, side).
-        place: where among the pictures the P instants of each frame fall, (N, P).
+        place: where among the video frames the P instants of each frame fall, (N, P).
         valid: whether the lips are seen in a frame, (N,).
     """
 
@@ -37,7 +37,7 @@ class LipTrack(NamedTuple):
     valid: Tensor
 
     def frames(self, part: slice | Tensor | list[int]) -> "LipTrack":
-        """Some of the frames, shown the same pictures."""
+        """Some of the frames, shown the same video frames."""
         return LipTrack(self.pictures, self.place[part], self.valid[part])
 
     @classmethod
@@ -56,8 +56,8 @@ class LipFrontEnd:
     """What a model sees of the lips: settings that travel with every trained pair.
 
     Args:
-        side: of the pictures, pixels.
-        pictures: P, how many instants a frame is shown, an odd number.
+        side: of the video frames, pixels.
+        pictures: P, how many instants of the video a frame is shown, an odd number.
         spacing: between them, s.
         normalised: bring every clip to one mean and spread of grey levels, for light and skin differ;
             otherwise grey levels from 0 to 1, as in the papers.
@@ -75,8 +75,8 @@ class LipFrontEnd:
         in_range = 1 <= self.side <= SIDE and self.pictures >= 1 and 0 < self.spacing < np.inf
         if not in_range or self.pictures % 2 == 0:
             raise InputError(
-                f"lips of side {self.side}, {self.pictures} pictures {self.spacing} s apart: "
-                f"the side is 1 to {SIDE}, the pictures an odd number, the spacing positive"
+                f"lips of side {self.side}, {self.pictures} video frames {self.spacing} s apart: "
+                f"the side is 1 to {SIDE}, the video frames an odd number, the spacing positive"
             )
 
     @property
@@ -87,17 +87,17 @@ class LipFrontEnd:
     def track(self, lips: Lips, frame_times: ArrayLike, offset: float = 0.0) -> LipTrack:
         """The lips for the frames at `frame_times` (N,), s on the clock of the sound.
 
-        An instant before or after the frame at which the lips are not seen is shown the frame's own picture.
+        An instant before or after the frame at which the lips are not seen is shown what its centre is.
 
         Args:
             lips: of the whole recording.
             frame_times: s, (N,).
-            offset: s by which the pictures come late: what is heard at t is seen at t + offset.
+            offset: s by which the video frames come late: what is heard at t is seen at t + offset.
         """
         lips = interpolate_gaps(lips)
         centre = np.asarray(frame_times, np.float64) + offset
         around = (np.arange(self.pictures) - self.pictures // 2) * self.spacing
-        found = places(lips, centre[:, None] + around)
+        found = frame_index(lips, centre[:, None] + around)
         middle = found.place[:, self.pictures // 2, None]
         return LipTrack(
             self._small(lips),
@@ -124,7 +124,7 @@ class LipFrontEnd:
         return torch.cat([grey * valid, valid], dim=1)
 
     def _small(self, lips: Lips) -> Tensor:
-        """The pictures at the wanted size and, if wanted, grey level: uint8 (T_v, side, side)."""
+        """The video frames at the wanted size and, if wanted, grey level: uint8 (T_v, side, side)."""
         images = torch.from_numpy(lips.images).float()
         if self.side != SIDE:
             images = torch.nn.functional.adaptive_avg_pool2d(images, self.side)

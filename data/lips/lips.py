@@ -1,7 +1,7 @@
 """The lips of a speaker: read from a video, and brought to the frames of the sound.
 
-A picture's time stamp is the instant that it shows. All times are in seconds on the clock of the sound: 0 is
-the first sample of the sound track, as `avse.data.audio` reads it, or the first picture of a silent video.
+A video frame's time stamp is the instant that it shows. All times are in seconds on the clock of the sound: 0
+is the first sample of the sound track, as `avse.data.audio` reads it, or the first frame of a silent video.
 """
 
 import os
@@ -15,16 +15,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from avse.data.errors import InputError
-from avse.data.lips.crop import SIDE, cut_out, inside, mouth_path
+from avse.data.lips.crop import SIDE, cut_out, fraction_inside, mouth_path
 from avse.data.lips.tracker import Tracker
-from avse.data.lips.video import pictures, sound_start
+from avse.data.lips.video import read_video_frames, sound_start
 
-TURNED = 0.22  # the nose this far from between the eyes, over their distance: some 40 degrees
-INSIDE = 0.85  # of the square around the mouth that must lie in the picture
-SAME = 0.02  # grey levels; a picture that changes by less on average repeats the one before it
-STALE = 0.2  # of the smaller change of both its neighbours; by less, a picture is a repetition, too
-LOST = 2.5  # picture periods; time stamps further apart hide lost pictures
-SLOW = 10.0  # pictures a second, below which lips cannot be followed
+TURNED_AWAY_NOSE_OFFSET = (
+    0.22  # the nose this far from between the eyes, over their distance: some 40 degrees
+)
+FRACTION_INSIDE_FRAME = 0.85  # of the square around the mouth that must lie in the video frame
+DUPLICATE_CHANGE = (
+    0.02  # grey levels; a video frame that changes by less on average repeats the one before it
+)
+DUPLICATE_RELATIVE_CHANGE = (
+    0.2  # of the smaller change of both its neighbours; by less, a video frame is a repetition, too
+)
+LARGEST_FRAME_GAP = 2.5  # periods of the video frames; time stamps further apart hide lost video frames
+HIGHEST_FRAME_RATE = 1000.0  # video frames per second, beyond which time stamps are damaged
+SLOWEST_FRAME_RATE = 10.0  # video frames per second, below which lips cannot be followed
 
 
 class Reason(IntEnum):
@@ -51,7 +58,7 @@ class Lips:
         images: grey, the mouth in the middle, upright, of one scale over speakers, uint8 (T_v, 67, 67).
         times: s on the clock of the sound, strictly increasing, (T_v,).
         reasons: a `Reason` for every image, uint8 (T_v,).
-        fps: pictures a second, nominal: the inverse of the usual distance of the times.
+        fps: video frames per second, nominal: the inverse of the usual distance of the times.
 
     Raises:
         InputError: no image, or parts that do not fit together.
@@ -73,7 +80,7 @@ class Lips:
         if not (np.isfinite(self.times).all() and (np.diff(self.times) > 0).all()):
             raise InputError("the times of lips must increase; give them in seconds, in order")
         if not 0 < self.fps < np.inf:
-            raise InputError(f"lips at {self.fps} pictures a second; give a positive number")
+            raise InputError(f"lips at {self.fps} video frames per second; give a positive number")
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -81,57 +88,73 @@ class Lips:
         return self.reasons == Reason.GOOD
 
 
-def read_lips(path: str | os.PathLike[str]) -> Lips:
-    """Find and cut out the speaker's mouth in every picture of a video (mp4, mkv, mov, avi, webm, mpg, ...).
+def read_lips(path: str | os.PathLike[str], track: int | None = None) -> Lips:
+    """Find and cut out the speaker's mouth in every frame of a video (mp4, mkv, mov, avi, webm, mpg, ...).
 
     The video is decoded twice, and never held in memory: first the face is followed, then the lips are cut
     out along its smoothed path. A `UserWarning` tells of several faces, of which the large, central and
-    lasting one is followed, of pictures that end before the file does, and of less than 10 a second.
+    lasting one is followed, of a video that ends before its file does, and of less than 10 a second.
 
-    Pictures may have any size. Only the search for faces reduces them, to at most 480 pixels a side, where it
+    Frames may have any size. Only the search for faces reduces them, to at most 480 pixels a side, where it
     finds faces from about 24 pixels on.
 
+    Args:
+        path: of the video.
+        track: number of the sound track, from 0, whose first sample is time 0, as for
+            `avse.data.audio.read_audio`; None for the first one.
+
     Raises:
-        InputError: the file is missing, not readable as a video, without pictures, or without a face.
+        InputError: the file is missing, not readable as a video, without video frames, without a face or
+            without that sound track, or its time stamps are those of more than 1000 video frames per second.
     """
     path = Path(path)
     tracker = Tracker()
     times, damaged = [], []
-    for picture in pictures(path):
-        tracker.show(picture.grey, picture.time)
-        times.append(picture.time)
-        damaged.append(picture.damaged)
-    track = tracker.speaker(str(path))
-    if track is None:
-        raise InputError(f"{path}: no face in its {len(times)} pictures; give a video that shows the speaker")
+    for frame in read_video_frames(path):
+        tracker.show(frame.grey, frame.time)
+        times.append(frame.time)
+        damaged.append(frame.damaged)
+    speaker = tracker.speaker(str(path))
+    if speaker is None:
+        raise InputError(f"{path}: no face in its {len(times)} frames; give a video that shows the speaker")
     stamps = np.array(times)
     fps = video_frame_rate(stamps)
-    if fps < SLOW:
-        warnings.warn(f"{path}: {fps:.3g} pictures a second are too few to follow lips", stacklevel=2)
-    whole = {index: points for index, points in track.landmarks.items() if not damaged[index]}
-    mouth = mouth_path(whole or track.landmarks, stamps, fps)
+    if not 0 < fps <= HIGHEST_FRAME_RATE:
+        raise InputError(
+            f"{path}: its time stamps are those of {fps:.3g} video frames per second; export the video again"
+        )
+    if fps < SLOWEST_FRAME_RATE:
+        warnings.warn(f"{path}: {fps:.3g} video frames per second are too few to follow lips", stacklevel=2)
+    whole = {index: points for index, points in speaker.landmarks.items() if not damaged[index]}
+    mouth = mouth_path(whole or speaker.landmarks, stamps, fps)
     images = np.zeros((len(stamps), SIDE, SIDE), np.uint8)
     outside = np.zeros(len(stamps), bool)
     change = np.full(len(stamps), np.inf)
     previous = np.zeros((0, 0), np.uint8)
-    for index, picture in zip(range(len(stamps)), pictures(path), strict=False):
-        images[index] = cut_out(picture.grey, mouth.centre[index], mouth.side[index], mouth.angle[index])
-        change[index] = _change(picture.grey, previous, mouth.centre[index], mouth.side[index])
-        previous = picture.grey
-        outside[index] = inside(mouth, index, picture.grey.shape) < INSIDE
+    for index, frame in zip(range(len(stamps)), read_video_frames(path), strict=False):
+        images[index] = cut_out(frame.grey, mouth.centre[index], mouth.side[index], mouth.angle[index])
+        change[index] = _change(frame.grey, previous, mouth.centre[index], mouth.side[index])
+        previous = frame.grey
+        outside[index] = fraction_inside(mouth, index, frame.grey.shape) < FRACTION_INSIDE_FRAME
     reasons = np.select(
-        [np.array(damaged), ~mouth.seen, np.abs(mouth.yaw) > TURNED, outside, _repeated(change)],
+        [
+            np.array(damaged),
+            ~mouth.seen,
+            np.abs(mouth.yaw) > TURNED_AWAY_NOSE_OFFSET,
+            outside,
+            _repeated(change),
+        ],
         [Reason.DAMAGED, Reason.NO_FACE, Reason.TURNED_AWAY, Reason.OUTSIDE, Reason.DUPLICATE],
     ).astype(np.uint8)
-    start = sound_start(path)
+    start = sound_start(path, track)
     return Lips(images, stamps - (stamps[0] if start is None else start), reasons, fps)
 
 
 class FrameIndex(NamedTuple):
-    """Where instants fall among the pictures of a clip.
+    """Where instants fall among the video frames of a clip.
 
     Attributes:
-        place: between 0 and T_v - 1, whole at a picture and fractional between two, (N,).
+        place: between 0 and T_v - 1, whole at a video frame and fractional between two, (N,).
         valid: whether the lips are seen there, (N,).
     """
 
@@ -139,12 +162,12 @@ class FrameIndex(NamedTuple):
     valid: NDArray[np.bool_]
 
 
-def places(lips: Lips, instants: ArrayLike) -> FrameIndex:
-    """Where instants (N,), in s on the clock of the sound, fall among the pictures.
+def frame_index(lips: Lips, instants: ArrayLike) -> FrameIndex:
+    """Where instants (N,), in s on the clock of the sound, fall among the video frames.
 
     An instant is valid where all images next to it are valid and their time stamps leave no room for a lost
-    picture. Instants before the first and after the last picture take that picture; they are invalid if more
-    than half a picture period away.
+    video frame. Instants before the first and after the last one take that one; they are invalid if more than
+    half a frame period away.
     """
     wanted = np.asarray(instants, np.float64)
     last = len(lips.times) - 1
@@ -153,21 +176,21 @@ def places(lips: Lips, instants: ArrayLike) -> FrameIndex:
     before, after = np.floor(place).astype(int), np.ceil(place).astype(int)
     period = 1 / lips.fps
     valid = lips.valid[before] & lips.valid[after]
-    valid &= lips.times[after] - lips.times[before] <= LOST * period
+    valid &= lips.times[after] - lips.times[before] <= LARGEST_FRAME_GAP * period
     edge = period / 2 + 1e-6
     valid &= (wanted >= lips.times[0] - edge) & (wanted <= lips.times[-1] + edge)
     return FrameIndex(place, valid)
 
 
 def nearest(lips: Lips, instants: ArrayLike) -> NDArray[np.int_]:
-    """The picture nearest to each instant (N,), in s on the clock of the sound: its index, (N,)."""
-    return np.rint(places(lips, instants).place).astype(int)
+    """The video frame nearest to each instant (N,), in s on the clock of the sound: its index, (N,)."""
+    return np.rint(frame_index(lips, instants).place).astype(int)
 
 
 def interpolate_gaps(lips: Lips) -> Lips:
-    """The lips without single bad pictures: those whose good neighbours are near enough to stand in.
+    """The lips without single bad video frames: those whose good neighbours are near enough to stand in.
 
-    What is left is interpolated across the gap. A video that was brought from 25 to 30 pictures a second by
+    What is left is interpolated across the gap. A video that was brought from 25 to 30 frames per second by
     doubling every fifth is whole again.
     """
     good = np.flatnonzero(lips.valid)
@@ -175,36 +198,14 @@ def interpolate_gaps(lips: Lips) -> Lips:
     inner = (after > 0) & (after < len(good))
     gap = np.full(len(lips.times), np.inf)
     gap[inner] = lips.times[good[after[inner]]] - lips.times[good[after[inner] - 1]]
-    kept = lips.valid | (gap > LOST / lips.fps)
+    kept = lips.valid | (gap > LARGEST_FRAME_GAP / lips.fps)
     return Lips(lips.images[kept], lips.times[kept], lips.reasons[kept], lips.fps)
 
 
-def resample_lips(
-    lips: Lips, frame_times: ArrayLike, offset: float = 0.0
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The lips at the centres of the frames of the sound, linear in time between the pictures next to them.
-
-    Args:
-        lips: T_v images.
-        frame_times: s, (N,), for example `STFT.frame_times`.
-        offset: s by which the pictures come late: what is heard at t is seen at t + offset.
-
-    Returns:
-        images float32 (N, 67, 67) in [0, 1], and whether they are valid, (N,): see `places`.
-    """
-    place, valid = places(lips, np.asarray(frame_times, np.float64) + offset)
-    before, after = np.floor(place).astype(int), np.ceil(place).astype(int)
-    share = (place - before).astype(np.float32)
-    images = np.empty((len(place), *lips.images.shape[1:]), np.float32)
-    for n, (left, right, part) in enumerate(zip(before, after, share, strict=True)):
-        images[n] = ((1 - part) * lips.images[left] + part * lips.images[right]) / 255
-    return images, valid
-
-
 def video_frame_rate(times: NDArray[np.float64]) -> float:
-    """Pictures a second of time stamps (T_v,) in s: the inverse of their usual distance; 25 for one alone.
+    """Video frames per second of time stamps (T_v,) in s: inverse of their usual distance; 25 for one alone.
 
-    The mean of all distances that are at most 1.5 times the median: lost pictures do not count, and time
+    The mean of all distances that are at most 1.5 times the median: lost video frames do not count, and time
     stamps that are rounded to milliseconds average out.
     """
     steps = np.diff(times)
@@ -214,20 +215,22 @@ def video_frame_rate(times: NDArray[np.float64]) -> float:
 
 
 def _change(
-    picture: NDArray[np.uint8], previous: NDArray[np.uint8], centre: NDArray[np.float64], side: float
+    frame: NDArray[np.uint8], previous: NDArray[np.uint8], centre: NDArray[np.float64], side: float
 ) -> float:
-    """Mean absolute difference of two grey pictures (H, W) around the mouth; infinite where unknown."""
+    """Mean absolute difference of two grey images (H, W) around the mouth; infinite where unknown."""
     top, left = (slice(max(0, int(middle - side)), max(0, int(middle + side))) for middle in centre[::-1])
-    if picture.shape != previous.shape or not picture[top, left].size:
+    if frame.shape != previous.shape or not frame[top, left].size:
         return np.inf
-    return float(np.abs(np.subtract(picture[top, left], previous[top, left], dtype=np.int16)).mean())
+    return float(np.abs(np.subtract(frame[top, left], previous[top, left], dtype=np.int16)).mean())
 
 
 def _repeated(change: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether pictures repeat the one before, from their change to it, (T_v,).
+    """Whether video frames repeat the one before, from their change to it, (T_v,).
 
-    A camera's noise changes every picture. A repetition that was encoded once more changes less than the
-    pictures on both sides of it.
+    A camera's noise changes every video frame. A repetition that was encoded once more changes less than the
+    video frames on both sides of it.
     """
     inner = np.pad(np.where(np.isfinite(change), change, 0), 1)
-    return (change < SAME) | (change < STALE * np.minimum(inner[:-2], inner[2:]))
+    return (change < DUPLICATE_CHANGE) | (
+        change < DUPLICATE_RELATIVE_CHANGE * np.minimum(inner[:-2], inner[2:])
+    )

@@ -1,4 +1,4 @@
-"""Follow the faces of a video from picture to picture, and choose the speaker's.
+"""Follow the faces of a video from frame to frame, and choose the speaker's.
 
 O-Net looks where each known face was; the whole cascade searches again twice a second, and while the
 foremost face is lost. The speaker is the face that is large, central and there for long.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avse.data.lips.face_detector import SURE, Boxes, Face, detect_faces, distinct, overlap, refine_landmarks
 
 SEARCH_EVERY, SEARCH_LOST = 0.5, 0.1  # s between searches: always, and while the foremost face is lost
-CENTRAL = 0.5  # of the picture's width and height: a face that far from the middle weighs 1 / e
+CENTRAL = 0.5  # of the frame's width and height: a face that far from the middle weighs 1 / e
 FOLLOWED = 4  # faces at a time
 NEAR = 0.2  # overlap of a face found with where a track was last, to be its continuation
 RIVAL = 0.25  # of the speaker's weight, from which on another face is warned of
@@ -25,8 +25,8 @@ class Track:
 
     Attributes:
         box: the square (3,) where it was seen last.
-        landmarks: (5, 2) as in `Face`, by the number of the picture; pictures without the face are missing.
-        weight: what speaks for it: the sides of its squares, summed over the pictures, central ones first.
+        landmarks: (5, 2) as in `Face`, by the number of the frame; frames without the face are missing.
+        weight: what speaks for it: the sides of its squares, summed over the frames, central ones first.
     """
 
     box: NDArray[np.float64]
@@ -34,7 +34,7 @@ class Track:
     weight: float = 0.0
 
     def add(self, index: int, face: Face, shape: tuple[int, ...]) -> None:
-        """Take the face from picture number `index`, which has that shape (H, W)."""
+        """Take the face from frame number `index`, which has that shape (H, W)."""
         self.box = face.box
         self.landmarks[index] = face.landmarks
         off = (face.box[:2] / shape[::-1] - 0.5) / CENTRAL
@@ -42,29 +42,29 @@ class Track:
 
 
 class Tracker:
-    """Follows all faces of the pictures that it is shown, one after the other."""
+    """Follows all faces of the frames that it is shown, one after the other."""
 
     def __init__(self) -> None:
         self.tracks: list[Track] = []
         self.shown = 0
         self._searched = -np.inf
 
-    def show(self, picture: NDArray[np.uint8], time: float) -> None:
-        """Find the known faces in the next picture, grey (H, W), at `time` in s, and perhaps new ones."""
+    def show(self, frame: NDArray[np.uint8], time: float) -> None:
+        """Find the known faces in the next frame, grey (H, W), at `time` in s, and perhaps new ones."""
         tracks = sorted(self.tracks, key=lambda track: -track.weight)[:FOLLOWED]
         seen = [
             (track, face)
-            for track, face in zip(tracks, refine_landmarks(picture, _boxes(tracks)), strict=True)
+            for track, face in zip(tracks, refine_landmarks(frame, _boxes(tracks)), strict=True)
             if face.score > SURE
         ]
         weights = np.array([track.weight for track, _ in seen])
         for i in distinct(_boxes([face for _, face in seen]), weights, 0.5):
             track, face = seen[i]
-            track.add(self.shown, face, picture.shape)
+            track.add(self.shown, face, frame.shape)
         lost = not tracks or self.shown not in tracks[0].landmarks
         if time - self._searched >= (SEARCH_LOST if lost else SEARCH_EVERY):
             self._searched = time
-            self._search(picture)
+            self._search(frame)
         self.shown += 1
 
     def speaker(self, name: str) -> Track | None:
@@ -82,8 +82,8 @@ class Tracker:
             )
         return ranked[0]
 
-    def _search(self, picture: NDArray[np.uint8]) -> None:
-        for face in detect_faces(picture):
+    def _search(self, frame: NDArray[np.uint8]) -> None:
+        for face in detect_faces(frame):
             overlaps = overlap(face.box, _boxes(self.tracks))
             near = [self.tracks[i] for i in np.argsort(-overlaps) if overlaps[i] > NEAR]
             if any(self.shown in track.landmarks for track in near):
@@ -91,7 +91,7 @@ class Tracker:
             track = near[0] if near else Track(face.box)
             if not near:
                 self.tracks.append(track)
-            track.add(self.shown, face, picture.shape)
+            track.add(self.shown, face, frame.shape)
 
 
 def _boxes(items: list[Track] | list[Face]) -> Boxes:

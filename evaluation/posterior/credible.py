@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from avse.data.stft import STFT
 from avse.evaluation.posterior.functionals import decibels, given_z
+from avse.inference.responsibilities import draw_component
 from avse.inference.wiener import average_filter
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
@@ -59,18 +60,12 @@ def draw_speech(
 ) -> Tensor:
     """A draw of the speech STFT at one draw of z (*, N, L), alpha drawn frame by frame: complex (*, N, F)."""
     given = given_z(model, z, spectrum.abs().square(), visual)
-    alpha = draw_alpha(given.weights, generator)
+    alpha = draw_component(given.weights, generator)
     gain, spread = (
         torch.take_along_dim(values, alpha[None, ..., None], 0)[0] for values in (given.gain, given.spread)
     )
     noise = torch.randn(spectrum.shape, generator=generator, dtype=spectrum.dtype, device=spectrum.device)
     return gain * spectrum + spread.sqrt() * noise
-
-
-def draw_alpha(weights: Tensor, generator: Generator) -> Tensor:
-    """An index drawn with probabilities (A, *, N): (*, N)."""
-    uniform = torch.rand(weights.shape[1:], generator=generator, dtype=weights.dtype, device=weights.device)
-    return (weights.cumsum(0)[:-1] <= uniform).sum(0)
 
 
 def level_draws(
@@ -100,7 +95,7 @@ def level_draws(
             drawn = draw_speech(model, draw, amplitude, visual, generator).abs().square()
             yield decibels(torch.stack([drawn[..., band].mean(-1) for band in bands], -1))
 
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         return torch.stack(list(levels())).unflatten(0, z.shape[:2])
 
 
@@ -145,7 +140,7 @@ def sample_waveforms(
     shuffles = [
         torch.randperm(len(pooled), generator=generator, device=generator.device) for _ in range(rounds)
     ]
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         return torch.stack(
             [
                 stft.synthesis(draw_speech(model, pooled[index], spectrum, visual, generator), length)

@@ -46,7 +46,7 @@ Functional = Callable[[GivenZ], Tensor]
 
 def given_z(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None) -> GivenZ:
     """The recording of |x|^2 = `power` (*, N, F) at z (*, N, L)."""
-    log_prior, log_variance = model.speech.evaluate(z, visual)
+    log_prior, log_variance = model.speech.given(visual)(z)
     noise_variance = model.noise.variance()
     speech_variance = (log_variance + model.noise.frame_gain.log().unsqueeze(-1)).exp()
     variance = speech_variance + noise_variance
@@ -73,7 +73,7 @@ def over_draws(
         visual: lips, where the model has them.
     """
     values: dict[str, list[Tensor]] = {name: [] for name in functionals}
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         for draw in z.flatten(0, 1):
             given = given_z(model, draw, power, visual)
             for name, functional in functionals.items():

@@ -86,7 +86,7 @@ def frame_evidence(log_joint: LogJoint, z: Tensor, generator: Generator, samples
     Args:
         log_joint: of any model, such as `closure(model, power=power, visual=visual)` of
             `avse.inference.mcmc.log_density`; with lips, call this inside
-            `avse.models.networks.lips.cached_embeddings(model.speech)`.
+            `avse.models.networks.lips.cached_embeddings()`.
         z: draws of the posterior (C, D, *, N, L), to which the proposal is fitted.
         generator: of the proposals.
         samples: S, at least 25.
@@ -138,11 +138,11 @@ def loo_bins(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None
     pooled = z.flatten(0, 1)
     noise_variance, gain = model.noise.variance(), model.noise.frame_gain
     results = []
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         for n in range(power.shape[-2]):  # one frame at a time: R draws of F bins are kept
             frame = slice(n, n + 1)
             seen = None if visual is None else visual[..., frame, :]
-            log_prior, log_variance = model.speech.evaluate(pooled[..., frame, :], seen)
+            log_prior, log_variance = model.speech.given(seen)(pooled[..., frame, :])
             # In float64: where the noise is loud, draws differ in the last digits alone, and k is theirs.
             variance = gain[..., frame, None] * log_variance.double().exp() + noise_variance[..., frame, :]
             log_density = PowerSpectrum(variance.log(), validate_args=False).log_prob(power[..., frame, :])

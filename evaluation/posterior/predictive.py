@@ -29,8 +29,8 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor
 
-from avse.evaluation.posterior.credible import draw_alpha
 from avse.evaluation.posterior.functionals import decibels, given_z, octaves
+from avse.inference.responsibilities import draw_component
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 
@@ -106,10 +106,10 @@ def predictive_check(
 
     p_values = torch.zeros(*power.shape[:-1], len(bands), dtype=torch.float64, device=power.device)
     pivots, excess, tests = [], [], []
-    with torch.no_grad(), cached_embeddings(model.speech):
+    with torch.no_grad(), cached_embeddings():
         for index, draw in enumerate(pooled):
             given = given_z(model, draw, power, visual)
-            alpha = draw_alpha(given.weights, generator)
+            alpha = draw_component(given.weights, generator)
             ratio = power / torch.take_along_dim(given.variance, alpha[None, ..., None], 0)[0]
             parts = [ratio[..., own].double() for own in members]
             total = torch.stack([part.sum(-1) for part in parts], -1)

@@ -29,7 +29,7 @@ from avse.inference.em.m_steps import NoiseStep
 from avse.inference.importance import log_evidence, proposal
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
 from avse.inference.posterior import Posterior
-from avse.inference.responsibilities import AlphaStep, independent
+from avse.inference.responsibilities import AlphaStep, draw_component, independent
 from avse.inference.wiener import averaged
 from avse.models.base import SpeechModel
 from avse.models.networks.lips import cached_embeddings
@@ -73,7 +73,7 @@ class ComponentwiseMCEM:
     ) -> Posterior:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
         costs: list[float] = []
-        with torch.no_grad(), cached_embeddings(speech, guide):
+        with torch.no_grad(), cached_embeddings():
             first = self.noise_init(power, generator)
             model = NoisySpeech(speech, first)
             starts = [start(speech, guide, power, visual, first) for start in self.latent_inits]
@@ -121,7 +121,7 @@ class ComponentwiseMCEM:
         generator: Generator,
     ) -> tuple[Draws, ChainState, Tensor]:
         """Draws (R, A, C, *, N, L) of every component, where the chains stand, and r(alpha) (A, *, N)."""
-        log_joint = model.bound_each(power, visual)
+        log_joint = model.each_log_joint_fn(power, visual)
         draws, chain_state = e_step(log_joint, chain_state, generator)
         if len(chain_state.z) == 1:
             return draws, chain_state, torch.ones_like(draws.acceptance[:, 0])
@@ -142,14 +142,13 @@ def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -
     Returns:
         (R A C, *, N, F), and r(a) / (R C), (R A C, *, N).
     """
-    log_variance = torch.stack([model.speech.evaluate_each(draw, visual).log_variance for draw in z])
+    given = model.speech.given(visual)
+    log_variance = torch.stack([given.each(draw).log_variance for draw in z])
     share = (r.unsqueeze(1) / (z.shape[0] * z.shape[2])).expand(log_variance.shape[:-1])
     return log_variance.exp_().flatten(0, 2), share.flatten(0, 2)
 
 
 def _marginal(z: Tensor, r: Tensor, generator: Generator) -> Tensor:
     """Draws of z whatever alpha: (R, A, C, *, N, L) -> (R, C, *, N, L), one component a draw and frame."""
-    uniform = torch.rand(z[:, 0, ..., 0].shape, generator=generator, dtype=r.dtype, device=r.device)
-    cumulative = r.cumsum(0)
-    chosen = sum((uniform > edge).long() for edge in cumulative[:-1]) + torch.zeros_like(uniform).long()
+    chosen = draw_component(r, generator, (z.shape[0], z.shape[2]))
     return z.take_along_dim(chosen[:, None, ..., None], 1).squeeze(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from avse.models.distributions import exponential_cost
 from avse.models.linear_gaussian import LinearGaussian
 from avse.models.nmf import NMFNoise
-from avse.models.noisy import NoisySpeech, mixture_variance
+from avse.models.noisy import NoisySpeech, noisy_variance
 
 NoiseUpdate = Callable[[Any, Tensor, Any, Tensor], Any]
 """(noise, power (*, N, F), R speech variances (*, N, F), weights (R, *, N)) -> better noise."""
@@ -81,15 +81,16 @@ def weighted_speech_variance(
     """
     speech_variance = power.new_empty(0)
     weights = []
+    given = model.speech.given(visual)
     for index, draw in enumerate(z):  # one at a time: what it touches stays in the cache
-        log_prior, log_variance = model.speech.evaluate(draw, visual)
+        log_prior, log_variance = given(draw)
         if index == 0:
             speech_variance = log_variance.new_empty(len(z), *log_variance.shape)
         torch.exp(log_variance, out=speech_variance[index])
         if log_prior.shape[0] == 1:
             weights.append(torch.ones_like(log_prior))
         else:
-            variance = mixture_variance(log_variance, model.noise)
+            variance = noisy_variance(log_variance, model.noise)
             weights.append((log_prior - exponential_cost(power, variance)).softmax(0))
     return speech_variance.flatten(0, 1), torch.cat(weights).div_(len(z))
 

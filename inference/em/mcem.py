@@ -51,7 +51,7 @@ class MCEM:
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
-        with torch.no_grad(), cached_embeddings(speech, guide):
+        with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
             starts = [start(speech, guide, power, visual, noise) for start in self.latent_inits]
             z = torch.cat([start.reshape(-1, *power.shape[:-1], start.shape[-1]) for start in starts])

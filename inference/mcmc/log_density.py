@@ -1,7 +1,7 @@
 """The log joint density of every frame as a function of z: all that a sampler needs of a model.
 
 `frame_log_joint` reads it off one trace of any Pyro model that has a site "z" inside a frames plate. A model
-that offers an equal closed form as a method `bound(**data)` is spared the trace by `closure`.
+that offers an equal closed form as a method `log_joint_fn(**data)` is spared the trace by `closure`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
-from avse.models.base import trace_log_prob
+from avse.models.base import TRACE_LOCK, trace_log_prob
 from avse.models.sites import Z
 
 Model = Callable[..., object]
@@ -32,8 +32,9 @@ def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
         (A, *, N), with A = 1 for a model without alpha.
     """
     enumerated = poutine.enum(config_enumerate(model), first_available_dim=-z.dim())
-    trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace(**data)
-    log_prob = trace_log_prob(trace)
+    with TRACE_LOCK:
+        trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace(**data)
+        log_prob = trace_log_prob(trace)
     return log_prob if log_prob.dim() == z.dim() else log_prob.unsqueeze(0)
 
 
@@ -45,12 +46,12 @@ def traced(model: Model, **data: Tensor | None) -> LogJoint:
 def closure(model: Model, **data: Tensor | None) -> LogJoint:
     """The log joint, alpha summed out, by the closed form that the model offers, else by a trace.
 
-    A closed form is a method `bound(**data)` that gives z -> log joint (A, *, N).
+    A closed form is a method `log_joint_fn(**data)` that gives z -> log joint (A, *, N).
     """
-    bound = getattr(model, "bound", None)
-    if bound is None:
+    log_joint_fn = getattr(model, "log_joint_fn", None)
+    if log_joint_fn is None:
         return traced(model, **data)
-    log_joint = bound(**data)
+    log_joint = log_joint_fn(**data)
     return lambda z: sum_out_alpha(log_joint(z))
 
 

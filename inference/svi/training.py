@@ -106,7 +106,7 @@ class SVI(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Minus the bound a frame, nats."""
         batch = {**batch, "power": batch["power"] + self.settings.power_floor}
-        with cached_embeddings(self):
+        with cached_embeddings():
             loss = self.elbo.differentiable_loss(self.model, self.guide, **batch)
         return loss / batch["power"].shape[-2]
 

@@ -18,10 +18,11 @@ from torch import Generator, Tensor
 
 from avse.data.errors import InputError
 from avse.inference.component_density import ComponentDensity, aligned
-from avse.inference.mcmc.kernels import normal_like
+from avse.inference.importance import log_evidence, proposal
 from avse.inference.mcmc.log_density import LogJoint
+from avse.inference.responsibilities import draw_component
 from avse.inference.vem.mean_field import Moments
-from avse.models.base import Evaluation, unrepeated
+from avse.models.base import Evaluation, unexpanded
 from avse.models.distributions import MAX_LOG_VARIANCE
 
 MAX_PRECISION = math.exp(MAX_LOG_VARIANCE)
@@ -140,13 +141,9 @@ class Structured:
 
     def marginal(self, z: Tensor, responsibilities: Tensor, generator: Generator) -> Tensor:
         """One component a draw and frame, with probability r(alpha)."""
-        cumulative = responsibilities.cumsum(0)
-        draws = z.shape[: z.dim() - cumulative.dim() - 1]
-        uniform = torch.rand(
-            *draws, 1, *cumulative.shape[1:], generator=generator, dtype=z.dtype, device=z.device
-        )
+        draws = z.shape[: z.dim() - responsibilities.dim() - 1]
         dim = len(draws)
-        chosen = (uniform > cumulative).sum(dim, keepdim=True).clamp_max(len(cumulative) - 1)
+        chosen = draw_component(responsibilities, generator, draws).unsqueeze(dim)
         return z.take_along_dim(chosen.unsqueeze(-1), dim).squeeze(dim)
 
     def mean(self, values: Tensor, responsibilities: Tensor) -> Tensor:
@@ -164,10 +161,10 @@ def target(
 
 def moments(factor: LatentFactor, model: ComponentDensity, z: Tensor) -> Moments:
     """Averages over the draws z (R, [A], *, N, L), entropy left at 0; one draw is decoded at a time."""
-    log_prior, log_volume, precision = (torch.zeros(()) for _ in range(3))
+    log_prior, log_volume, precision = (z.new_zeros(()) for _ in range(3))
     for draw in z:
         evaluation = factor.evaluate(model, draw)
-        log_variance = unrepeated(evaluation.log_variance)
+        log_variance = unexpanded(evaluation.log_variance)
         log_prior = log_prior + evaluation.log_prior
         log_volume = log_volume + log_variance.sum(-1)
         precision = log_variance.neg().exp_().add_(precision)
@@ -210,16 +207,8 @@ def importance_entropy(
         particles: K.
         generator: of the particles.
     """
-    centre = z.mean(0)
-    squares = (z - centre).square().sum(0)
-    lacking = squares / (len(z) - 1) if step_size is None else step_size.square().unsqueeze(-1)
-    scale = ((squares + lacking) / len(z)).sqrt()
-    volume = (scale.log() + math.log(2 * math.pi) / 2).sum(-1)
-    weights = []
-    for _ in range(particles):
-        unit = normal_like(centre, generator)
-        weights.append(log_density(torch.addcmul(centre, scale, unit)) + unit.square().sum(-1) / 2 + volume)
-    evidence = torch.stack(weights).logsumexp(0) - math.log(particles)
-    normal = volume.mean(0) + centre.shape[-1] / 2
+    q = proposal(z, step_size)
+    evidence = log_evidence(log_density, q, particles, generator)
+    normal = q.log_volume.mean(0) + z.shape[-1] / 2
     estimate = (evidence.mean(0) - mean_log_density).nan_to_num(neginf=-torch.inf, nan=0.0)
     return torch.minimum(estimate, normal)

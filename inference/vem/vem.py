@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Progress
-from avse.inference.component_density import ComponentDensity, Joint, closed, log_alpha
+from avse.inference.component_density import ComponentDensity, Conditioning, closed, log_alpha
 from avse.inference.em.initial import (
     LatentInit,
     NoiseInit,
@@ -71,7 +71,7 @@ class VEM:
         rounds: of the closed-form steps in an iteration.
         iterations: at most so many.
         tolerance: stop when the relative change of the free energy falls below it; 0 runs all iterations.
-        joint: `given_alpha.closed`, or `traced`, which forces the trace of the model.
+        conditioning: `component_density.closed`, or `traced`, which forces traces of the model.
         gain_floor: see `MCEM`.
     """
 
@@ -85,7 +85,7 @@ class VEM:
     rounds: int = 1
     iterations: int = 100
     tolerance: float = 1e-5
-    joint: Joint = closed
+    conditioning: Conditioning = closed
     gain_floor: float = 0.0
 
     def __call__(
@@ -103,11 +103,11 @@ class VEM:
         with; the entropy of r(z) is part of them where the factor has particles.
         """
         frames = power.shape[:-1]
-        with torch.no_grad(), cached_embeddings(speech, guide):
+        with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
             starts = [start(speech, guide, power, visual, noise) for start in self.latent_inits]
             prior = log_alpha(speech, starts[0].reshape(-1, *frames, starts[0].shape[-1])[0], visual)
-            model = ComponentDensity(speech, visual, prior, self.joint)
+            model = ComponentDensity(self.conditioning(speech, visual), prior)
             field = MeanField.start(power, noise, prior)
             chain_state = ChainState(self.factor.start(starts, len(prior), frames))
             costs: list[float] = []

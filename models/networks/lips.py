@@ -6,6 +6,7 @@ are not, the embedding is a learned vector of its own, and what follows answers 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,6 @@ class LipTrunk(nn.Module):
         super().__init__()
         self.layers = layers
         self.missing_embedding = nn.Parameter(torch.zeros(embedding_size))
-        self.seen: dict[int, tuple[Tensor, Tensor]] | None = None
 
     def forward(self, visual: Tensor | None) -> Tensor:
         """Embedding of every frame, (*, N, E).
@@ -38,12 +38,9 @@ class LipTrunk(nn.Module):
             ValueError: `visual` is None.
         """
         if visual is None:
-            raise ValueError("this model looks at lips: give visual (*, N, D)")
-        if self.seen is None:
-            return self._embedding(visual)
-        if id(visual) not in self.seen:
-            self.seen[id(visual)] = (visual, self._embedding(visual))
-        return self.seen[id(visual)][1]
+            raise ValueError("this model needs lips: give visual (*, N, D)")
+        cache = _CACHE.get()
+        return self._embedding(visual) if cache is None else cache.get(self, visual)
 
     def _embedding(self, visual: Tensor) -> Tensor:
         pixels, valid = visual[..., :-1], visual[..., -1:]
@@ -81,20 +78,40 @@ class LipCorruptionClassifier(nn.Module):
         return self.largest * torch.tanh(logit / self.largest)
 
 
-@contextmanager
-def cached_embeddings(*modules: nn.Module) -> Iterator[None]:
-    """Inside, every trunk of the modules looks at the same `visual` once and remembers what it made of it.
+class EmbeddingCache:
+    """Embeddings by trunk and `visual`, which are kept alive so that their identities stay theirs."""
 
-    For a stretch of work in which neither the weights nor the lips change: one recording, or one loss.
+    def __init__(self) -> None:
+        self._entries: dict[tuple[int, int], tuple[LipTrunk, Tensor, Tensor]] = {}
+
+    def put(self, trunk: LipTrunk, visual: Tensor, embedding: Tensor) -> None:
+        """Store what a trunk computed."""
+        self._entries[id(trunk), id(visual)] = (trunk, visual, embedding)
+
+    def get(self, trunk: LipTrunk, visual: Tensor) -> Tensor:
+        """The stored embedding; computed first where there is none."""
+        key = (id(trunk), id(visual))
+        if key not in self._entries:
+            self.put(trunk, visual, trunk._embedding(visual))
+        return self._entries[key][2]
+
+
+_CACHE: ContextVar[EmbeddingCache | None] = ContextVar("embedding cache", default=None)
+"""Of the running thread or task."""
+
+
+@contextmanager
+def cached_embeddings() -> Iterator[EmbeddingCache]:
+    """Inside, every trunk computes its embedding of the same `visual` once.
+
+    For a stretch of work in which neither the weights nor the lips change: one recording, or one loss. The
+    cache belongs to the running thread; concurrent calls have their own.
     """
-    trunks = {part for module in modules for part in module.modules() if isinstance(part, LipTrunk)}
-    for trunk in trunks:
-        trunk.seen = {}
+    token = _CACHE.set(EmbeddingCache())
     try:
-        yield
+        yield _CACHE.get()  # type: ignore[misc]
     finally:
-        for trunk in trunks:
-            trunk.seen = None
+        _CACHE.reset(token)
 
 
 def shared_frame_mlp(

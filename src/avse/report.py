@@ -39,6 +39,7 @@ def enhancement_report(
     requested: Mapping[str, str],
     video_given: bool,
     video_offset: float,
+    linked: bool,
     seed: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def enhancement_report(
         requested: "model" and "algorithm" as the caller gave them, such as "auto".
         video_given: whether there was a video.
         video_offset: s by which it is late.
+        linked: whether all channels have one filter.
         seed: of the random draws.
         seconds: that it took.
     """
@@ -79,6 +81,7 @@ def enhancement_report(
             "seconds": duration,
             "sample_rate": sample_rate,
             "channels": recording.signal.shape[0],
+            "channels_linked": linked,
             "peak": peak,
             "clipped_fraction": clipped,
         },

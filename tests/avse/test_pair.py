@@ -167,7 +167,7 @@ def test_shipped_pairs_load() -> None:
         power = torch.rand(3, pair.stft.bins)
         visual = None if pair.config.lips is None else torch.rand(3, pair.config.lips.size)
         z = pair.guide.posterior(power, visual).mean
-        log_prior, log_variance = pair.model.evaluate(z, visual)
+        log_prior, log_variance = pair.model.given(visual)(z)
         assert log_variance.shape == (*log_prior.shape, pair.stft.bins)
         assert all(t.isfinite().all() for t in pair.modules().state_dict().values())
 
@@ -215,7 +215,7 @@ def answers(pair: SpeechPair) -> list[torch.Tensor]:
     seen = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])[:, None]
     visual = torch.cat([torch.randn(6, LIPS.size - 1, generator=generator) * seen, seen], 1)
     q = pair.guide.posterior(power, visual)
-    return [part.detach() for part in (q.mean, q.variance, *pair.model.evaluate(z, visual))]
+    return [part.detach() for part in (q.mean, q.variance, *pair.model.given(visual)(z))]
 
 
 @pytest.mark.parametrize(("tied", "prior"), [(True, "network"), (False, "network"), (True, "standard")])

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from avse import zoo
 from avse.cli import app as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("AVSE_DATA", ROOT / "../shared/data"))
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "docs" / "results.md"
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")] + sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks(language: str) -> list[str]:
@@ -24,6 +27,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_first_screen_has_the_two_commands() -> None:
+    assert len(README.splitlines()) <= 60
     first_screen = "\n".join(README.splitlines()[:30])
     makefile = (ROOT / "Makefile").read_text()
     for target in ("demo", "test"):
@@ -73,13 +77,26 @@ def test_python_block_runs(tmp_path: Path) -> None:
 
 
 def test_tables_are_the_measured_ones() -> None:
-    """The tables in README and model cards are those that the benchmark wrote."""
+    """The tables in docs/results.md and the model cards are those that the benchmarks wrote."""
     filled = runpy.run_path(str(ROOT / "tools" / "update_tables.py"))
+    assert RESULTS in filled["PAGES"]
     for page in filled["PAGES"]:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         assert filled["filled"](text) == text, f"run tools/update_tables.py: {page}"
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_headline_is_the_mean_of_the_measured_table() -> None:
+    table = (ROOT / "benchmarks" / "results" / "quality_test_a-vae_mcem_1.md").read_text(encoding="utf-8")
+    (mean,) = re.findall(r"\| \*\*mean\*\* .*\| (\S+) / \S+ / \S+ \|$", table, re.MULTILINE)
+    assert f"**{mean} dB SI-SDR**" in README
+
+
+def test_every_shipped_model_has_a_row() -> None:
+    for name in zoo.shipped():
+        assert f"[`{name}`](src/avse/zoo/weights/{name}/README.md)" in README
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target

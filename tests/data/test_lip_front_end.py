@@ -264,7 +264,7 @@ def test_some_frames_of_a_track() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="the side is 1 to 67, the pictures an odd number"):
+    with pytest.raises(InputError, match="the side is 1 to 67, the video frames an odd number"):
         LipFrontEnd(**setting)  # type: ignore[arg-type]
 
 

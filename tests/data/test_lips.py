@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -25,7 +25,8 @@ from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips import video as lips_video
 from avse.data.lips.files import load_lips_array
-from avse.data.lips.lips import resample_lips, video_frame_rate
+from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.lips import frame_index, video_frame_rate
 from avse.data.stft import STFT
 
 Grey = NDArray[np.uint8]
@@ -112,14 +113,19 @@ def _write(
     return path
 
 
+def _seen(lips: Lips, times: NDArray[Any], offset: float = 0.0) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """What the frames of the sound at `times` (N,) are shown, from 0 to 1: (N, 67, 67), and the validity."""
+    view = LipFrontEnd(side=67, pictures=1, normalised=False)
+    track = view.track(lips, times, offset)
+    visual = view.visual(track).numpy()
+    return visual[:, :-1].reshape(-1, 67, 67), track.valid.numpy()
+
+
 def _opening_time(lips: Lips, offset: float = 0.0) -> float:
     """Time in s, the centre of gravity of how dark the mouth is, by the frames of the sound."""
     stft = STFT(1024, 533, 16000)
     times = stft.frame_times(stft.frames(int(16000 * 1.2))).numpy()
-    images, valid = resample_lips(lips, times, offset)
-    assert images.dtype == np.float32
-    assert images.min() >= 0
-    assert images.max() <= 1
+    images, valid = _seen(lips, times, offset)
     dark = images[valid, 24:46, 20:47].mean((1, 2))
     dark = np.maximum(dark.max() - dark - 0.02, 0)
     return float((times[valid] * dark).sum() / dark.sum())
@@ -202,7 +208,7 @@ def test_what_is_heard_and_seen_together_stays_together(
         sound=Sound(click.astype(np.int16), rate, sound_codec),
     )
 
-    read = list(lips_video.pictures(path))
+    read = list(lips_video.read_video_frames(path))
     assert len(read) == len(times)
     stamps = np.array([picture.time for picture in read])
     start = lips_video.sound_start(path)
@@ -214,7 +220,7 @@ def test_what_is_heard_and_seen_together_stays_together(
     stft = STFT(1024, 256, 16000)
     frames = stft.frame_times(100).numpy()
     frames = frames[(frames >= lips.times[0]) & (frames <= lips.times[-1])]
-    resampled, valid = resample_lips(lips, frames)
+    resampled, valid = _seen(lips, frames)
     assert valid.all()
     assert len(frames) > 50
     energy = audio.samples.mean(1) ** 2
@@ -226,7 +232,7 @@ def test_what_is_heard_and_seen_together_stays_together(
 def test_pictures_that_an_avi_reorders_are_kept(tmp_path: Path) -> None:
     """It has no time stamps for showing, and those that FFmpeg guesses for H.264 go back and forth."""
     levels = np.repeat(np.arange(20, 220, 5, np.uint8), 96 * 96).reshape(-1, 96, 96)
-    read = list(lips_video.pictures(_write(tmp_path / "a.avi", list(levels))))
+    read = list(lips_video.read_video_frames(_write(tmp_path / "a.avi", list(levels))))
     assert len(read) >= 38
     steps = np.diff([picture.time for picture in read])
     np.testing.assert_allclose(steps[1:], 1 / 25, atol=1e-3)
@@ -392,7 +398,7 @@ def test_damage_is_survived_and_marked(tmp_path: Path) -> None:
     damaged = np.flatnonzero(lips.reasons == Reason.DAMAGED)
     assert 1 <= len(damaged) <= 16
     assert len(lips.images) >= 30
-    images, valid = resample_lips(lips, lips.times)
+    images, valid = _seen(lips, lips.times)
     assert np.isfinite(images).all()
     assert not valid[damaged].any()
     assert valid[:10].all()
@@ -437,7 +443,7 @@ def test_of_two_faces_the_larger_and_central_one_is_followed(tmp_path: Path) -> 
 
 def test_one_picture_a_second_is_read_with_a_warning(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.mkv", _speaking([0, 1, 2]), 1, times=[0, 1, 2])
-    with pytest.warns(UserWarning, match=r"a\.mkv: 1 pictures a second are too few"):
+    with pytest.warns(UserWarning, match=r"a\.mkv: 1 video frames per second are too few"):
         lips = read_lips(path)
     assert lips.times.tolist() == [0, 1, 2]
     assert lips.fps == pytest.approx(1)
@@ -446,12 +452,10 @@ def test_one_picture_a_second_is_read_with_a_warning(tmp_path: Path) -> None:
 def test_a_cut_file_gives_what_is_there_with_a_warning(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.mkv", _speaking([index / 25 for index in range(50)]))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.warns(
-        UserWarning, match=r"a\.mkv: its pictures end \d\.\d s before the file should"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"a\.mkv: its video ends \d\.\d s before the file should") as caught:
         lips = read_lips(path)
     assert len(caught) == 1
-    _, valid = resample_lips(lips, np.array([0.2, 1.9]))
+    _, valid = _seen(lips, np.array([0.2, 1.9]))
     assert valid.tolist() == [True, False]
 
 
@@ -483,14 +487,14 @@ def _mistakes(folder: Path) -> dict[Path, str]:
     messages = {
         "missing.mp4": "does not exist; check the name",
         "": "is a folder; give a video",
-        "nobody.mkv": "no face in its 5 pictures; give a video that shows the speaker",
+        "nobody.mkv": "no face in its 5 frames; give a video that shows the speaker",
         "cut.mp4": "cannot be read as a video",
-        "header.mkv": "none of its pictures can be decoded; export the video again",
+        "header.mkv": "none of its video frames can be decoded; export the video again",
         "text.mkv": "cannot be read as a video",
-        "empty.mp4": "cannot be read as a video",
+        "empty.mp4": "is empty",
         "lips.npy": "cannot be read as a video",
-        "sound.mkv": "has no pictures; give a video that shows the speaker",
-        "song.mp3": "has no pictures; give a video that shows the speaker",
+        "sound.mkv": "has no video frames; give a video that shows the speaker",
+        "song.mp3": "has no video frames; give a video that shows the speaker",
     }
     return {folder / name: message for name, message in messages.items()}
 
@@ -531,7 +535,7 @@ def test_the_command_writes_the_lips_and_notes_what_is_odd(
     assert printed.out.strip() == str(tmp_path / "a_lips.npz")
     notes = " ".join(printed.err.split())  # the console folds long lines
     assert "2 faces; the lips are those of the one around pixel" in notes
-    assert "1 pictures a second are too few to follow lips" in notes
+    assert "1 video frames per second are too few to follow lips" in notes
     lips = load_lips_array(tmp_path / "a_lips.npz")
     assert lips.times.tolist() == [0, 1, 2]
     assert lips.valid.any()
@@ -544,13 +548,11 @@ def _lips(times: Sequence[float], reasons: Sequence[int], fps: float) -> Lips:
     return Lips(images, np.array(times), np.array(reasons, np.uint8), fps)
 
 
-def test_resampling_is_linear_and_valid_where_both_neighbours_are() -> None:
+def test_frame_index_is_linear_and_valid_where_both_neighbours_are() -> None:
     lips = _lips([0.0, 0.04, 0.08, 0.12, 0.32], [0, 0, Reason.NO_FACE, 0, 0], 25)
     wanted = [-0.03, -0.02, 0.01, 0.04, 0.05, 0.08, 0.12, 0.2, 0.32, 0.339, 0.35]
-    images, valid = resample_lips(lips, wanted)
-    np.testing.assert_allclose(
-        images[:, 5, 7] * 255, [0, 0, 2.5, 10, 12.5, 20, 30, 34, 40, 40, 40], rtol=1e-5
-    )
+    place, valid = frame_index(lips, wanted)
+    np.testing.assert_allclose(place, [0, 0, 0.25, 1, 1.25, 2, 3, 3.4, 4, 4, 4], rtol=1e-5)
     assert valid.tolist() == [False, True, True, True, False, False, True, False, True, True, False]
 
 

@@ -21,7 +21,7 @@ from avse.data.corpora.synthetic.espeak import LANGUAGES, PAUSE, SyntheticSpeech
 from avse.data.corpora.synthetic.visemes import APERTURE, articulation
 from avse.data.errors import InputError
 from avse.data.lips import Lips
-from avse.data.lips.lips import resample_lips
+from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
 
 TEXT = "Push purple over F six once more."
@@ -269,7 +269,9 @@ def test_lips_cover_the_sound() -> None:
         assert lips.times[-1] < duration <= lips.times[-1] + 1.001 / 30
         assert lips.valid.all()
         frames = stft.frame_times(stft.frames(round(duration * stft.sample_rate)))
-        images, valid = resample_lips(lips, frames)
+        view = LipFrontEnd(side=67, pictures=1, normalised=False)
+        track = view.track(lips, frames)
+        images, valid = view.visual(track)[:, :-1].numpy(), track.valid
         assert valid[:-2].all()  # the last frames may be centred behind the last picture
         assert images.std(0).max() > 0.1
 

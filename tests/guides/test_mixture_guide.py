@@ -36,10 +36,10 @@ from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.base import SpeechModel
 from avse.models.distributions import PowerSpectrum
 from avse.models.min_vae import MINVAE
+from avse.models.mixture import given_alpha
 from avse.models.networks.lips import LipTrunk
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.sites import ALPHA, S, Z
-from avse.models.switch import Switch
 from avse.models.vae_mm import VAEMM
 
 L, F, N, E, D, H = 2, 5, 4, 3, 8, 7
@@ -125,7 +125,7 @@ def costs(
 ) -> Tensor:
     """J(alpha) at the draws z (2, N, L) of the two branches, (2, N), from the components' own formulas."""
     q = [guide.branch(alpha).posterior(**batch) for alpha in (0, 1)]
-    log_variance = model.evaluate(z, batch["visual"]).log_variance
+    log_variance = model.given(batch["visual"])(z).log_variance
     found = []
     for alpha, p in enumerate(priors(model, batch["visual"])):
         likelihood = PowerSpectrum(log_variance[alpha, alpha]).log_prob(batch["power"]).sum(-1)
@@ -211,7 +211,7 @@ def test_alpha_enumerated_in_the_model_alone_is_another_bound(kind: str, batch: 
     z = audio(**batch)
     pyro.set_rng_seed(5)
     loss = TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss(model, audio, **batch)
-    log_prior, log_variance = model.evaluate(z, batch["visual"])
+    log_prior, log_variance = model.given(batch["visual"])(z)
     joint = (log_prior + PowerSpectrum(log_variance).log_prob(batch["power"]).sum(-1)).logsumexp(0)
     one_encoder = -(joint - audio.posterior(**batch).log_prob(z)).sum()
     assert loss.item() == pytest.approx(one_encoder.item(), rel=1e-9)
@@ -264,7 +264,7 @@ def test_the_bound_makes_draws_of_its_own(batch: dict[str, Tensor]) -> None:
     guide = MixtureGuide(prior, prior, OptimalResponsibilities(model))
     one = {name: x[:1].expand(many, -1) for name, x in batch.items()}
     trace = poutine.trace(poutine.enum(guide, first_available_dim=-2)).get_trace(**one)
-    log_variance = model.evaluate(trace.nodes[Z]["value"]).log_variance[0]
+    log_variance = model.given()(trace.nodes[Z]["value"]).log_variance[0]
     likelihood = PowerSpectrum(log_variance).log_prob(one["power"]).sum(-1)
 
     def gain(r: Tensor) -> float:
@@ -336,8 +336,8 @@ def test_divergence_of_switches_is_that_of_the_chosen(pair: str) -> None:
         (torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 1.0, 0.0])),
         (torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]])),
     ):
-        q = Switch(alpha, q1, q0) if pair != "second" else q1
-        p = Switch(beta, p1, p0) if pair != "first" else p1
+        q = given_alpha(alpha, q1, q0) if pair != "second" else q1
+        p = given_alpha(beta, p1, p0) if pair != "first" else p1
         found = kl_divergence(q, p)
         shape = alpha.expand(*alpha.shape[:-1], N).shape
         assert found.shape == shape
@@ -354,7 +354,7 @@ def test_a_switch_is_the_chosen_distribution() -> None:
     mean = torch.zeros(2, L, dtype=torch.float64, requires_grad=True)
     first, second = dist.Normal(mean[1], 0.1).to_event(1), dist.Normal(mean[0] + 10, 0.2).to_event(1)
     alpha = torch.tensor([0.0, 1.0, 1.0])
-    switch = Switch(alpha, first, second)
+    switch = given_alpha(alpha, first, second)
     assert (switch.batch_shape, switch.event_shape) == ((3,), (L,))
     assert switch.expand((5, 3)).rsample().shape == (5, 3, L)
     assert switch.sample((7,)).shape == (7, 3, L)
@@ -367,7 +367,7 @@ def test_a_switch_is_the_chosen_distribution() -> None:
     torch.testing.assert_close(switch.log_prob(value)[1], first.log_prob(value[1]))
     torch.testing.assert_close(switch.log_prob(value)[0], second.log_prob(value[0]))
     assert torch.autograd.grad(value[0].sum(), mean)[0].tolist() == [[1.0] * L, [0.0] * L]
-    coarse = Switch(alpha, first, dist.Poisson(torch.ones(L)).to_event(1))
+    coarse = given_alpha(alpha, first, dist.Poisson(torch.ones(L)).to_event(1))
     assert not coarse.has_rsample
     assert switch.has_rsample
     assert switch.support.check(value).all()

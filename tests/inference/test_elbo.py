@@ -268,8 +268,8 @@ def test_likelihood_of_alpha(pi: float, batch: tuple[int, ...]) -> None:
     """-sum log p(bad | v) of d = 4 tanh(l / 4), l = 0.7 v - 0.3, whatever pi; v = 0 if lips are not seen."""
     model = doubting(pi)
     with torch.no_grad():
-        model.corruption_classifier.odds.weight.fill_(0.7)  # type: ignore[union-attr]
-        model.corruption_classifier.odds.bias.fill_(-0.3)  # type: ignore[union-attr]
+        model.corruption_classifier.logit.weight.fill_(0.7)  # type: ignore[union-attr]
+        model.corruption_classifier.logit.bias.fill_(-0.3)  # type: ignore[union-attr]
     pixel = torch.randn(*batch, N, dtype=torch.float64)
     valid = (torch.arange(N) > 0).double().expand(*batch, N)
     bad = (torch.rand(*batch, N) < 0.5).double()
@@ -297,7 +297,7 @@ def test_likelihood_of_alpha_is_largest_at_the_log_odds_of_bad_lips() -> None:
     model, share = doubting(0.5), 0.25
     visual = torch.cat([torch.zeros(400, 1), torch.ones(400, 1)], 1).double()
     bad = (torch.arange(400) < 400 * share).double()
-    bias = model.corruption_classifier.odds.bias  # type: ignore[union-attr]
+    bias = model.corruption_classifier.logit.bias  # type: ignore[union-attr]
     slopes = []
     for value in (0.0, 4 * math.atanh(math.log(share / (1 - share)) / 4), -2.0):
         with torch.no_grad():

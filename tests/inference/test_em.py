@@ -161,10 +161,10 @@ def test_em_resumes_from_its_callback() -> None:
     assert [step.iteration for step, _ in kept] == list(range(6))
     assert [step.cost for step, _ in kept] == whole.costs
     step, state = kept[2]
-    rest = replace(em, iterations=3).run(step.model, step.position, Generator().set_state(state), s=s)
+    rest = replace(em, iterations=3).run(step.model, step.chain_state, Generator().set_state(state), s=s)
     assert rest.costs == whole.costs[3:]
     assert torch.equal(rest.model.A, whole.model.A)
-    assert torch.equal(rest.position.z, whole.position.z)
+    assert torch.equal(rest.chain_state.z, whole.chain_state.z)
 
 
 # The noise step ------------------------------------------------------------------------------------------

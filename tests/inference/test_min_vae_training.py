@@ -60,7 +60,7 @@ def truth() -> Truth:
         power = trace.nodes[S]["value"]
         axis = torch.linspace(-5, 5, 51, dtype=torch.float64)
         z = torch.cartesian_prod(axis, axis)
-        log_prior, log_variance = model.evaluate(z)  # (2, G), (2, G, F)
+        log_prior, log_variance = model.given()(z)  # (2, G), (2, G, F)
         likelihood = PowerSpectrum(log_variance[0]).log_prob(power[:, None]).sum(-1)  # (N, G)
         joint = torch.stack([(likelihood + prior).logsumexp(-1) for prior in log_prior])
     visual = torch.cat([LogPower(F)(power), torch.ones_like(power[:, :1])], -1)

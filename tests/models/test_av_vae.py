@@ -27,7 +27,7 @@ from avse.inference.presets import default_mcem, papers_mcem
 from avse.models.a_vae import StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
-from avse.models.base import SpeechModel
+from avse.models.base import TracedSpeech
 from avse.models.networks.lips import LipTrunk
 from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, SpectrumDecoder
 from avse.models.nmf import NMFNoise
@@ -104,13 +104,13 @@ def test_evaluate_is_the_trace_and_the_formula(prior: str, shape: tuple[int, ...
     model, visual = av_vae(prior), lips()
     z = torch.randn(shape, dtype=torch.float64)
     log_prior, log_variance = by_hand(model, z, visual)
-    for evaluation in (model.evaluate(z, visual), SpeechModel.evaluate(model, z, visual)):
+    for evaluation in (model.given(visual)(z), TracedSpeech(model, visual)(z)):
         assert evaluation.log_prior.shape == (1, *shape[:-1])
         assert evaluation.log_variance.shape == (1, *shape[:-1], F)
         torch.testing.assert_close(evaluation.log_prior[0], log_prior, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(evaluation.log_variance[0], log_variance, rtol=1e-9, atol=1e-9)
     # Negative control: the lips of other frames.
-    other = model.evaluate(z, visual.roll(1, 0))
+    other = model.given(visual.roll(1, 0))(z)
     assert (other.log_variance[0] - log_variance).abs().max() > 0.01
     if prior == "network":
         assert (other.log_prior[0] - log_prior).abs().max() > 0.01
@@ -119,9 +119,9 @@ def test_evaluate_is_the_trace_and_the_formula(prior: str, shape: tuple[int, ...
 def test_lips_of_every_channel() -> None:
     """Visual (C, N, D): channel c of z meets the lips of channel c."""
     model, visual, z = av_vae(), lips(C), torch.randn(R, C, N, L, dtype=torch.float64)
-    both = model.evaluate(z, visual)
+    both = model.given(visual)(z)
     for c in range(C):
-        alone = model.evaluate(z[:, c], visual[c])
+        alone = model.given(visual[c])(z[:, c])
         torch.testing.assert_close(both.log_prior[:, :, c], alone.log_prior)
         torch.testing.assert_close(both.log_variance[:, :, c], alone.log_variance)
 
@@ -130,7 +130,7 @@ def test_lips_of_every_channel() -> None:
 def test_a_subclass_that_overrides_latent_alone(shape: tuple[int, ...]) -> None:
     model, visual = av_vae(kind=LoudAVVAE), lips()
     z = torch.randn(shape, dtype=torch.float64)
-    evaluation = model.evaluate(z, visual)
+    evaluation = model.given(visual)(z)
     log_prior = -((z - 1).square().sum(-1) / 2 + L * math.log(4 * math.pi)) / 2
     torch.testing.assert_close(evaluation.log_prior[0], log_prior, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(evaluation.log_variance[0], by_hand(model, z, visual)[1] + 3)
@@ -145,7 +145,7 @@ def test_the_log_joint_of_clean_speech_is_the_traced_one(
     model, visual = av_vae(prior, kind), lips()
     power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
     by_trace = frame_log_joint(model, z, power=power, visual=visual)
-    torch.testing.assert_close(model.bound(power, visual)(z), by_trace, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.given(visual).log_joint_fn(power)(z), by_trace, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -180,7 +180,7 @@ def test_lips_of_a_frame_stay_in_that_frame() -> None:
     model, visual, z = av_vae(), lips(), torch.randn(R, N, L, dtype=torch.float64)
     changed = visual.clone()
     changed[1, :-1] += 1
-    before, after = model.evaluate(z, visual), model.evaluate(z, changed)
+    before, after = model.given(visual)(z), model.given(changed)(z)
     moved = (before.log_prior != after.log_prior)[0]
     assert moved[:, 1].all()
     assert not moved[:, [0, 2, 3]].any()
@@ -214,7 +214,7 @@ def test_sampling_and_what_is_refused(prior: str) -> None:
     for mistake in (
         lambda: model(frames=N),
         lambda: model(power=torch.rand(N, F)),
-        lambda: model.evaluate(torch.randn(N, L, dtype=torch.float64)),
+        lambda: model.given()(torch.randn(N, L, dtype=torch.float64)),
     ):
         with pytest.raises(ValueError, match="give visual"):
             mistake()
@@ -240,7 +240,7 @@ def reached(value: Tensor, model: nn.Module) -> set[str]:
 @pytest.mark.parametrize("prior", PRIORS)
 def test_gradients_reach_what_they_should(prior: str) -> None:
     model, visual, z = av_vae(prior), lips(), torch.randn(R, N, L, dtype=torch.float64)
-    evaluation = model.evaluate(z, visual)
+    evaluation = model.given(visual)(z)
     assert reached(evaluation.log_variance.square().sum(), model) == {"lips", "decoder", "condition"}
     if prior == "network":
         assert reached(evaluation.log_prior.sum(), model) == {"lips", "prior"}
@@ -258,8 +258,8 @@ def test_frozen_decoder_equals_the_trainable_one() -> None:
     """Its last layer is folded into the fixed scales; the lips come before it."""
     model, visual, z = av_vae(), lips(), torch.randn(R, N, L, dtype=torch.float64)
     model.fit_scales(torch.rand(50, F, dtype=torch.float64))
-    trainable = model.evaluate(z, visual).log_variance.detach()
-    frozen = model.requires_grad_(False).evaluate(z, visual).log_variance
+    trainable = model.given(visual)(z).log_variance.detach()
+    frozen = model.requires_grad_(False).given(visual)(z).log_variance
     torch.testing.assert_close(frozen, trainable)
 
 
@@ -267,15 +267,15 @@ def test_decoder_starts_at_the_mean_log_power() -> None:
     model, power = av_vae(), torch.rand(500, F, dtype=torch.float64)
     model.fit_scales(power)
     nn.init.zeros_(model.decoder.output.weight)
-    out = model.evaluate(torch.randn(N, L, dtype=torch.float64), lips()).log_variance[0]
+    out = model.given(lips())(torch.randn(N, L, dtype=torch.float64)).log_variance[0]
     torch.testing.assert_close(out, torch.log(power + POWER_FLOOR).mean(0).expand(N, F))
 
 
 def test_band_limited_is_the_lowest_bins() -> None:
     whole, visual, z = av_vae(), lips(), torch.randn(R, N, L, dtype=torch.float64)
     part = BandLimited(whole, 2)
-    ours, by_trace = part.evaluate(z, visual), SpeechModel.evaluate(part, z, visual)
-    torch.testing.assert_close(ours.log_variance, whole.evaluate(z, visual).log_variance[..., :2])
+    ours, by_trace = part.given(visual)(z), TracedSpeech(part, visual)(z)
+    torch.testing.assert_close(ours.log_variance, whole.given(visual)(z).log_variance[..., :2])
     for one, other in zip(ours, by_trace, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 

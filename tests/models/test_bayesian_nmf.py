@@ -82,7 +82,7 @@ def log_density(
     gamma = c * (c / m).log() - math.lgamma(c) + (c - 1) * H.log() - c / m * H
     ratio = H[..., 1:] / H[..., :-1]
     rough = noise.smoothness * (ratio + 1 / ratio - 2).sum((-2, -1))
-    log_prior, log_variance = speech.evaluate(z)
+    log_prior, log_variance = speech.given()(z)
     variance = log_variance.exp() + (W.mT @ H).mT + noise.floor
     likelihood = -(variance.log() + power / variance).sum(-1)
     frames = (log_prior + likelihood).logsumexp(0)  # over alpha
@@ -225,7 +225,7 @@ def scores(draws: Tensor, truth: Tensor, error: Tensor | float = 0.0) -> Tensor:
 def functionals(speech: SpeechModel, noise: GammaNMF, site: dict[str, Tensor], power: Tensor) -> Tensor:
     """z, z^2, W_1, log h, and the Wiener gain of the first bin given z, of the first frame: (*, 5)."""
     z, W, H = site["z"][..., 0, :], site["W"][..., 0, :1], site["H"][..., 0, :1]
-    log_prior, log_variance = speech.evaluate(site["z"])
+    log_prior, log_variance = speech.given()(site["z"])
     variance = noise.noise(site).variance()
     cost = (log_variance.exp() + variance).log() + power / (log_variance.exp() + variance)
     gain = (

@@ -24,7 +24,7 @@ from avse.inference.responsibilities import responsibilities, sample_alpha
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
-from avse.models.base import SpeechModel
+from avse.models.base import ConditionedSpeech, TracedSpeech
 from avse.models.min_vae import MINVAE
 from avse.models.networks.lips import LipTrunk
 from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, RawPower, SpectrumDecoder
@@ -105,7 +105,7 @@ def test_evaluate_is_the_trace_and_the_formula(version: int, shape: tuple[int, .
     model, visual = min_vae(version), lips()
     z = torch.randn(shape, dtype=torch.float64)
     log_prior, log_variance = by_hand(model, z, visual)
-    for evaluation in (model.evaluate(z, visual), SpeechModel.evaluate(model, z, visual)):
+    for evaluation in (model.given(visual)(z), TracedSpeech(model, visual)(z)):
         assert evaluation.log_prior.shape == (2, *shape[:-1])
         assert evaluation.log_variance.shape == (2, *shape[:-1], F)
         torch.testing.assert_close(evaluation.log_prior, log_prior, rtol=1e-8, atol=1e-8)
@@ -113,8 +113,8 @@ def test_evaluate_is_the_trace_and_the_formula(version: int, shape: tuple[int, .
             torch.testing.assert_close(value, log_variance, rtol=1e-8, atol=1e-8)
     # Negative controls: the other alpha first, and the lips of other frames.
     assert (log_prior - log_prior.flip(0)).abs().min(0).values.max() > 0.1
-    other = model.evaluate(z, visual.roll(1, 0))
-    assert torch.equal(other.log_prior, model.evaluate(z, visual).log_prior)
+    other = model.given(visual.roll(1, 0))(z)
+    assert torch.equal(other.log_prior, model.given(visual)(z).log_prior)
     assert bool((other.log_variance[0] - log_variance).abs().max() > 0.01) == (version == 2)
 
 
@@ -124,18 +124,20 @@ def test_each_alpha_at_a_z_of_its_own(version: int, shape: tuple[int, ...]) -> N
     """The diagonal of `evaluate`, by one call of the decoder; and the log joint of clean speech."""
     model, visual, z = min_vae(version), lips(), torch.randn(2, *shape, dtype=torch.float64)
     power, calls = torch.rand(N, F, dtype=torch.float64), []
-    model.decoder.register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[attr-defined]
-    each = model.evaluate_each(z, visual)
+    model.decoder.trunk[0].register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[attr-defined]
+    each = model.given(visual).each(z)
     assert len(calls) == 1
-    for ours, general in zip(each, SpeechModel.evaluate_each(model, z, visual), strict=True):
+    for ours, general in zip(each, ConditionedSpeech.each(model.given(visual), z), strict=True):
         torch.testing.assert_close(ours, general, rtol=1e-10, atol=1e-10)
-    joint = model.bound_each(power, visual)(z)
+    joint = model.given(visual).each_log_joint_fn(power)(z)
     for alpha in (0, 1):
-        for ours, alone in zip(each, model.evaluate(z[alpha], visual), strict=True):
+        for ours, alone in zip(each, model.given(visual)(z[alpha]), strict=True):
             torch.testing.assert_close(ours[alpha], alone[alpha], rtol=1e-10, atol=1e-10)
         by_trace = frame_log_joint(model, z[alpha], power=power, visual=visual)
         torch.testing.assert_close(joint[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(model.bound(power, visual)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            model.given(visual).log_joint_fn(power)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -174,12 +176,12 @@ def test_a_subclass_that_overrides_latent_alone(version: int) -> None:
     model, loud = min_vae(version), min_vae(version, LoudMINVAE)
     loud.load_state_dict(model.state_dict())
     visual, z = lips(), torch.randn(R, N, L, dtype=torch.float64)
-    ours = model.evaluate(z, visual)
+    ours = model.given(visual)(z)
     for other in (loud, BandLimited(loud, F)):
-        torch.testing.assert_close(other.evaluate(z, visual).log_prior, ours.log_prior)
-        torch.testing.assert_close(other.evaluate(z, visual).log_variance, ours.log_variance + 3)
+        torch.testing.assert_close(other.given(visual)(z).log_prior, ours.log_prior)
+        torch.testing.assert_close(other.given(visual)(z).log_variance, ours.log_variance + 3)
         own = z[:2]
-        ours_each, theirs = model.evaluate_each(own, visual), other.evaluate_each(own, visual)
+        ours_each, theirs = model.given(visual).each(own), other.given(visual).each(own)
         torch.testing.assert_close(theirs.log_prior, ours_each.log_prior)
         torch.testing.assert_close(theirs.log_variance, ours_each.log_variance + 3)
 
@@ -227,7 +229,7 @@ def test_gradients_reach_what_they_should(version: int) -> None:
     model, visual, z = min_vae(version), lips(), torch.randn(R, N, L, dtype=torch.float64)
     priors = {"audio_mean", "visual_mean", "audio_log_variance", "visual_log_variance", "log_odds"}
     decoding = {"decoder"} | ({"lips"} if version == 2 else set())
-    evaluation = model.evaluate(z, visual)
+    evaluation = model.given(visual)(z)
     weights = torch.tensor([1.0, 2.0], dtype=torch.float64)[:, None, None]
     assert reached((weights * evaluation.log_prior).sum(), model) == priors
     assert reached(evaluation.log_variance.square().sum(), model) == decoding
@@ -253,7 +255,7 @@ def test_no_step_makes_a_variance_negative_or_pi_impossible(step: float) -> None
         model.log_odds.add_(step)
         model.audio_log_variance.add_(step / 100)
         model.visual_log_variance.sub_(step / 100)
-    evaluation = model.evaluate(model.audio_mean.detach().expand(N, L))
+    evaluation = model.given()(model.audio_mean.detach().expand(N, L))
     assert evaluation.log_prior.isfinite().all()
     assert 0 <= float(model.pi.detach()) <= 1
 
@@ -305,8 +307,8 @@ def test_lips_that_are_never_seen_and_one_frame() -> None:
     model, hidden = min_vae(2), lips(seen=(0.0,) * N)
     z = torch.randn(R, N, L, dtype=torch.float64)
     other = torch.cat([hidden[:, :-1] + 1, hidden[:, -1:]], -1)
-    assert torch.equal(model.evaluate(z, hidden).log_variance, model.evaluate(z, other).log_variance)
-    one = model.evaluate(z[:, :1], hidden[:1])
+    assert torch.equal(model.given(hidden)(z).log_variance, model.given(other)(z).log_variance)
+    one = model.given(hidden[:1])(z[:, :1])
     assert one.log_variance.shape == (2, R, 1, F)
     assert model(visual=hidden[:1]).shape == (1, F)
     with pytest.raises(ValueError, match="give visual"):
@@ -318,7 +320,7 @@ def test_decoder_starts_at_the_mean_log_power() -> None:
     model, power = min_vae(1), torch.rand(500, F, dtype=torch.float64)
     model.fit_scales(power)
     nn.init.zeros_(model.decoder.output.weight)  # type: ignore[union-attr]
-    out = model.evaluate(torch.randn(N, L, dtype=torch.float64)).log_variance[1]
+    out = model.given()(torch.randn(N, L, dtype=torch.float64)).log_variance[1]
     torch.testing.assert_close(out, torch.log(power + POWER_FLOOR).mean(0).expand(N, F))
     MINVAE(L, lambda z: z).fit_scales(power)  # a decoder without scales
 
@@ -334,7 +336,7 @@ def test_every_tensor_is_saved_once_and_comes_back(version: int) -> None:
             parameter.add_(1)
     other.load_state_dict(state)
     visual, z = lips(), torch.randn(N, L, dtype=torch.float64)
-    for ours, theirs in zip(model.evaluate(z, visual), other.evaluate(z, visual), strict=True):
+    for ours, theirs in zip(model.given(visual)(z), other.given(visual)(z), strict=True):
         assert torch.equal(ours, theirs)
     assert model.pi.item() == pytest.approx(0.25, rel=1e-6)
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from avse.inference.mcmc.log_density import closure, frame_log_joint, sum_out_alpha, traced
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.band_limited import BandLimited
-from avse.models.base import SpeechModel
+from avse.models.base import SpeechModel, TracedSpeech
 from avse.models.distributions import PowerSpectrum
 from avse.models.networks.spectrum import POWER_FLOOR, LogPower, RawPower, SpectrumDecoder
 from avse.models.nmf import NMFNoise
-from avse.models.noisy import NoisySpeech, mixture_variance, wiener_moments
+from avse.models.noisy import NoisySpeech, noisy_variance, wiener_moments
 from avse.models.sites import ALPHA, Z
 from avse.zoo.pair import SpeechPair
 
@@ -87,7 +87,7 @@ def noise(dtype: torch.dtype, *batch: int, smoothness: float = 0.0) -> NMFNoise:
 def test_evaluate_traced_is_the_closed_form(shape: tuple[int, ...]) -> None:
     model = a_vae()
     z = torch.randn(shape, dtype=torch.float64)
-    traced_form, closed = SpeechModel.evaluate(model, z), model.evaluate(z)
+    traced_form, closed = TracedSpeech(model)(z), model.given()(z)
     log_prior = -(z.square().sum(-1) + L * math.log(2 * math.pi)) / 2
     for evaluation in (traced_form, closed):
         assert evaluation.log_prior.shape == (1, *shape[:-1])
@@ -100,14 +100,14 @@ def test_a_subclass_that_overrides_latent_alone(shape: tuple[int, ...]) -> None:
     model = LoudAVAE(StandardNormal(L), SpectrumDecoder(L, [7], F)).double()
     z = torch.randn(shape, dtype=torch.float64)
     log_prior = -((z - 1).square().sum(-1) / 2 + L * math.log(4 * math.pi)) / 2
-    evaluation = model.evaluate(z)
+    evaluation = model.given()(z)
     torch.testing.assert_close(evaluation.log_prior[0], log_prior, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(evaluation.log_variance[0], model.decoder(z) + 3, rtol=1e-6, atol=1e-6)
     power = torch.rand(N, F, dtype=torch.float64)
     truth = frame_log_joint(model, z, power=power)
-    torch.testing.assert_close(model.bound(power)(z), truth, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.given().log_joint_fn(power)(z), truth, rtol=1e-9, atol=1e-9)
     # Negative control: the closed form of the parent would be wrong by far.
-    assert (evaluation.log_prior - a_vae().evaluate(z).log_prior).abs().max() > 0.1
+    assert (evaluation.log_prior - a_vae().given()(z).log_prior).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -122,7 +122,7 @@ def test_enumerated_alpha_is_the_sum_written_out(shape: tuple[int, ...]) -> None
         log_prior, log_variance = model.branch(alpha, z)
         by_hand.append(log_prior - (log_variance + power * torch.exp(-log_variance)).sum(-1))
         torch.testing.assert_close(joint[alpha], by_hand[alpha], rtol=1e-8, atol=1e-8)
-        evaluation = model.evaluate(z)
+        evaluation = model.given()(z)
         torch.testing.assert_close(evaluation.log_prior[alpha], log_prior, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(evaluation.log_variance[alpha], log_variance, rtol=1e-8, atol=1e-8)
     explicit = torch.log(by_hand[0].exp() + by_hand[1].exp())
@@ -140,10 +140,10 @@ def test_each_alpha_at_a_z_of_its_own(
 ) -> None:
     """`evaluate_each` is the diagonal of `evaluate`, whatever the model."""
     model, z = wrap(make()), torch.randn(values, *shape, dtype=torch.float64)
-    each = model.evaluate_each(z)
+    each = model.given().each(z)
     assert each.log_prior.shape == (values, *shape[:-1])
     for alpha in range(values):
-        alone = model.evaluate(z[alpha])
+        alone = model.given()(z[alpha])
         for ours, all_alpha in zip(each, alone, strict=True):
             torch.testing.assert_close(ours[alpha], all_alpha[alpha], rtol=1e-10, atol=1e-10)
             if values > 1:  # negative control: the z of another
@@ -157,10 +157,12 @@ def test_the_log_joint_of_clean_speech_is_the_traced_one(
 ) -> None:
     model, power = make(), torch.rand(N, F, dtype=torch.float64)
     z = torch.randn(values, *shape, dtype=torch.float64)
-    each = model.bound_each(power)(z)
+    each = model.given().each_log_joint_fn(power)(z)
     for alpha in range(values):
         by_trace = frame_log_joint(model, z[alpha], power=power)
-        torch.testing.assert_close(model.bound(power)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            model.given().log_joint_fn(power)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10
+        )
         torch.testing.assert_close(each[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
 
 
@@ -182,12 +184,12 @@ def test_the_log_joint_of_clean_speech_at_the_weights_of_now(
     for change in (lambda: None, lambda: nn.init.constant_(model.decoder.output.bias, 0.7)):
         change()
         at = z.clone().requires_grad_()
-        ours, by_trace = model.bound(power)(at), frame_log_joint(model, at, power=power)
+        ours, by_trace = model.given().log_joint_fn(power)(at), frame_log_joint(model, at, power=power)
         torch.testing.assert_close(ours, by_trace, rtol=1e-9, atol=1e-9)
         slopes = [torch.autograd.grad(joint.sum(), at)[0] for joint in (ours, by_trace)]
         torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-9)
         with torch.no_grad():
-            torch.testing.assert_close(model.bound(power)(z), by_trace, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(model.given().log_joint_fn(power)(z), by_trace, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
@@ -260,7 +262,7 @@ def test_sampled_mixture_has_the_mixture_variance() -> None:
             weight.zero_()
         log_variance = model.speech.decoder.output.bias.expand(N, F)
         draws = torch.stack([model() for _ in range(2000)])
-        truth = mixture_variance(log_variance, model.noise)
+        truth = noisy_variance(log_variance, model.noise)
     z_scores = (draws.mean(0) / truth - 1) * math.sqrt(2000)
     assert z_scores.abs().max() < 4.5
 
@@ -279,10 +281,10 @@ def test_parameters_stay_in_the_module(kind: type) -> None:
 def test_band_limited_is_the_lowest_bins() -> None:
     whole, z = SwitchedAVAE(), torch.randn(R, N, L, dtype=torch.float64)
     part = BandLimited(whole, 2)
-    evaluation = part.evaluate(z)
-    torch.testing.assert_close(evaluation.log_variance, whole.evaluate(z).log_variance[..., :2])
-    torch.testing.assert_close(evaluation.log_prior, whole.evaluate(z).log_prior)
-    for ours, by_trace in zip(evaluation, SpeechModel.evaluate(part, z), strict=True):
+    evaluation = part.given()(z)
+    torch.testing.assert_close(evaluation.log_variance, whole.given()(z).log_variance[..., :2])
+    torch.testing.assert_close(evaluation.log_prior, whole.given()(z).log_prior)
+    for ours, by_trace in zip(evaluation, TracedSpeech(part)(z), strict=True):
         torch.testing.assert_close(ours, by_trace, rtol=1e-9, atol=1e-9)
     assert part(frames=4).shape == (4, 2)
 

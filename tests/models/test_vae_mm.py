@@ -30,14 +30,14 @@ from avse.inference.vem.vem import VEM
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
-from avse.models.base import SpeechModel
+from avse.models.base import ConditionedSpeech, SpeechModel, TracedSpeech
 from avse.models.distributions import PowerSpectrum
+from avse.models.mixture import MAX_LOG_ODDS
 from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk, cached_embeddings
 from avse.models.networks.spectrum import GaussianEncoder, RawPower, SpectrumDecoder
 from avse.models.nmf import NMFNoise
-from avse.models.noisy import NoisySpeech, mixture_variance
+from avse.models.noisy import NoisySpeech, noisy_variance
 from avse.models.sites import ALPHA, Z
-from avse.models.switch import NEVER
 from avse.models.vae_mm import VAEMM
 
 L, F, N, C, R, E, D, H = 2, 5, 4, 2, 6, 3, 8, 7
@@ -104,7 +104,7 @@ def explicit(model: VAEMM, z: Tensor, visual: Tensor) -> tuple[list[Tensor], lis
     """log p(alpha) + log p(z | alpha) and log sigma^alpha for alpha = 0, 1, one component at a time."""
     priors, variances = [], []
     for component, probability in ((model.second, 1 - PI), (model.first, PI)):
-        evaluation = component.evaluate(z, visual)
+        evaluation = component.given(visual)(z)
         priors.append(evaluation.log_prior[0] + math.log(probability))
         variances.append(evaluation.log_variance[0])
     return priors, variances
@@ -116,7 +116,7 @@ def test_evaluate_is_the_trace_and_the_components(components: str, shape: tuple[
     model, visual = mixture(components), lips()
     z = torch.randn(shape, dtype=torch.float64)
     priors, variances = map(torch.stack, explicit(model, z, visual))
-    for evaluation in (model.evaluate(z, visual), SpeechModel.evaluate(model, z, visual)):
+    for evaluation in (model.given(visual)(z), TracedSpeech(model, visual)(z)):
         assert evaluation.log_prior.shape == (2, *shape[:-1])
         assert evaluation.log_variance.shape == (2, *shape[:-1], F)
         torch.testing.assert_close(evaluation.log_prior, priors, rtol=1e-8, atol=1e-8)
@@ -131,11 +131,11 @@ def test_each_component_at_a_z_of_its_own(components: str, shape: tuple[int, ...
     """The diagonal of `evaluate`, and of the trace with the power observed."""
     model, visual, z = mixture(components), lips(), torch.randn(2, *shape, dtype=torch.float64)
     power = torch.rand(N, F, dtype=torch.float64)
-    each, joint = model.evaluate_each(z, visual), model.bound_each(power, visual)(z)
-    for ours, general in zip(each, SpeechModel.evaluate_each(model, z, visual), strict=True):
+    each, joint = model.given(visual).each(z), model.given(visual).each_log_joint_fn(power)(z)
+    for ours, general in zip(each, ConditionedSpeech.each(model.given(visual), z), strict=True):
         torch.testing.assert_close(ours, general, rtol=1e-10, atol=1e-10)
     for alpha in (0, 1):
-        alone = model.evaluate(z[alpha], visual)
+        alone = model.given(visual)(z[alpha])
         torch.testing.assert_close(each.log_prior[alpha], alone.log_prior[alpha], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(
             each.log_variance[alpha], alone.log_variance[alpha], rtol=1e-10, atol=1e-10
@@ -143,7 +143,9 @@ def test_each_component_at_a_z_of_its_own(components: str, shape: tuple[int, ...
         assert (each.log_variance[alpha] - alone.log_variance[1 - alpha]).abs().max() > 0.01
         by_trace = frame_log_joint(model, z[alpha], power=power, visual=visual)
         torch.testing.assert_close(joint[alpha], by_trace[alpha], rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(model.bound(power, visual)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            model.given(visual).log_joint_fn(power)(z[alpha]), by_trace, rtol=1e-10, atol=1e-10
+        )
 
 
 def test_no_component_is_asked_for_the_z_of_the_other() -> None:
@@ -151,14 +153,18 @@ def test_no_component_is_asked_for_the_z_of_the_other() -> None:
     model, visual, z = mixture(), lips(), torch.randn(2, R, N, L, dtype=torch.float64)
     power, asked = torch.rand(N, F, dtype=torch.float64), []
     for component in (model.second, model.first):
-        decoder = component.decoder
-        decoder.register_forward_pre_hook(lambda decoder, at: asked.append((decoder, at[0])))  # type: ignore[operator, union-attr]
-    for evaluate in (lambda: model.evaluate_each(z, visual), lambda: model.bound_each(power, visual)(z)):
+        layer = component.decoder.trunk[0]  # type: ignore[union-attr]
+        layer.register_forward_pre_hook(lambda layer, at: asked.append((layer, at[0])))  # type: ignore[operator, union-attr]
+    for evaluate in (
+        lambda: model.given(visual).each(z),
+        lambda: model.given(visual).each_log_joint_fn(power)(z),
+    ):
         asked.clear()
         evaluate()
         assert len(asked) == 2
-        for decoder, at in asked:
-            assert torch.equal(at, z[1] if decoder is model.first.decoder else z[0])
+        for layer, at in asked:
+            own = z[1] if layer is model.first.decoder.trunk[0] else z[0]  # type: ignore[union-attr, index]
+            assert torch.equal(at.reshape(own.shape), own)
         assert asked[0][0] is not asked[1][0]
 
 
@@ -173,7 +179,7 @@ def test_enumeration_is_the_sum_written_out(components: str, shape: tuple[int, .
     z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     joints = []
     for log_prior, log_variance in zip(*explicit(speech, z, visual), strict=True):
-        variance = mixture_variance(log_variance.clone(), mask)
+        variance = noisy_variance(log_variance.clone(), mask)
         joints.append(log_prior + PowerSpectrum(variance.log()).log_prob(power).sum(-1))
     truth = joints[0] + torch.log1p(torch.exp(joints[1] - joints[0]))
     by_trace = frame_log_joint(model, z, power=power, visual=visual)
@@ -190,10 +196,10 @@ def test_enumeration_is_the_sum_written_out(components: str, shape: tuple[int, .
 
 def test_lips_of_every_channel() -> None:
     model, visual, z = mixture(), lips(C), torch.randn(R, C, N, L, dtype=torch.float64)
-    for evaluate in (model.evaluate, lambda *at: SpeechModel.evaluate(model, *at)):
-        both = evaluate(z, visual)
+    for conditioned in (model.given(visual), TracedSpeech(model, visual)):
+        both = conditioned(z)
         for c in range(C):
-            alone = model.evaluate(z[:, c], visual[c])
+            alone = model.given(visual[c])(z[:, c])
             torch.testing.assert_close(both.log_prior[:, :, c], alone.log_prior)
             torch.testing.assert_close(both.log_variance[:, :, c], alone.log_variance)
 
@@ -210,15 +216,15 @@ def test_a_subclass_that_overrides_latent_alone(wrap: Callable[[SpeechModel], Sp
     model = mixture()
     loud = LoudVAEMM(model.first, model.second, PI).double()
     visual, z = lips(), torch.randn(R, N, L, dtype=torch.float64)
-    ours, theirs = model.evaluate(z, visual), wrap(loud).evaluate(z, visual)
+    ours, theirs = model.given(visual)(z), wrap(loud).given(visual)(z)
     torch.testing.assert_close(theirs.log_prior, ours.log_prior)
     torch.testing.assert_close(theirs.log_variance, ours.log_variance + 3)
     own, power = torch.randn(2, R, N, L, dtype=torch.float64), torch.rand(N, F, dtype=torch.float64)
-    ours, theirs = model.evaluate_each(own, visual), wrap(loud).evaluate_each(own, visual)
+    ours, theirs = model.given(visual).each(own), wrap(loud).given(visual).each(own)
     torch.testing.assert_close(theirs.log_prior, ours.log_prior)
     torch.testing.assert_close(theirs.log_variance, ours.log_variance + 3)
     by_trace = frame_log_joint(loud, z, power=power, visual=visual)
-    torch.testing.assert_close(wrap(loud).bound(power, visual)(z), by_trace)
+    torch.testing.assert_close(wrap(loud).given(visual).log_joint_fn(power)(z), by_trace)
 
 
 # The story -----------------------------------------------------------------------------------------------
@@ -266,13 +272,12 @@ def test_samples_of_alpha_and_z() -> None:
 
 
 def test_nothing_of_the_components_shows_in_the_trace_or_in_other_randomness() -> None:
-    """Building it asks its components for a frame each; that leaves generators and trunks as they were."""
+    """Building it asks its components for a frame each; that leaves the generators as they were."""
     state = torch.get_rng_state()
     first, second = a_vae(), av_vae()
     torch.set_rng_state(state)
     VAEMM(first, second)
     assert torch.equal(torch.get_rng_state(), state)
-    assert second.lips.seen is None  # type: ignore[union-attr]
 
 
 # Both ends of pi, and components that do not differ -------------------------------------------------------
@@ -308,8 +313,8 @@ def test_at_the_ends_of_pi_it_is_one_component_exactly(pi: float, dtype: torch.d
 
 
 def test_what_cannot_be_is_finite() -> None:
-    assert math.isfinite(NEVER)
-    assert mixture(pi=0.0).evaluate(torch.zeros(N, L, dtype=torch.float64), lips()).log_prior[1].max() < -1e29
+    assert math.isfinite(MAX_LOG_ODDS)
+    assert mixture(pi=0.0).given(lips())(torch.zeros(N, L, dtype=torch.float64)).log_prior[1].max() < -1e29
 
 
 @pytest.mark.parametrize("pi", [0.0, 0.2, 0.5, 1.0])
@@ -386,11 +391,11 @@ def test_a_trunk_of_another_kind_is_trusted() -> None:
     model = av_vae(3)
     model.lips = nn.Linear(D, E).double()  # type: ignore[assignment]
     with pytest.raises(RuntimeError):
-        VAEMM(a_vae(), model).double().evaluate(torch.randn(N, L, dtype=torch.float64), lips())
+        VAEMM(a_vae(), model).double().given(lips())(torch.randn(N, L, dtype=torch.float64))
 
 
 def test_lips_are_asked_for() -> None:
-    for use in (lambda: mixture()(frames=N), lambda: mixture().evaluate(torch.randn(N, L).double())):
+    for use in (lambda: mixture()(frames=N), lambda: mixture().given()(torch.randn(N, L).double())):
         with pytest.raises(ValueError, match="give visual"):
             use()
     assert mixture("deaf")(frames=N).shape == (N, F)
@@ -410,7 +415,7 @@ def test_every_tensor_is_saved_once_and_comes_back() -> None:
     visual, z = lips(), torch.randn(N, L, dtype=torch.float64)
     other.load_state_dict(state)
     assert float(other.pi) == pytest.approx(PI)
-    for ours, theirs in zip(model.evaluate(z, visual), other.evaluate(z, visual), strict=True):
+    for ours, theirs in zip(model.given(visual)(z), other.given(visual)(z), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -499,7 +504,7 @@ def test_mcem(make: Callable[[], MCEM], batch: tuple[int, ...]) -> None:
     assert ((r > 0) & (r < 1)).all()
     torch.testing.assert_close(r.sum(0), torch.ones(*batch, N))
     assert posteriors[0].costs[-1] < posteriors[0].costs[0]
-    assert torch.equal(posteriors[0].wiener_gain, posteriors[1].gain)
+    assert torch.equal(posteriors[0].wiener_gain, posteriors[1].wiener_gain)
 
 
 # Lips that are doubted -----------------------------------------------------------------------------------
@@ -528,11 +533,11 @@ def test_doubt_by_closed_form_trace_and_hand(components: str, shape: tuple[int, 
     assert odds.shape == (*shape[1:-2], N)
     assert odds.std() > 0.1
     prior = torch.stack([-torch.log1p(odds.exp()), -torch.log1p((-odds).exp())])
-    without = plain.evaluate(z, visual)
+    without = plain.given(visual)(z)
     given = without.log_prior - torch.tensor([1 - PI, PI]).log().reshape(2, *[1] * (z.dim() - 1))
     prior = prior.reshape(2, *[1] * (z.dim() - 1 - odds.dim()), *odds.shape)
     truth = given + prior
-    for evaluation in (model.evaluate(z, visual), SpeechModel.evaluate(model, z, visual)):
+    for evaluation in (model.given(visual)(z), TracedSpeech(model, visual)(z)):
         torch.testing.assert_close(evaluation.log_prior, truth, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(evaluation.log_variance, without.log_variance)
         assert (evaluation.log_prior - without.log_prior).abs().max() > 0.1  # negative control
@@ -566,7 +571,7 @@ def test_no_classifier_stands_against_the_ends_of_pi(pi: float, logit: float, dt
     )
     z, visual = torch.randn(R, N, L).to(dtype), lips().to(dtype)
     assert torch.equal(speech.log_odds(visual), sure.log_odds().expand(N))
-    assert torch.equal(speech.evaluate(z, visual).log_prior, sure.evaluate(z, visual).log_prior)
+    assert torch.equal(speech.given(visual)(z).log_prior, sure.given(visual)(z).log_prior)
     assert (poutine.trace(speech).get_trace(visual=visual).nodes[ALPHA]["value"] == pi).all()
 
 
@@ -589,9 +594,9 @@ def test_doubt_of_lips_that_are_not_seen_is_learned() -> None:
         model(frames=N)
     looks: list[None] = []
     classifier.trunk.layers.register_forward_hook(lambda *ignored: looks.append(None))
-    with cached_embeddings(model):
+    with cached_embeddings():
         for _ in range(3):
-            model.evaluate(torch.randn(N, L, dtype=torch.float64), visual[0].clone() if looks else visual[1])
+            model.given(visual[0].clone() if looks else visual[1])(torch.randn(N, L, dtype=torch.float64))
     assert len(looks) == 3
 
 
@@ -612,7 +617,7 @@ def test_doubt_is_saved_and_comes_back() -> None:
     model, other = doubting(), doubting(pi=0.9)
     other.load_state_dict(model.state_dict())
     visual, z = lips(), torch.randn(N, L, dtype=torch.float64)
-    for ours, theirs in zip(model.evaluate(z, visual), other.evaluate(z, visual), strict=True):
+    for ours, theirs in zip(model.given(visual)(z), other.given(visual)(z), strict=True):
         assert torch.equal(ours, theirs)
 
 

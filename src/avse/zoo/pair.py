@@ -254,7 +254,7 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
             )
     modules = pair.modules()
     modules.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
-    modules.eval().requires_grad_(False)
+    modules.float().eval().requires_grad_(False)
     return pair
 
 

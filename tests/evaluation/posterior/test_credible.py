@@ -15,13 +15,13 @@ from torch import Generator, Tensor
 from avse.data.stft import STFT
 from avse.evaluation.posterior.credible import (
     credible_band,
-    draw_alpha,
     draw_speech,
     level_draws,
     sample_waveforms,
     speech_moments,
 )
 from avse.evaluation.posterior.functionals import decibels, given_z
+from avse.inference.responsibilities import draw_component
 from avse.inference.wiener import average_filter
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.base import SpeechModel
@@ -106,13 +106,13 @@ def test_alpha_is_drawn_by_its_responsibilities(generator: Generator) -> None:
     """3 x 5 frequencies of 20 000 draws, |z| < 5: false alarms 9e-6. Certain ones are always drawn."""
     weights = torch.rand(3, 5, dtype=torch.float64)
     weights = weights / weights.sum(0)
-    many = draw_alpha(weights.unsqueeze(1).expand(3, 20000, 5), generator)
+    many = draw_component(weights.unsqueeze(1).expand(3, 20000, 5), generator)
     for a in range(3):
         error = (many == a).double().mean(0) - weights[a]
         assert (error.abs() < 5 * (weights[a] * (1 - weights[a]) / 20000).sqrt()).all()
     sure = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).unsqueeze(1).expand(2, 1000, 2)
-    assert (draw_alpha(sure, generator) == torch.tensor([0, 1])).all()
-    assert (draw_alpha(torch.ones(1, 7), generator) == 0).all()
+    assert (draw_component(sure, generator) == torch.tensor([0, 1])).all()
+    assert (draw_component(torch.ones(1, 7), generator) == 0).all()
 
 
 def test_without_z_the_draws_are_the_conjugate_posterior(generator: Generator) -> None:

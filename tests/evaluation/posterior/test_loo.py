@@ -265,7 +265,7 @@ def test_models_with_and_without_lips_on_one_recording(generator: Generator) -> 
         with torch.no_grad():
             weights = joint(GRID[:, None, None].expand(-1, N, 1)).softmax(0).T
         z = GRID[torch.multinomial(weights, 400, replacement=True, generator=generator).T][None, ..., None]
-        with cached_embeddings(speech):
+        with cached_embeddings():
             evidences[name] = frame_evidence(joint, z, generator, samples=1000)
         whole = loo_bins(model, z, power, lips)
         scores[name] = whole.elpd
