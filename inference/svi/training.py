@@ -5,8 +5,9 @@ The loss is minus the evidence lower bound a frame, in nats:
     -(1 / B) sum_n E_q [ log p(s_n, z_n, alpha_n | v_n) - log q(z_n, alpha_n | s_n, v_n) ].
 
 Lightning brings early stopping, checkpoints, resuming and devices. The randomness of an epoch depends on the
-seed and the epoch alone, so that a resumed run repeats an uninterrupted one on the same machine with the same
-threads. Checkpoints are written whole or not at all: a run may be killed at any moment and resumed.
+seed and the epoch alone, so that a resumed run repeats an uninterrupted one: exactly in the same process on a
+CPU with the same number of threads, else to within rounding, which training amplifies. Checkpoints are written
+whole or not at all: a run may be killed at any moment and resumed.
 """
 
 import csv
