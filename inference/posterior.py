@@ -1,4 +1,4 @@
-"""What inference leaves behind: draws, fitted noise, the Wiener gain and how it went."""
+"""The result of inference: draws, the fitted noise, the Wiener gain and diagnostics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     import xarray
 
 COMPONENT = "component"
-"""Dimension of the values of alpha."""
+"""Name of the dimension over the values of alpha."""
 LAST_DIMENSIONS = {"level": "band", "alpha": COMPONENT}
-"""Names of the last dimension of functionals of more than one number a frame."""
+"""Names of the last dimension of functionals with more than one number per frame."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Posterior:
     """The posterior of the speech in a recording of N frames; C chains, D draws, L latents, F bins.
 
@@ -28,17 +28,17 @@ class Posterior:
         z: draws of the latents, (C, D, *, N, L).
         noise: fitted noise model.
         wiener_gain: mean Wiener gain, (*, N, F): E[s | x] = wiener_gain x.
-        gain_floor: smallest gain to apply when the speech is heard; no part of the posterior.
-        variance: Var[s | x], a power in the units of the mixture, (*, N, F).
+        gain_floor: smallest gain that is applied in synthesis; not a part of the posterior.
+        variance: Var[s | x], a power in the units of |x|^2, (*, N, F).
         responsibilities: p(alpha | x), (A, *, N), with A = 1 for a model without alpha.
-        acceptance: mean acceptance of the final moves, (*, N).
-        costs: of the noise model before every iteration, a frame and bin: the mean of -log p(x | z) over the
+        acceptance: mean acceptance rate of the final transitions, (*, N).
+        costs: cost before every iteration, in nats per frame and bin: the mean of -log p(x | z) over the
             draws in MCEM, the free energy in VEM.
         converged: whether the objective changed by less than the tolerance; None where the number of
-            iterations is fixed and there is no tolerance to meet.
-        step_size: of the final moves, units of z, (C, *, N); None where no kernel has one.
-        energy: of every draw, where the kernel has one, (C, D, *, N).
-        diverged: whether the move to a draw lost its trajectory, where the kernel can tell, (C, D, *, N).
+            iterations is fixed.
+        step_size: step sizes of the final transitions, in units of z, (C, *, N); None where they are not kept.
+        energy: Hamiltonian of every draw, (C, D, *, N); None for a kernel without momentum.
+        diverged: whether the transition to a draw diverged, (C, D, *, N); None where it is not kept.
     """
 
     z: Tensor
@@ -54,6 +54,14 @@ class Posterior:
     energy: Tensor | None = None
     diverged: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Shapes and convergence in one line."""
+        return (
+            f"Posterior(z={tuple(self.z.shape)}, wiener_gain={tuple(self.wiener_gain.shape)}, "
+            f"components={self.responsibilities.shape[0]}, noise={type(self.noise).__name__}, "
+            f"iterations={len(self.costs)}, converged={self.converged})"
+        )
+
     def to_xarray(
         self, channel: int = 0, functionals: Mapping[str, Tensor] | None = None, stft: STFT | None = None
     ) -> "xarray.Dataset":
@@ -67,8 +75,8 @@ class Posterior:
             channel: index into the leading dimensions *, flattened.
             functionals: draws of more variables by name, (C, D, *, N) or (C, D, *, N, K), as
                 `avse.evaluation.posterior.functionals.over_draws` gives them; they get the dimensions (chain,
-                draw, frame) and one named after themselves (band of "level", component of "alpha").
-            stft: puts Hz on the dimension frequency, and a coordinate time in s on the dimension frame.
+                draw, frame) and one more: band for "level", component for "alpha", else NAME_dim.
+            stft: if given, adds the coordinates frequency in Hz, and time in s on the dimension frame.
         """
         import arviz as az
 
@@ -105,6 +113,6 @@ class Posterior:
 
 
 def _one_channel(values: Tensor, before: int, after: int, channel: int) -> NDArray[Any]:
-    """One index of what stands between the first `before` and the last `after` dimensions, flattened."""
+    """Flatten the dimensions between the first `before` and the last `after`, and select index `channel`."""
     inner = values.reshape(*values.shape[:before], -1, *values.shape[values.dim() - after :])
     return inner.select(before, channel).cpu().numpy()
