@@ -36,7 +36,8 @@ class Posterior:
             draws in MCEM, the free energy in VEM.
         converged: whether the objective changed by less than the tolerance; None where the number of
             iterations is fixed.
-        step_size: step sizes of the final transitions, in units of z, (C, *, N); None where they are not kept.
+        step_size: step sizes of the final transitions, in units of z, (C, *, N); None where they are not
+            kept.
         energy: Hamiltonian of every draw, (C, D, *, N); None for a kernel without momentum.
         diverged: whether the transition to a draw diverged, (C, D, *, N); None where it is not kept.
     """

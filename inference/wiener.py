@@ -63,7 +63,8 @@ def averaged(noise: NoiseModel, power: Tensor, draws: Iterable[tuple[Tensor, Ten
     Args:
         noise: frame gain and noise variance.
         power: |x|^2 (*, N, F).
-        draws: pairs of the speech variance of a draw, without the frame gain (*, N, F), and its weight (*, N).
+        draws: pairs of the speech variance of a draw, without the frame gain (*, N, F), and its weight (*,
+            N).
     """
     mean, square, within = (torch.zeros_like(power) for _ in range(3))
     for speech_variance, weight in draws:

@@ -1,9 +1,9 @@
 """Markov transition kernels on z: all frames in parallel, accepted or rejected frame by frame.
 
 A kernel is a pure function (state, log joint, step size, generator) -> (state, info), with one step size per
-frame. The frames must be independent given the parameters (no recurrent prior or decoder); otherwise accepting
-per frame does not leave the target invariant. The state carries the log density (and its gradient, where it is
-used), so that one transition costs one evaluation, and one of L leapfrog steps costs L.
+frame. The frames must be independent given the parameters (no recurrent prior or decoder); otherwise
+accepting per frame does not leave the target invariant. The state carries the log density (and its gradient,
+where it is used), so that one transition costs one evaluation, and one of L leapfrog steps costs L.
 """
 
 from dataclasses import dataclass
@@ -125,18 +125,18 @@ class MALA:
 class HMC:
     """Hamiltonian Monte Carlo: a momentum r ~ N(0, I), leapfrog steps, then Metropolis-Hastings.
 
-    The acceptance probability is min(1, exp(H(z, r) - H(z', r'))), H(z, r) = -log p(z) + |r|^2 / 2. Duane et al., Physics
-    Letters B 1987; Neal, Handbook of MCMC 2011. One transition covers a distance of up to leapfrog_steps x
-    step_size, for which a random walk needs in the order of leapfrog_steps^2 transitions. The optimal
-    acceptance rate is 0.65 in high dimensions (Beskos et al., Bernoulli 2013), and rates up to 0.8 are safer:
-    adapt to that range, not to 0.57.
+    The acceptance probability is min(1, exp(H(z, r) - H(z', r'))), H(z, r) = -log p(z) + |r|^2 / 2. Duane et
+    al., Physics Letters B 1987; Neal, Handbook of MCMC 2011. One transition covers a distance of up to
+    leapfrog_steps x step_size, for which a random walk needs in the order of leapfrog_steps^2 transitions.
+    The optimal acceptance rate is 0.65 in high dimensions (Beskos et al., Bernoulli 2013), and rates up to
+    0.8 are safer: adapt to that range, not to 0.57.
 
     Args:
         step_size: initial size of one leapfrog step, in units of z.
         leapfrog_steps: number of leapfrog steps per transition; each costs one gradient.
-        jitter: the step size of every frame is multiplied by a factor from U(1 - jitter, 1 + jitter), drawn anew
-            in each transition and independently of the state, so that trajectories do not all have a length
-            at which they return to their initial point.
+        jitter: the step size of every frame is multiplied by a factor from U(1 - jitter, 1 + jitter), drawn
+            anew in each transition and independently of the state, so that trajectories do not all have a
+            length at which they return to their initial point.
 
     Raises:
         InputError: `leapfrog_steps` is below 1, or `jitter` outside [0, 1).
@@ -257,7 +257,8 @@ def metropolis(
 
 
 def adapted(step_size: Tensor, info: Info, target: float, adaptations: int) -> Tensor:
-    """The adapted step size of every frame (*, N): larger where the acceptance exceeds `target`, else smaller.
+    """The adapted step size of every frame (*, N): larger where the acceptance exceeds `target`, else
+    smaller.
 
     log step <- log step + (adaptations + 1)^(-1/2) (probability - target) / 2, a stochastic
     approximation with vanishing gains (Robbins and Monro 1951). For warmup only: a kernel whose step size

@@ -1,7 +1,7 @@
 """The log joint density of every frame as a function of z, which is all that a sampler needs of a model.
 
-`frame_log_joint` computes it from one trace of any Pyro model with a site "z" inside a frames plate. `closure`
-uses the method `log_joint_fn(**data)` of a model instead of a trace, if the model has that method.
+`frame_log_joint` computes it from one trace of any Pyro model with a site "z" inside a frames plate.
+`closure` uses the method `log_joint_fn(**data)` of a model instead of a trace, if the model has that method.
 """
 
 from collections.abc import Callable

@@ -5,8 +5,8 @@
     mcmc.run(power=power)
     mcmc.get_samples()["z"]                       # (200, *, N, L)
 
-`FrameMCMCKernel` adapts a kernel to Pyro's calling conventions: it builds the log joint from the model and the
-arguments of `run`, and adapts the step sizes during warmup.
+`FrameMCMCKernel` adapts a kernel to Pyro's calling conventions: it builds the log joint from the model and
+the arguments of `run`, and adapts the step sizes during warmup.
 
 Pyro's own NUTS samples models whose frames are not independent, such as `SpeechInUnknownNoise`:
 
@@ -45,7 +45,9 @@ def nuts(model: Model, start: Mapping[str, Tensor], **options: Any) -> NUTS:
         ValueError: there is no initial value for "z".
     """
     if Z not in start:
-        raise ValueError('nuts needs an initial value for "z": an enumerated alpha would give it a wrong shape')
+        raise ValueError(
+            'nuts needs an initial value for "z": an enumerated alpha would give it a wrong shape'
+        )
     return NUTS(model, init_strategy=init_to_value(values=dict(start)), **options)
 
 
@@ -59,7 +61,8 @@ class FrameMCMCKernel(MCMCKernel):
         kernel: transition kernel.
         z: initial values, (*, N, L); `MCMC(initial_params={"z": ...})` takes precedence.
         seed: seed of the random numbers.
-        target_acceptance: acceptance rate towards which step sizes are adapted during warmup; None keeps them.
+        target_acceptance: acceptance rate towards which step sizes are adapted during warmup; None keeps
+            them.
     """
 
     def __init__(
