@@ -142,6 +142,12 @@ class SpeechPair(ModelHubMixin):
             bins=config.front_end.stft.bins, **seen, **config.arguments
         )
 
+    def __repr__(self) -> str:
+        """Name, architecture, bins and lips in one line."""
+        lips = "without lips" if self.config.lips is None else f"{self.config.lips.pictures} video frames"
+        bins = self.config.front_end.stft.bins
+        return f"SpeechPair({self.name!r}, {self.config.architecture}, {bins} bins, {lips})"
+
     @property
     def stft(self) -> STFT:
         """The short-time Fourier transform that the pair was trained with."""
