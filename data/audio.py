@@ -327,7 +327,7 @@ def open_media(path: Path) -> Any:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return av.open(Path(name).open("rb"), metadata_errors="ignore")
+        return av.open(io.BytesIO(path.read_bytes()), metadata_errors="ignore")
     return av.open(name, metadata_errors="ignore")
 
 

@@ -50,6 +50,31 @@ def check_source(path: str | os.PathLike[str], wanted: str) -> None:
         raise InputError(f"{path}: cannot be opened ({reason}); check its name and permissions") from error
 
 
+def check_distinct(**paths: str | os.PathLike[str] | None) -> None:
+    """Refuse paths of which any two are one file: by link, by another spelling, or but for upper case.
+
+    Args:
+        paths: by what they are to the user, such as `out`; None is no path.
+
+    Raises:
+        InputError: names the two.
+    """
+    given = [(name, Path(path)) for name, path in paths.items() if path is not None]
+    for index, (name, path) in enumerate(given):
+        for other_name, other in given[:index]:
+            if _same_file(path, other):
+                raise InputError(
+                    f"{path}: is both {other_name} and {name}; give another name for one of them"
+                )
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    with suppress(OSError, ValueError):
+        if os.path.samefile(first, second):
+            return True
+    return os.path.realpath(first).casefold() == os.path.realpath(second).casefold()
+
+
 def check_destination(path: str | os.PathLike[str]) -> None:
     """Check that a file can be written at `path`, before a long computation and without leaving a trace.
 

@@ -54,7 +54,7 @@ class FrontEnd:
     def response(self) -> Tensor:
         """Amplitude of the high-pass in every bin, (F,); a quarter of a bin stands for f = 0."""
         spacing = self.stft.sample_rate / self.stft.window_length
-        frequency = (torch.arange(self.stft.bins) * spacing).clamp_min(spacing / 4)
+        frequency = (torch.arange(self.stft.bins, dtype=torch.float32) * spacing).clamp_min(spacing / 4)
         return (1 + (self.high_pass / frequency) ** 8).rsqrt()
 
     def analysis(self, signal: Tensor) -> Spectrum:

@@ -47,10 +47,10 @@ def main() -> None:
     track = articulation(speech.phonemes, duration, times)
     middle.plot(times, track[:, APERTURE], label="aperture")
     middle.plot(times, track[:, PROTRUSION], label="protrusion", linewidth=0.8)
-    middle.legend(loc="upper right", fontsize="small")
-    middle.set(xlim=(0, duration), ylim=(0, 1.25), xticks=[])
-    for symbol, start in speech.phonemes:
-        middle.text(start, 1.1, symbol, fontsize=7)
+    middle.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
+    middle.set(xlim=(0, duration), ylim=(0, 1.42), xticks=[])
+    for index, (symbol, start) in enumerate(speech.phonemes):
+        middle.text(start, 1.1 + 0.16 * (index % 2), symbol, fontsize=7)  # neighbours on two lines
         middle.axvline(start, color="0.85", linewidth=0.6, zorder=0)
     bottom.plot(np.arange(len(speech.samples)) / speech.sample_rate, speech.samples, linewidth=0.3)
     bottom.set(xlim=(0, duration), yticks=[], xlabel=f"s    “{TEXT}”")

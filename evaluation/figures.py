@@ -1,4 +1,4 @@
-"""Pictures of an enhancement and of a training run. Each function returns a matplotlib figure."""
+"""Figures of an enhancement and of a training run. Each function returns a matplotlib figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -59,20 +60,20 @@ def enhancement_figure(
         stft: of both.
         costs: cost of the noise model before every iteration.
         clean: STFT of the clean speech, where it is known.
-        lips: what the model saw, if it looked.
+        lips: the model's visual input, if it has one.
         title: of the figure.
     """
     panels = {
         "noisy": spectrum,
         "enhanced speech": gain * spectrum,
-        "noise taken away": (1 - gain) * spectrum,
+        "removed noise": (1 - gain) * spectrum,
     }
     if clean is not None:
         panels["clean speech"] = clean
     levels = {name: level_db(panel.abs().square().cpu()) for name, panel in panels.items()}
     top = max(level.max() for level in levels.values())
     duration = spectrum.shape[0] / stft.frame_rate
-    strip = [] if lips is None else [4.2 * len(panels) / 16]  # sixteen square pictures, inches
+    strip = [] if lips is None else [4.2 * len(panels) / 16]  # sixteen square video frames, inches
     heights = [3.6, *strip, 1.2]
     figure = Figure(figsize=(4.2 * len(panels), sum(heights) + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(heights), len(panels), height_ratios=heights)
@@ -96,7 +97,11 @@ def enhancement_figure(
 
 
 def training_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
-    """Minus the evidence lower bound a frame against the epoch, training and validation."""
+    """Minus the evidence lower bound a frame against the epoch, training and validation.
+
+    The first epoch is left out where others follow: its bound is far from theirs and would set the scale.
+    """
+    history = history[1:] if len(history) > 1 else history
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for key, label, colour in (
@@ -105,28 +110,31 @@ def training_figure(history: Sequence[dict[str, float]], title: str = "") -> Fig
     ):
         points = [(row["epoch"] + 1, row[key]) for row in history if key in row]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour)
+            axes.plot(*zip(*points, strict=True), ".-", label=label, color=colour)
     axes.set(title=title, xlabel="epoch", ylabel="-ELBO per frame (nats)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return figure
 
 
 def metrics_figure(systems: dict[str, dict[str, float]]) -> Figure:
-    """Metrics of the noisy recording and of its enhancements, one small bar chart a metric.
+    """Metrics of the noisy recording and of its enhancements, a bar chart for each metric, three in a row.
 
     Args:
         systems: name -> metric -> value; the noisy recording comes first.
     """
     metrics = list(next(iter(systems.values())))
     colours = [NOISE, *[SPEECH] * (len(systems) - 1)]
-    figure = Figure(figsize=(0.95 * len(systems) * len(metrics), 2.8), layout="constrained")
-    for column, metric in enumerate(metrics):
-        axes = figure.add_subplot(1, len(metrics), column + 1)
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(columns * max(2.6, 0.9 * len(systems)), 2.6 * rows), layout="constrained")
+    for index, metric in enumerate(metrics):
+        axes = figure.add_subplot(rows, columns, index + 1)
         values = [own[metric] for own in systems.values()]
         bars = axes.bar(list(systems), values, color=colours)
         axes.bar_label(bars, fmt="%.2f", padding=2)
         axes.margins(y=0.2)
-        axes.tick_params(axis="x", labelsize=7)
+        axes.tick_params(axis="x", labelsize=8)
         axes.set_title(METRIC_NAMES.get(metric, metric))
         axes.axhline(0, color="black", linewidth=0.8)
     return figure
@@ -142,6 +150,11 @@ def check_figure_format(path: Path) -> None:
 
 
 def write_figure(path: Path, figure: Any) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a figure, whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def plain_text(text: str) -> str:
+    """Text for a title, without mathematics between dollar signs; surrogates are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("$", r"\$")

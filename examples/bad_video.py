@@ -3,12 +3,12 @@
     python examples/bad_video.py --figure alpha.png                  # a drawn mouth; trains for a minute
     python examples/bad_video.py talking.mp4 --figure alpha.png      # a real one, with shipped weights
 
-The lesson: a third of the lips is spoilt in blocks (occluded, frozen, blurred, turned away, missing), and a
-VAE-MM, a mixture of a model that listens and one that also looks, decides frame by frame. Its alpha has two
-sources. The prior p(alpha | v) comes from a network that was shown lips spoilt on purpose, and never noise:
-"does this look like a mouth that I can trust?" The evidence asks which component explains the sound better.
-Here both are printed alone and together, as the share of pairs of a bad and a good frame that alpha puts in
-the right order (the area under the curve; 0.5 is guessing).
+The lesson: a third of the video frames is corrupted in blocks (occluded, frozen, blurred, turned away,
+missing), and a VAE-MM, a mixture of an audio model and an audio-visual one, decides frame by frame. Its alpha
+has two sources. The prior p(alpha | v) comes from a classifier that was trained on corrupted lips without any
+noise. The evidence asks which component explains the sound better. Each is printed alone and together, as the
+share of pairs of a bad and a good frame that alpha puts in the right order (the area under the ROC curve; 0.5
+is chance).
 
 Without a video the mixture is put together from two shipped models, and its prior trained, in six lines.
 """
@@ -40,14 +40,14 @@ from avse.zoo.recipes import RECIPES, run
 
 
 def drawn_mouths(args: argparse.Namespace) -> SpeechPair:
-    """A VAE-MM of `a-vae` and `av-vae-synthetic` that has learnt what spoilt drawn mouths look like."""
+    """A VAE-MM of `a-vae` and `av-vae-synthetic` that has learnt what corrupted drawn mouths look like."""
     recipe = RECIPES["vae-mm"]()
     heard, seen = recipe.pretrained
-    starts = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
+    pretrained = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
     settings = replace(recipe.settings, max_epochs=args.epochs, seed=args.seed)
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences)
     with tempfile.TemporaryDirectory() as folder:
-        pair, _ = run(replace(recipe, starts=starts, settings=settings), [corpus], Path(folder))
+        pair, _ = run(replace(recipe, pretrained=pretrained, settings=settings), [corpus], Path(folder))
     return pair
 
 
@@ -89,16 +89,16 @@ def main(args: argparse.Namespace) -> None:
         )
 
     if args.figure is not None:
-        figure = Figure(figsize=(9, 4), layout="constrained")
+        figure = Figure(figsize=(10, 4), layout="constrained")
         strip, axes = figure.subplots(2, 1, height_ratios=(1, 3), sharex=True)
         assert result.lips is not None
         draw_strip(strip, result.lips, times[-1])
         strip.set(xlabel="")
-        axes.fill_between(times, truth, step="mid", color=INVALID, alpha=0.2, label="spoilt on purpose")
+        axes.fill_between(times, truth, step="mid", color=INVALID, alpha=0.2, label="corrupted on purpose")
         for name, values in alphas.items():
             axes.plot(times, values, label=name, linewidth=1)
-        axes.set(xlabel="time (s)", ylabel="r(alpha = 1): only listen", ylim=(-0.02, 1.02))
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.set(xlabel="time (s)", ylabel="r(alpha = 1): audio only", ylim=(-0.02, 1.02))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, frameon=False)
         write_figure(args.figure, figure)
 
 

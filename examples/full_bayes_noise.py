@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--stride", type=int, default=4, help="bins between those used")
     result.add_argument("--rank", type=int, default=1, help="components of the noise")
     result.add_argument("--draws", type=int, default=200)
-    result.add_argument("--warm-up", type=int, default=200)
+    result.add_argument("--warmup", type=int, default=200)
     result.add_argument("--max-tree-depth", type=int, default=6)
     result.add_argument("--quiet", action="store_true", help="no progress bar")
     result.add_argument("--seed", type=int, default=0)

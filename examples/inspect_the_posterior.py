@@ -92,7 +92,8 @@ def figure(band: CredibleBand, truth: Tensor, times: Tensor, names: list[str]) -
         axes.plot(times, band.median[:, b], label="median")
         axes.plot(times, truth[:, b], color="black", linewidth=0.8, label="truth")
         axes.set(title=names[b], ylabel="level (dB)")
-        axes.set(ylim=(float(truth[:, b].max()) - 60, float(truth[:, b].max()) + 10))
+        shown = torch.cat([band.lower[:, b], band.upper[:, b], truth[:, b].clamp_min(truth[:, b].max() - 80)])
+        axes.set(ylim=(float(shown.min()) - 3, float(shown.max()) + 3))
     panels[-1].set_xlabel("time (s)")
     result.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return result
@@ -104,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--seconds", type=float, default=2.0)
     result.add_argument("--level", type=float, default=0.0, help="of the voice, dB above the noise")
     result.add_argument("--chains", type=int, default=4)
-    result.add_argument("--warm-up", type=int, default=200)
+    result.add_argument("--warmup", type=int, default=200)
     result.add_argument("--draws", type=int, default=200)
     result.add_argument("--leapfrog-steps", type=int, default=10)
     result.add_argument("--probability", type=float, default=0.9, help="of the intervals")

@@ -66,24 +66,34 @@ def main(args: argparse.Namespace) -> None:
     print(f"posterior means: largest difference between draws and closed form {error:.3f}")
     if args.figure is not None:
         write_figure(
-            args.figure, figure([-c for c in fitted.costs], exact, draws.z[:, 0], mean[0], covariance)
+            args.figure,
+            figure(
+                [-c for c in fitted.costs],
+                exact,
+                float(truth.log_evidence(s).mean()),
+                draws.z[:, 0],
+                mean[0],
+                covariance,
+            ),
         )
 
 
 def figure(
-    sampled: list[float], exact: list[float], draws: Tensor, mean: Tensor, covariance: Tensor
+    sampled: list[float], exact: list[float], truth: float, draws: Tensor, mean: Tensor, covariance: Tensor
 ) -> Figure:
     result = Figure(figsize=(9, 4), layout="constrained")
     left, right = result.subplots(1, 2)
-    left.plot(exact, label="exact expectations", color="#1b6ca8")
-    left.plot(sampled, "--", label="expectations over draws", color="#c0504d")
+    left.plot(exact, label="exact expectations", color="#1b6ca8", linewidth=4, alpha=0.4)
+    left.plot(sampled, label="expectations over draws", color="#c0504d", linewidth=1)
+    left.axhline(truth, color="black", linestyle=":", label="true parameters")
+    left.set(ylim=(truth - 2, max(exact) + 0.2))
     left.set(title="EM climbs the log evidence", xlabel="iteration", ylabel="log p(s) per frame (nats)")
     left.legend(frameon=False)
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     for deviations in (1, 2):
         ellipse = deviations * np.linalg.cholesky(covariance.numpy()) @ circle + mean.numpy()[:, None]
-        right.plot(*ellipse, color="#1b6ca8", label="exact, 1 and 2 deviations" if deviations == 1 else None)
+        right.plot(*ellipse, color="#1b6ca8", label="exact, 1 and 2 std" if deviations == 1 else None)
     right.plot(*draws.numpy().T, ".", alpha=0.3, color="#c0504d", label="draws", zorder=0)
     right.set(title="posterior of z in the first frame", xlabel="z1", ylabel="z2", aspect="equal")
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, ncols=2)

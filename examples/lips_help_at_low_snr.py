@@ -1,6 +1,6 @@
 """Do lips help, and when? The improvement by sound alone and by sound and lips, against the input's level.
 
-    python examples/lips_help_at_low_snr.py --clips clean1.mp4 clean2.mp4 ... --out lips_help.png
+    python examples/lips_help_at_low_snr.py --clips clean1.mp4 clean2.mp4 ... --figure lips_help.png
 
 The clips are videos of one speaker each with clean sound: their lips are read, and noise is added at every
 level. The lesson: compare clip by clip, with standard errors, and with a control. The audio-visual model is
@@ -8,7 +8,7 @@ also shown the lips played backwards: the same mouth in the same light, saying s
 better with the true ones, it reads lips; where it does better than the model that listens, they help.
 
 Without clips, synthetic voices with drawn mouths take their place; nothing is downloaded. They show how the
-comparison works and not whether lips help: the shipped models have seen real mouths only.
+comparison works, with a model of drawn mouths (`av-vae-synthetic`), and nothing about real ones.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.progress import track
 
 import avse
 from avse.data.audio import Samples, read_audio, resample
-from avse.data.corpora.synthetic import SyntheticCorpus
+from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.lips import Lips, read_lips
 from avse.data.mixing import mix, noise_excerpt, pink_noise, white_noise
 from avse.evaluation.benchmark import RATE
@@ -33,7 +33,7 @@ Values = NDArray[np.float64]
 GENERATED = {"white": white_noise, "pink": pink_noise}
 SYSTEMS = ("sound alone", "sound and lips", "sound and backward lips")
 MEASURED = ("si_sdr", "stoi")
-DRAWN = "drawn mouths, unlike those that the shipped models have seen: no gain is to be expected"
+DRAWN = "synthetic voices with drawn mouths, new sentences of the voices that the model knows"
 
 
 def mono(path: Path) -> Samples:
@@ -43,13 +43,16 @@ def mono(path: Path) -> Samples:
 
 def drawn_clips(voices: int, seed: int) -> list[tuple[Samples, Lips]]:
     """One sentence of each voice (T,) at `RATE`, and the drawn lips that say it."""
-    spoken = SyntheticCorpus(6 * voices, sentences=1, seed=seed).utterances("test")
-    return [(resample(*u.load_audio(), RATE), u.load_lips()) for u in spoken if u.load_lips]
+    faces = [talking_face(seed + index) for index in range(voices)]
+    return [(resample(face.clean, face.sample_rate, RATE), face.lips) for face in faces]
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.clips is None:
-        print(f"note: {DRAWN}; give --clips for an answer")
+    drawn = args.clips is None
+    args.model_a = args.model_a or ("a-vae" if drawn else "a-vae-grid")
+    args.model_av = args.model_av or ("av-vae-synthetic" if drawn else "av-vae")
+    if drawn:
+        print(f"note: {DRAWN}; give --clips for real ones")
         clips = drawn_clips(args.voices, args.seed)
     else:
         clips = [(mono(path), read_lips(path)) for path in track(args.clips, "reading lips")]
@@ -79,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{name:>32}" + "".join(f"{cell:>16}" for cell in cells))
     title = f"{args.model_a} and {args.model_av} on {len(clips)} clips in {Path(args.noise).stem} noise"
     title += f"\n({DRAWN})" if args.clips is None else ""
-    write_figure(args.out, figure(gains, args.levels, title))
+    write_figure(args.figure, figure(gains, args.levels, title))
 
 
 def differences(gain: Values) -> dict[str, Values]:
@@ -116,13 +119,13 @@ def figure(gains: Values, levels: list[float], title: str) -> Figure:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     result.add_argument("--clips", type=Path, nargs="+")
-    result.add_argument("--model-a", default="a-vae-grid")
-    result.add_argument("--model-av", default="av-vae")
+    result.add_argument("--model-a", help="by default a-vae-grid; for drawn mouths a-vae")
+    result.add_argument("--model-av", help="by default av-vae; for drawn mouths av-vae-synthetic")
     result.add_argument("--levels", type=float, nargs="+", default=[-10.0, -5.0, 0.0, 5.0])
     result.add_argument("--noise", default="pink", help="white, pink or a file")
     result.add_argument("--voices", type=int, default=8, help="synthetic voices in the place of clips")
     result.add_argument("--seed", type=int, default=0)
-    result.add_argument("--out", type=Path, default=Path("lips_help.png"))
+    result.add_argument("--figure", type=Path, default=Path("lips_help.png"))
     return result
 
 

@@ -41,11 +41,11 @@ def trained_on_drawings(args: argparse.Namespace) -> SpeechPair:
     """A MIN-VAE (version 2) from the parts of `a-vae` and `av-vae-synthetic`, trained on drawn mouths."""
     recipe = RECIPES["min-vae-v2"]()
     heard, seen = recipe.pretrained
-    starts = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
+    pretrained = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
     settings = replace(recipe.settings, max_epochs=args.epochs, seed=args.seed)
     corpus = SyntheticCorpus(speakers=8, sentences=args.sentences)  # the eight voices that these parts know
     with tempfile.TemporaryDirectory() as folder:
-        pair, report = run(replace(recipe, starts=starts, settings=settings), [corpus], Path(folder))
+        pair, report = run(replace(recipe, pretrained=pretrained, settings=settings), [corpus], Path(folder))
     print(f"trained for {report.epochs} epochs, {report.seconds:.0f} s")
     return pair
 

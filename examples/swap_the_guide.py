@@ -7,8 +7,7 @@ of those below adds directions in which they vary together, N(m, diag d + U U').
 decodes its first guess and corrects it by what that missed. The lesson: a guide is one method, `posterior`;
 model, bound, training and enhancement stay as they are. The table gives, for speakers that were not trained
 on, the bound and its importance-weighted kin of many draws (Burda et al., ICLR 2016), nearer to the evidence.
-Independence costs nothing: the decoder turns its latents until it holds (Rolinek et al., CVPR 2019). Glances
-do (Marino et al., ICML 2018). In noise a guide only says where the chains start: enhancement hardly differs.
+Independence costs nothing: the decoder turns its latents until it holds (Rolinek et al., CVPR 2019).
 """
 
 import argparse

@@ -16,6 +16,7 @@ from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.datamodule import FrameDataModule
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
+from avse.evaluation.figures import training_figure, write_figure
 from avse.guides.audio import AudioGuide
 from avse.inference.svi.training import SVI, TrainingSettings, train
 from avse.models.a_vae import AVAE, StandardNormal
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
     svi = SVI(model, guide, settings, augmentations=[LevelAugmentation()])
     report = train(svi, data, args.out)
     print(f"{report.train_frames} frames, {report.epochs} epochs, {report.seconds:.0f} s")
+    write_figure(args.figure or args.out / "training.png", training_figure(report.history, title="A-VAE"))
     print(f"validation ELBO {report.validation_elbo:.1f} nats a frame")
 
 
@@ -52,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--latent-size", type=int, default=16)
     result.add_argument("--epochs", type=int, default=30)
     result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--figure", type=Path, help="by default training.png in --out")
     return result
 
 

@@ -64,10 +64,8 @@ def main(args: argparse.Namespace) -> None:
     svi = SVI(model, guide, settings, elbo, [LevelAugmentation(-6.0, 6.0), LipAugmentation(lips)])
     report = train(svi, data, args.out, callbacks=[FrozenAudioPath(0.2)])
     print(f"{report.train_frames} frames, {report.epochs} epochs, {report.seconds:.0f} s")
-    # Without the first epoch, whose loss would dwarf the others
-    figure = training_figure(report.history[1:], title="AV-VAE on drawn mouths")
-    figure.axes[0].locator_params(axis="x", integer=True)
-    write_figure(args.out / "training.png", figure)
+    figure = training_figure(report.history, title="AV-VAE on drawn mouths")
+    write_figure(args.figure or args.out / "training.png", figure)
 
     print("validation bounds, nats a frame:        heard and seen   seen alone")
     held_out = data.frames("validation")
@@ -103,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--latent-size", type=int, default=16)
     result.add_argument("--epochs", type=int, default=20)
     result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--figure", type=Path, help="by default training.png in --out")
     return result
 
 

@@ -1,10 +1,11 @@
 """The result of inference: draws, the fitted noise, the Wiener gain and diagnostics."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,12 +57,9 @@ class Posterior:
     diverged: Tensor | None = None
 
     def __repr__(self) -> str:
-        """Shapes and convergence in one line."""
-        return (
-            f"Posterior(z={tuple(self.z.shape)}, wiener_gain={tuple(self.wiener_gain.shape)}, "
-            f"components={self.responsibilities.shape[0]}, noise={type(self.noise).__name__}, "
-            f"iterations={len(self.costs)}, converged={self.converged})"
-        )
+        """Shapes in one line."""
+        chains, draws, *_, frames, latents = self.z.shape
+        return f"Posterior({chains} chains, {draws} draws, {frames} frames, {latents} latents)"
 
     def to_xarray(
         self, channel: int = 0, functionals: Mapping[str, Tensor] | None = None, stft: STFT | None = None
@@ -117,3 +115,35 @@ def _one_channel(values: Tensor, before: int, after: int, channel: int) -> NDArr
     """Flatten the dimensions between the first `before` and the last `after`, and select index `channel`."""
     inner = values.reshape(*values.shape[:before], -1, *values.shape[values.dim() - after :])
     return inner.select(before, channel).cpu().numpy()
+
+
+def join_channels(posteriors: Sequence[Posterior]) -> Posterior:
+    """Posteriors of one channel each, (1, N, F), as one of C channels, (C, N, F).
+
+    The objective is averaged over channels; a channel that settled early keeps its last value.
+    """
+    first = posteriors[0]
+    if len(posteriors) == 1:
+        return first
+    iterations = max(len(each.costs) for each in posteriors)
+    costs = [[*each.costs, *each.costs[-1:] * (iterations - len(each.costs))] for each in posteriors]
+    return replace(
+        first,
+        z=torch.cat([each.z for each in posteriors], 2),
+        noise=first.noise.joined([each.noise for each in posteriors]),
+        wiener_gain=torch.cat([each.wiener_gain for each in posteriors]),
+        variance=torch.cat([each.variance for each in posteriors]),
+        responsibilities=torch.cat([each.responsibilities for each in posteriors], 1),
+        acceptance=torch.cat([each.acceptance for each in posteriors]),
+        costs=[sum(each) / len(each) for each in zip(*costs, strict=True)],
+        converged=None if first.converged is None else all(bool(each.converged) for each in posteriors),
+        step_size=_joined([each.step_size for each in posteriors], 1),
+        energy=_joined([each.energy for each in posteriors], 2),
+        diverged=_joined([each.diverged for each in posteriors], 2),
+    )
+
+
+def _joined(parts: Sequence[Tensor | None], dim: int) -> Tensor | None:
+    """Parts side by side; None where there are none."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found, dim) if found else None

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
 from avse.inference.em.initial import (
@@ -128,6 +129,14 @@ def mixture_mcem() -> ComponentwiseMCEM:
     )
 
 
+def anchored_mcem() -> AnchoredMCEM:
+    """The schedule for a mixture of a model of sound alone and one with lips, of speakers it may not know.
+
+    `default_mcem` for the former, `lips_mcem` for the latter, and the mean of their filters.
+    """
+    return AnchoredMCEM(default_mcem(), lips_mcem())
+
+
 def papers_vem() -> VEM:
     """The schedule of Sadeghi and Alameda-Pineda 2020 and 2021.
 
@@ -173,6 +182,7 @@ PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem-lips": lips_mcem,
     "mcem-branches": min_vae_mcem,
     "mcem-mixture": mixture_mcem,
+    "mcem-anchored": anchored_mcem,
     "vem": default_vem,
     "paper": papers_mcem,
     "paper-hmc": papers_hmc_mcem,

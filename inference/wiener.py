@@ -42,7 +42,7 @@ def average_filter(
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
     """
-    responsibilities = torch.zeros(())
+    responsibilities = torch.zeros((), dtype=power.dtype)
 
     def filters() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal responsibilities

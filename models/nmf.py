@@ -56,6 +56,17 @@ class NMFNoise:
     def _variance(self) -> Tensor:
         return (self.H.mT @ self.W.mT).add_(self.floor)
 
+    def joined(self, channels: Sequence["NMFNoise"]) -> "NMFNoise":
+        """Noise models of one channel each, (1, ..), as one of C channels; all share `smoothness`."""
+        floors = [torch.as_tensor(each.floor).reshape(-1, 1, 1) for each in channels]
+        return replace(
+            self,
+            W=torch.cat([each.W for each in channels]),
+            H=torch.cat([each.H for each in channels]),
+            frame_gain=torch.cat([each.frame_gain for each in channels]),
+            floor=torch.cat(floors),
+        )
+
     def neg_log_smoothness_prior(self) -> Tensor:
         """-log p(H) up to a constant, one number for each leading dimension, (*)."""
         if self.smoothness == 0:

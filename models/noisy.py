@@ -8,7 +8,7 @@ The frame gain g_n is from Leglaive et al. (MLSP 2018) and in the Wiener filter 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 from pyro.nn import PyroModule
@@ -29,6 +29,10 @@ class NoiseModel(Protocol):
 
     def variance(self) -> Tensor:
         """Variance of the noise V_b, a power, (*, N, F)."""
+        ...
+
+    def joined(self, channels: Sequence[Any]) -> "NoiseModel":
+        """Noise models of one channel each, as one of all channels."""
         ...
 
     def cost(self, power: Tensor, speech_variance: Tensor | Sequence[Tensor], weights: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ class Reason(IntEnum):
     OUTSIDE = 3
     DUPLICATE = 4
     DAMAGED = 5
+    HIDDEN = 6
 
     @property
     def text(self) -> str:
@@ -114,8 +115,8 @@ def read_lips(path: str | os.PathLike[str], track: int | None = None) -> Lips:
         tracker.show(frame.grey, frame.time)
         times.append(frame.time)
         damaged.append(frame.damaged)
-    track = tracker.speaker(str(path))
-    if track is None:
+    speaker = tracker.speaker(str(path))
+    if speaker is None:
         raise InputError(f"{path}: no face in its {len(times)} frames; give a video that shows the speaker")
     stamps = np.array(times)
     fps = video_frame_rate(stamps)
@@ -125,8 +126,8 @@ def read_lips(path: str | os.PathLike[str], track: int | None = None) -> Lips:
         )
     if fps < SLOWEST_FRAME_RATE:
         warnings.warn(f"{path}: {fps:.3g} video frames per second are too few to follow lips", stacklevel=2)
-    whole = {index: points for index, points in track.landmarks.items() if not damaged[index]}
-    mouth = mouth_path(whole or track.landmarks, stamps, fps)
+    whole = {index: points for index, points in speaker.landmarks.items() if not damaged[index]}
+    mouth = mouth_path(whole or speaker.landmarks, stamps, fps)
     images = np.zeros((len(stamps), SIDE, SIDE), np.uint8)
     outside = np.zeros(len(stamps), bool)
     change = np.full(len(stamps), np.inf)

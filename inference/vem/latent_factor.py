@@ -164,7 +164,7 @@ def target(
 
 def moments(factor: LatentFactor, model: ComponentDensity, z: Tensor) -> Moments:
     """Averages over the draws z (R, [A], *, N, L), with entropy 0; one draw is decoded at a time."""
-    log_prior, log_volume, precision = (torch.zeros(()) for _ in range(3))
+    log_prior, log_volume, precision = (z.new_zeros(()) for _ in range(3))
     for draw in z:
         evaluation = factor.evaluate(model, draw)
         log_variance = unexpanded(evaluation.log_variance)

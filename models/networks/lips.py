@@ -227,3 +227,47 @@ class Concat(nn.Module):
 def papers_mlp(side: int, pictures: int, embedding_size: int = 128) -> nn.Sequential:
     """4489-512-128, ReLU: the trunk of Sadeghi et al., TASLP 2020."""
     return mlp([pictures * side**2, 512, embedding_size], "relu")
+
+
+class Quantities(nn.Module):
+    """Some of the numbers of every instant: (B, P Q) -> (B, P K).
+
+    Args:
+        each: Q, numbers an instant.
+        wanted: which of them, first and one past the last.
+    """
+
+    def __init__(self, each: int, wanted: tuple[int, int]) -> None:
+        super().__init__()
+        self.each, self.wanted = each, wanted
+
+    def forward(self, shapes: Tensor) -> Tensor:
+        """Those of every instant, side by side."""
+        return shapes.unflatten(-1, (-1, self.each))[..., slice(*self.wanted)].flatten(-2)
+
+
+def shape_mlp(
+    instants: int,
+    quantities: int,
+    wanted: tuple[int, int],
+    embedding_size: int,
+    hidden: int = 128,
+    dropout: float = 0.0,
+    activation: str = "silu",
+) -> nn.Sequential:
+    """Shapes of the mouth (B, P Q) -> embedding (B, E): a perceptron over the wanted quantities.
+
+    Args:
+        instants: P.
+        quantities: Q, numbers an instant.
+        wanted: which of them, first and one past the last.
+        embedding_size: E.
+        hidden: size of the hidden layer.
+        dropout: after every layer.
+        activation: a key of `ACTIVATIONS`.
+    """
+    size = instants * (wanted[1] - wanted[0])
+    return nn.Sequential(
+        Quantities(quantities, wanted),
+        *_over_time(size, hidden, embedding_size, dropout, ACTIVATIONS[activation]),
+    )

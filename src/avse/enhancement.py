@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avse.data.audio import match_length, resample
+from avse.checks import checked_device, checked_seed
+from avse.data.audio import match_length, read_audio, resample, write_audio
+from avse.data.errors import InputError
 from avse.data.lips.files import LipsSource
 from avse.data.lips.front_end import LipTrack
 from avse.data.stft import STFT
 from avse.inference.algorithm import Algorithm
-from avse.inference.posterior import Posterior
+from avse.inference.posterior import Posterior, join_channels
 from avse.inference.presets import algorithm_named
 from avse.recording import Recording, pair_and_lips
 from avse.report import enhancement_report
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Enhancement:
     """An enhanced recording of T samples and C channels; N frames and F bins inside.
 
@@ -45,7 +47,7 @@ class Enhancement:
         speech_std: posterior standard deviation of the speech STFT, (C, N, F), in the input's units.
         stft: of the three above.
         scale: what the samples were multiplied by before inference, (C, 1): the power that the posteriors
-            were given is |scale spectrum|^2.
+            were given is |scale spectrum|^2; for linked channels (1, 1), and the mean of it over channels.
         posteriors: one for each segment of the recording.
         lips: what the model was given of the lips at each frame, or None.
         report: what was run, with which seeds and versions, and how it went; plain values for JSON.
@@ -76,6 +78,22 @@ class Enhancement:
             )
         return self.posteriors[0]
 
+    def __repr__(self) -> str:
+        seconds = max(self.noise.shape) / self.sample_rate
+        return (
+            f"Enhancement({seconds:.2f} s at {self.sample_rate} Hz, {len(self.spectrum)} channels, "
+            f"model {self.report['model']!r}, algorithm {self.report['algorithm']!r})"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the enhanced speech to a .wav, .flac or .ogg file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        channels_last = self.speech.ndim == 1 or self.speech.shape[0] > self.speech.shape[1]
+        write_audio(path, self.speech if channels_last else self.speech.T, self.sample_rate)
+
     @property
     def gain(self) -> Tensor:
         """Former name of `wiener_gain`."""
@@ -100,9 +118,10 @@ class Enhancement:
         )
 
 
+@torch.inference_mode(False)
 def enhance(
-    x: NDArray[Any],
-    sample_rate: int,
+    x: NDArray[Any] | Tensor | str | Path,
+    sample_rate: int | None = None,
     *,
     video: LipsSource | None = None,
     fps: float | None = None,
@@ -110,66 +129,87 @@ def enhance(
     model: str | Path | SpeechPair = "auto",
     algorithm: str | Algorithm = "auto",
     seed: int = 0,
+    link_channels: bool | None = None,
     device: str | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> Enhancement:
     """Enhance a noisy recording.
 
     Args:
-        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale works) or integer.
-        sample_rate: Hz. Speech above half the model's rate is not modelled and is removed.
+        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale works), int16 or int32; a tensor
+            of them, which may be (C, T); or a sound file.
+        sample_rate: Hz, needed for samples. Speech above half the model's rate is not modelled and is
+            removed.
         video: the speaker's face: a video file; or lips that are cropped already: a file, an array
             (T_v, 67, 67), or `Lips`. Its clock is that of the samples.
         fps: video frames a second of lips that come without times.
         video_offset: s by which the video is late: what is heard at t is seen at t + video_offset.
-        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae where the video
+        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes vae-mm where the video
             shows lips, else a-vae.
         algorithm: a name in `avse.inference.presets.PRESETS` or an algorithm object; "auto" takes the one
             that the pair was saved with.
         seed: of every random draw. The same seed in the same process, with the same number of threads, gives
             the same output; other thread counts and CPUs agree to within rounding of the sampled chains.
+        link_channels: one filter for all channels, from their mean power, which keeps the stereo image; else
+            each channel has its own, with the same random draws. By default two channels are linked.
         device: where to compute, "cpu" or "cuda"; by default that of a loaded pair, else "cpu". A loaded pair
             is never moved; a copy of it is.
         progress: told the fraction of the work that is done.
 
     Raises:
-        InputError: samples that are empty, not finite or not (T,) or (T, C); an unknown model or algorithm; a
-            video without a face, or none for a model that needs lips.
+        InputError: samples that are empty, not finite, not (T,) or (T, C), or integers of a type without a
+            usual full scale; a rate, seed or device that cannot be; an unknown model or algorithm; a video
+            without a face, or none for a model that needs lips.
     """
     start = time.perf_counter()
+    seed = checked_seed(seed)
+    if device is not None:
+        checked_device(device)
+    if isinstance(x, str | Path):
+        audio = read_audio(x)
+        x, sample_rate = audio.samples, audio.sample_rate
+    if sample_rate is None:
+        raise InputError("samples without a sample rate: give sample_rate in Hz")
     pair, lips = pair_and_lips(model, video, fps, video_offset)
     pair = pair.on(device)
     infer, algorithm_name = algorithm_named(algorithm, pair.config.algorithm)
     recording = Recording.prepare(x, sample_rate, pair, lips, video_offset)
-    generator = torch.Generator(pair.device).manual_seed(seed)
+    channels = len(recording.signal)
+    linked = channels == 2 if link_channels is None else link_channels and channels > 1
 
-    spectrum, pieces = recording.spectrum, recording.segments
+    spectrum, pieces, scale = recording.spectrum, recording.segments, recording.scale
+    level = recording.linked_scale if linked else scale  # of the powers that the posteriors are given
     gain, variance = torch.zeros_like(spectrum.real), torch.zeros_like(spectrum.real)
+    # Common random numbers: equal channels have equal filters.
+    generators = [torch.Generator(pair.device).manual_seed(seed) for _ in range(1 if linked else channels)]
     posteriors = []
     for index, segment in enumerate(pieces):
+        parts = []
+        for channel, power in enumerate(recording.segment_powers(segment, linked)):
 
-        def part(fraction: float, index: int = index) -> None:
-            progress((index + fraction) / len(pieces))
+            def report_part(fraction: float, done: int = index * len(generators) + channel) -> None:
+                progress((done + fraction) / (len(pieces) * len(generators)))
 
-        posterior = infer(
-            recording.speech,
-            recording.guide,
-            recording.power[..., segment.frames, :],
-            recording.segment_visual(segment),
-            generator,
-            part,
-        )
+            visual = recording.segment_visual(segment)
+            parts.append(
+                infer(recording.speech, recording.guide, power, visual, generators[channel], report_part)
+            )
+        posterior = join_channels(parts)
         weight = segment.weight.to(gain)[:, None]
         gain[..., segment.frames, : recording.bins] += weight * posterior.wiener_gain
         variance[..., segment.frames, : recording.bins] += weight * posterior.variance
         posteriors.append(posterior)
 
     filtered = gain.clamp_min(posteriors[0].gain_floor).mul(spectrum)
-    estimate = recording.stft.synthesis(filtered, recording.signal.shape[-1]) / recording.scale
+    estimate = recording.stft.synthesis(filtered, recording.signal.shape[-1]) / (scale * recording.unit)
     del filtered
     samples = recording.samples
-    at_rate = resample(estimate.T.cpu().numpy(), recording.stft.sample_rate, sample_rate)
-    enhanced = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
+    at_rate = resample(estimate.T.cpu().numpy(), recording.stft.sample_rate, recording.sample_rate)
+    at_rate = match_length(at_rate, len(samples)).reshape(samples.shape).astype(samples.dtype)
+    enhanced = at_rate * samples.dtype.type(recording.unit)
+    noise = samples - enhanced
+    if recording.channels_first:
+        enhanced, noise = enhanced.T, noise.T
     report = enhancement_report(
         recording,
         posteriors,
@@ -178,18 +218,19 @@ def enhance(
         requested={"model": _requested(model), "algorithm": _requested(algorithm)},
         video_given=video is not None,
         video_offset=video_offset,
+        linked=linked,
         seed=seed,
         seconds=time.perf_counter() - start,
     )
     return Enhancement(
         speech=enhanced,
-        noise=samples - enhanced,
-        sample_rate=sample_rate,
-        spectrum=spectrum.div_(recording.scale[..., None]),
+        noise=noise,
+        sample_rate=recording.sample_rate,
+        spectrum=spectrum.div_(scale[..., None]),
         wiener_gain=gain,
-        speech_std=variance.sqrt_().div_(recording.scale[..., None]),
+        speech_std=variance.sqrt_().div_(level[..., None]),
         stft=recording.stft,
-        scale=recording.scale,
+        scale=level,
         posteriors=tuple(posteriors),
         lips=recording.track,
         report=report,

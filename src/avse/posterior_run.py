@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from avse.checks import checked_seed
 from avse.data.errors import InputError
 from avse.data.front_end import SILENCE
 from avse.data.lips.files import LipsSource
@@ -32,7 +33,7 @@ from avse.inference.presets import algorithm_named
 from avse.inference.wiener import average_filter
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
-from avse.recording import SEGMENT, Recording, checked_samples, pair_and_lips
+from avse.recording import SEGMENT, Recording, checked_sample_rate, checked_samples, pair_and_lips
 from avse.report import video_report
 from avse.version import __version__
 from avse.zoo.pair import SpeechPair
@@ -152,13 +153,16 @@ def summarize_posterior(
     """
     began = time.perf_counter()
     long = long or ChainSettings()
-    samples = checked_samples(x, sample_rate)
+    sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)
     part, notes = _part(samples.reshape(len(samples), -1), sample_rate, seconds, title)
     pair, lips = pair_and_lips(model, video, fps, video_offset)
     recording = Recording.prepare(part, sample_rate, pair, lips, video_offset)
-    stft, generator = _WithinBand(**vars(pair.stft)), torch.Generator(pair.device).manual_seed(seed)
+    stft, generator = (
+        _WithinBand(**vars(pair.stft)),
+        torch.Generator(pair.device).manual_seed(checked_seed(seed)),
+    )
     speech, guide, visual = recording.speech, recording.guide, recording.visual
-    heard, scale = recording.signal[0], recording.scale[0]
+    heard, scale = recording.signal[0], recording.scale[0] * recording.unit
     spectrum, power = recording.spectrum[0, :, : recording.bins], recording.power[0]
     if recording.track is not None and recording.lips is not None:
         duration = len(samples) / sample_rate

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avse import zoo
-from avse.data.audio import resample
+from avse.data.audio import checked_rate, resample
 from avse.data.errors import InputError
 from avse.data.lips import Lips
 from avse.data.lips.files import LipsSource, lips_from
@@ -33,6 +33,10 @@ SEGMENT = 30.0
 """Longest segment, seconds."""
 OVERLAP = 1.0
 """Cross-fade between segments, seconds."""
+MAX_PEAK = 1e4
+"""Samples past it are divided by their peak before their squares are taken in single precision."""
+SAMPLE_TYPES = (np.int16, np.int32)
+"""Integer types whose full scale is known by custom."""
 
 
 class Segment(NamedTuple):
@@ -55,9 +59,11 @@ class Recording:
         pair: the model and guide that it was prepared for.
         samples: as floats, at their own rate, (T_in,) or (T_in, C).
         sample_rate: of the samples, Hz.
-        signal: at the model's rate, (C, T).
+        signal: at the model's rate, (C, T), in units of `unit`.
+        unit: of the signal, in those of the samples: 1, or their peak where that is past `MAX_PEAK`.
         spectrum: STFT at the level that the pair was trained with, complex (C, N, all bins).
         scale: what the samples were multiplied by to reach that level, (C, 1).
+        channels_first: whether the samples were given as a tensor (C, T_in).
         speech: the speech model, over the F observed bins.
         guide: its guide, over the same.
         bins: F; all bins unless the sample rate is low.
@@ -69,7 +75,9 @@ class Recording:
     pair: SpeechPair
     samples: NDArray[np.floating[Any]]
     sample_rate: int
+    channels_first: bool
     signal: Tensor
+    unit: float
     spectrum: Tensor
     scale: Tensor
     speech: SpeechModel
@@ -82,8 +90,8 @@ class Recording:
     @classmethod
     def prepare(
         cls,
-        x: NDArray[Any],
-        sample_rate: int,
+        x: NDArray[Any] | Tensor,
+        sample_rate: float,
         pair: SpeechPair,
         lips: Lips | None = None,
         video_offset: float = 0.0,
@@ -100,9 +108,12 @@ class Recording:
         Raises:
             InputError: samples that are empty, not finite or of another shape.
         """
-        samples = checked_samples(x, sample_rate)
+        sample_rate = checked_sample_rate(sample_rate)
+        samples, channels_first = checked_samples(x), is_channels_first(x)
         columns = samples.reshape(len(samples), -1)
-        at_model_rate = resample(columns, sample_rate, pair.stft.sample_rate)
+        peak = float(np.abs(samples).max())
+        unit = peak if peak > MAX_PEAK else 1.0
+        at_model_rate = resample(columns / unit if unit != 1 else columns, sample_rate, pair.stft.sample_rate)
         signal = torch.from_numpy(np.ascontiguousarray(at_model_rate.T)).float().to(pair.device)
         spectrum, scale = pair.config.front_end.analysis(signal)
         speech, guide, bins = within_band(pair, sample_rate)
@@ -111,7 +122,20 @@ class Recording:
             track = front_end.track(lips, pair.stft.frame_times(spectrum.shape[-2]), video_offset)
             visual = front_end.visual(track).to(pair.device)
         return cls(
-            pair, samples, sample_rate, signal, spectrum, scale, speech, guide, bins, lips, track, visual
+            pair=pair,
+            samples=samples,
+            sample_rate=sample_rate,
+            channels_first=channels_first,
+            signal=signal,
+            unit=unit,
+            spectrum=spectrum,
+            scale=scale / unit,
+            speech=speech,
+            guide=guide,
+            bins=bins,
+            lips=lips,
+            track=track,
+            visual=visual,
         )
 
     @property
@@ -123,6 +147,24 @@ class Recording:
     def power(self) -> Tensor:
         """|x|^2 of the observed bins at the pair's level, (C, N, F)."""
         return self.spectrum[..., : self.bins].abs().square()
+
+    @cached_property
+    def linked_scale(self) -> Tensor:
+        """What brings the mean power of the channels to the level of the pair, (1, 1)."""
+        return self.scale.square().reciprocal().mean(0, keepdim=True).rsqrt()
+
+    def segment_powers(self, segment: Segment, linked: bool) -> list[Tensor]:
+        """|x|^2 of the observed bins in a segment, each (1, frames, F), at the pair's level.
+
+        Args:
+            segment: which frames.
+            linked: one power, the mean over channels; else one for every channel.
+        """
+        power = self.spectrum[..., segment.frames, : self.bins].abs().square()
+        if not linked:
+            return list(power.split(1))
+        relative = (self.linked_scale / self.scale).square().unsqueeze(-1)
+        return [(relative * power).mean(0, keepdim=True)]
 
     @property
     def segments(self) -> list[Segment]:
@@ -148,8 +190,8 @@ def segments(frames: int, stft: STFT) -> list[Segment]:
     for index in range(count):
         begin = index * (length - overlap)
         end = min(begin + length, frames)
-        fade = torch.ones(end - begin)
-        ramp = torch.linspace(0, 1, overlap + 2)[1:-1]
+        fade = torch.ones(end - begin, dtype=torch.float32)
+        ramp = torch.linspace(0, 1, overlap + 2, dtype=torch.float32)[1:-1]
         if index > 0:
             fade[:overlap] = ramp
         if index < count - 1:
@@ -158,21 +200,55 @@ def segments(frames: int, stft: STFT) -> list[Segment]:
     return pieces
 
 
-def checked_samples(x: NDArray[Any], sample_rate: int) -> NDArray[np.floating[Any]]:
-    """The samples as floats, or an error that names what is wrong with them."""
-    samples = np.asarray(x)
+def checked_sample_rate(sample_rate: Any) -> int:
+    """The sample rate as a Python int; NumPy scalars and whole floats are accepted.
+
+    Raises:
+        InputError: not a whole number of Hz, or less than 1000.
+    """
+    try:
+        rate = float(sample_rate)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sample rate {sample_rate!r}: give a whole number of Hz") from error
+    if not np.isfinite(rate) or rate != round(rate):
+        raise InputError(f"sample rate {sample_rate!r} Hz: give a whole number")
+    if rate < 1000:
+        raise InputError(f"sample rate {sample_rate} Hz: give at least 1000 Hz")
+    return checked_rate(round(rate))
+
+
+def is_channels_first(x: Any) -> bool:
+    """Whether samples are a tensor of more samples than channels, (C, T), as torch libraries have it."""
+    return isinstance(x, Tensor) and x.dim() == 2 and x.shape[0] < x.shape[1]
+
+
+def checked_samples(x: Any) -> NDArray[np.floating[Any]]:
+    """The samples as floats, (T,) or (T, C), or an error that names what is wrong with them.
+
+    Raises:
+        InputError: see `avse.enhance`.
+    """
+    if isinstance(x, Tensor):
+        x = (x.mT if is_channels_first(x) else x).detach().cpu().numpy()
+    try:
+        samples = np.asarray(x)
+    except ValueError as error:  # a ragged list
+        raise InputError(f"samples that form no array ({error}): give (T,) or (T, C)") from error
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise InputError(f"samples of shape {samples.shape}: give (T,) or (T, C) with at least one sample")
     if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
         raise InputError(
             f"samples of shape {samples.shape}: more channels than samples; give (T, C), not (C, T)"
         )
-    if sample_rate < 1000:
-        raise InputError(f"sample rate {sample_rate} Hz: give at least 1000 Hz")
-    if np.issubdtype(samples.dtype, np.integer):
+    if samples.dtype in SAMPLE_TYPES:
         samples = samples.astype(np.float32) / float(np.iinfo(samples.dtype).max)
+    elif np.issubdtype(samples.dtype, np.integer):
+        raise InputError(
+            f"samples of type {samples.dtype}, whose full scale is not known: divide by it and give floats, "
+            "or give int16 or int32"
+        )
     elif not np.issubdtype(samples.dtype, np.floating):
-        raise InputError(f"samples of type {samples.dtype}: give floats or integers")
+        raise InputError(f"samples of type {samples.dtype}: give floats, int16 or int32")
     if not np.isfinite(samples).all():
         raise InputError("samples contain NaN or infinite values: repair or cut them out first")
     return samples.astype(np.float32) if samples.dtype == np.float16 else samples
@@ -187,7 +263,7 @@ def pair_and_lips(
     if model == "auto":
         lips = None if video is None else lips_from(video, fps)
         seen = lips is not None and bool(lips.valid.any())
-        return zoo.load("av-vae" if seen else "a-vae"), lips if seen else None
+        return zoo.load("vae-mm" if seen else "a-vae"), lips if seen else None
     pair = pair_named(model)
     if pair.config.lips is None:
         return pair, None

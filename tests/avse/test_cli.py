@@ -43,7 +43,8 @@ def test_enhance_writes_sound_report_and_figure(
     assert (info.samplerate, info.channels, info.frames) == (RATE, 2, RATE // 2)
     assert info.subtype == "PCM_24"
     values = json.loads(report.read_text())
-    assert values["model"] == "auto"
+    assert values["model"] == "a-vae"
+    assert values["requested"]["model"] == "auto"
     assert values["seed"] == 0
     assert values["segments"][0]["cost"]
     assert figure.read_bytes().startswith(b"\x89PNG")

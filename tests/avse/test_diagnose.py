@@ -14,7 +14,7 @@ from avse.inference.mcmc.kernels import RandomWalk
 from avse.posterior_run import ChainSettings, summarize_posterior
 
 RATE = 16000
-FEW = ("--chains", 2, "--draws", 4, "--warm-up", 1, "--leapfrog-steps", 1)
+FEW = ("--chains", 2, "--draws", 4, "--warmup", 1, "--leapfrog-steps", 1)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ MISTAKES = {
     "not a page": (lambda folder, good: [good, "--out", folder / "report.pdf"], "report.pdf"),
     "one chain": (lambda folder, good: [good, "--chains", 1], "chains"),
     "few draws": (lambda folder, good: [good, "--draws", 3], "draws"),
-    "warm-up": (lambda folder, good: [good, "--warm-up", -1], "warm-up"),
+    "warm-up": (lambda folder, good: [good, "--warmup", -1], "warm-up"),
     "leapfrog": (lambda folder, good: [good, "--leapfrog-steps", 0], "leapfrog"),
     "no seconds": (lambda folder, good: [good, "--seconds", 0], "seconds"),
     "many seconds": (lambda folder, good: [good, "--seconds", 3600], "seconds"),

@@ -1,6 +1,5 @@
 """The one call: what it promises of shapes, rates, seeds and odd input."""
 
-import importlib
 import json
 
 import numpy as np
@@ -148,8 +147,7 @@ def test_segments_cover_every_frame_with_weight_one(seconds: float) -> None:
 
 
 def test_long_recordings_are_enhanced_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("avse.enhance")  # the attribute of the package is the function
-    monkeypatch.setattr(module, "SEGMENT", 1.5)
+    monkeypatch.setattr("avse.recording.SEGMENT", 1.5)
     enhancement = avse.enhance(noise(3.0), RATE)
     assert len(enhancement.posteriors) == len(enhancement.report["segments"]) > 1
     assert np.isfinite(enhancement.speech).all()
@@ -158,7 +156,7 @@ def test_long_recordings_are_enhanced_in_segments(monkeypatch: pytest.MonkeyPatc
 def test_posterior_goes_to_xarray_with_named_dimensions() -> None:
     data = avse.enhance(noise(0.3, channels=2), RATE).posterior.to_xarray(channel=1)
     assert data["z"].dims == ("chain", "draw", "frame", "latent")
-    assert data["gain"].dims == ("frame", "frequency")
+    assert data["wiener_gain"].dims == ("frame", "frequency")
 
 
 def test_the_scale_leads_back_to_what_inference_saw() -> None:

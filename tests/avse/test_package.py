@@ -25,7 +25,7 @@ def test_every_folder_with_modules_is_declared() -> None:
     setup.read(ROOT / "setup.cfg")
     packages = setup["options"]["packages"].split()
     assert sorted(packages) == sorted(declared())
-    tops = ("avse", "data", "models", "guides", "inference", "evaluation")
+    tops = ("src/avse", "data", "models", "guides", "inference", "evaluation")
     folders = {str(p.parent.relative_to(ROOT)) for top in tops for p in (ROOT / top).rglob("*.py")}
     assert folders == set(declared().values())
     for folder in folders:
@@ -59,7 +59,12 @@ def test_sdist_has_every_module_and_the_weights(tmp_path: Path) -> None:
     for folder in declared().values():
         for module in (ROOT / folder).glob("*.py"):
             assert f"{folder}/{module.name}" in names
-    assert {"avse/zoo/weights/a-vae/model.safetensors", "avse/py.typed", "README.md", "LICENSE"} <= names
+    assert {
+        "src/avse/zoo/weights/a-vae/model.safetensors",
+        "src/avse/py.typed",
+        "README.md",
+        "LICENSE",
+    } <= names
 
 
 def test_public_names_exist() -> None:

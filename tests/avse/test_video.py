@@ -3,7 +3,6 @@
 Pictures tell their time by their grey level. The pairs are untrained: what is tested is what they are shown.
 """
 
-import importlib
 import json
 import sys
 import warnings
@@ -43,6 +42,7 @@ from avse.inference.em.mcem import MCEM
 from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.kernels import RandomWalk
 from avse.inference.posterior import Posterior
+from avse.inference.presets import PRESETS
 from avse.models.nmf import RandomInit
 from avse.recording import segments
 from avse.zoo.pair import PairConfig, SpeechPair
@@ -252,9 +252,8 @@ def test_training_and_enhancement_see_and_hear_the_same(view: LipFrontEnd, tmp_p
 def test_pieces_of_a_long_recording_see_their_own_lips(
     pair: SpeechPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("avse.enhance")  # the attribute of the package is the function
-    monkeypatch.setattr(module, "SEGMENT", 0.8)
-    monkeypatch.setattr(module, "OVERLAP", 0.1)
+    monkeypatch.setattr("avse.recording.SEGMENT", 0.8)
+    monkeypatch.setattr("avse.recording.OVERLAP", 0.1)
     x, lips = noise(2.0), clock(50, bad=[20, 21, 22])
     watching = Watching()
     enhancement = avse.enhance(x, RATE, model=pair, algorithm=watching, video=lips, video_offset=0.1)
@@ -384,7 +383,7 @@ def test_a_model_that_only_listens_says_that_it_did_not_look(listening: SpeechPa
     alone = avse.enhance(noise(0.3), RATE, model=listening, algorithm=light())
     assert watching.seen == [None]
     assert enhancement.lips is None
-    assert enhancement.report["notes"] == ["the video was not used: model a-vae listens only"]
+    assert enhancement.report["notes"] == ["the video was not used: model a-vae uses the sound alone"]
     assert "video" not in enhancement.report
     np.testing.assert_array_equal(enhancement.speech, alone.speech)
     assert alone.report["notes"] == []
@@ -396,7 +395,7 @@ def test_a_model_that_only_listens_says_that_it_did_not_look(listening: SpeechPa
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ({}, "model av-vae looks at lips: give a video"),
+        ({}, "model av-vae needs lips: give a video"),
         ({"video": clock_images(9)}, "how many pictures a second is not known; give fps"),
         ({"video": clock_images(9), "fps": 0}, "give fps, a positive number"),
         ({"video": clock_images(9), "fps": np.nan}, "give fps, a positive number"),
@@ -432,7 +431,8 @@ def test_auto_takes_the_model_that_fits(
     monkeypatch.setattr(zoo, "load", lambda wanted: asked.append(wanted) or (pair if video else listening))
     report = avse.enhance(noise(0.1), RATE, video=clock() if video else None, algorithm=light()).report
     assert asked == [name]
-    assert report["model"] == "auto"
+    assert report["requested"]["model"] == "auto"
+    assert report["model"] == (pair if video else listening).name
     assert report["architecture"]["architecture"] == name
 
 
@@ -573,8 +573,7 @@ def test_lips_of_a_file_are_used(
 
 @pytest.fixture
 def light_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("avse.enhance")
-    monkeypatch.setitem(module.PRESETS, "mcem", light)
+    monkeypatch.setitem(PRESETS, "mcem", light)
 
 
 @pytest.mark.usefixtures("light_presets")
@@ -638,7 +637,7 @@ def test_a_sound_file_with_lips_for_a_model_that_only_listens(
     options = ["--video", noisy.with_name("a.npz"), "--model", noisy.with_name("deaf")]
     assert run(monkeypatch, noisy, *options) == 0
     (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line == "note: the video was not used: model a-vae listens only"
+    assert line == "note: the video was not used: model a-vae uses the sound alone"
 
 
 @pytest.mark.parametrize(

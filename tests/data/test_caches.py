@@ -145,13 +145,41 @@ def test_a_half_written_file_is_no_entry(
 def test_a_full_disk_is_told_and_leaves_nothing(
     writer: str, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What was computed is given all the same."""
+    expected = read(tmp_path / "whole", utterance(0))
+
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, writer, full)
-    with pytest.raises(InputError, match="No space left on device"):
-        read(tmp_path, utterance(0))
-    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match="nothing is kept in the cache .*No space left on device"):
+        found = read(tmp_path / "full", utterance(0))
+    for part, true in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, true)
+    assert not list((tmp_path / "full").iterdir())
+
+
+@pytest.mark.parametrize("read", [power, lips])
+def test_a_cache_that_cannot_be_a_folder_is_done_without(read: Read, tmp_path: Path) -> None:
+    expected = read(tmp_path / "whole", utterance(0))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="nothing is kept in the cache"):
+        found = read(tmp_path / "file" / "cache", utterance(0))
+    for part, true in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(part, true)
+
+
+@pytest.mark.parametrize("length", [0, 40, 200])
+@pytest.mark.parametrize("read", [power, lips])
+def test_truncated_entries_are_written_anew(read: Read, tmp_path: Path, length: int) -> None:
+    expected = read(tmp_path, utterance(0))
+    (entry,) = tmp_path.iterdir()
+    whole = entry.stat().st_size
+    entry.write_bytes(entry.read_bytes()[:length])
+    for found in (read(tmp_path, utterance(0)), read(tmp_path, unread("anna-0"))):
+        for part, true in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(part, true)
+    assert entry.stat().st_size == whole
 
 
 COUNT = 12

@@ -77,7 +77,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, images: np.ndarray) -> No
     text = tmp_path / "text.mat"
     text.write_text("no data")
     for path, message in (
-        (tmp_path / "missing.npy", "no such file"),
+        (tmp_path / "missing.npy", "does not exist"),
         (array("shape", images[:, :60]), r"shape \(6, 60, 67\)"),
         (array("none", images[:0]), r"shape \(0, 67, 67\)"),
         (array("range", images * 2.0), "grey levels"),
@@ -93,7 +93,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, images: np.ndarray) -> No
         (text, "no whole .mat"),
         (_write_mat(tmp_path / "wrong.mat", audio=np.zeros((4, 513))), "0 data sets"),
         (_write_mat(tmp_path / "loud.mat", mouth=np.full((2, 4489), 1e4)), "outside 0 to 255"),
-        (tmp_path / "a.csv", "no such file"),
+        (tmp_path / "a.csv", "does not exist"),
     ):
         with pytest.raises(InputError, match=message) as caught:
             load_lips_array(path, 25)

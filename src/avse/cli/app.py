@@ -3,11 +3,13 @@
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
 
+import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +19,7 @@ from rich.table import Table
 
 from avse.data.errors import InputError
 from avse.progress import progress_bar
+from avse.version import __version__
 
 app = typer.Typer(
     help="Unsupervised audio-visual speech enhancement with probabilistic models.",
@@ -28,9 +31,49 @@ console = Console(stderr=True)
 
 USER_ERROR = 2
 
+RECIPE_NAMES = (
+    "a-vae",
+    "a-vae-all-clips",
+    "v-vae",
+    "av-vae",
+    "min-vae-v1",
+    "min-vae-v2",
+    "vae-mm",
+    "a-vae-paper",
+    "v-vae-paper",
+    "av-vae-paper",
+)
+"""Of `avse.zoo.recipes.RECIPES`, whose import takes seconds; a test compares them."""
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print(f"avse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Unsupervised audio-visual speech enhancement with probabilistic models."""
+
+
+def default_output(noisy: Path) -> Path:
+    """NAME_enhanced.wav for NAME.wav and NAME.mp4_enhanced.wav for NAME.mp4, so that they differ."""
+    name = noisy.stem if noisy.suffix.lower() == ".wav" else noisy.name
+    return noisy.parent / f"{name}_enhanced.wav"
+
 
 def main() -> None:
     """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may be missing here
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except InputError as error:
@@ -62,16 +105,26 @@ def enhance(
     video_offset: Annotated[float, typer.Option(help="Seconds by which the pictures come late.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
     algorithm: Annotated[str, typer.Option(help="mcem, vem, paper, paper-vem, ...")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Where to write; default NOISY_enhanced.wav.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write; default NAME_enhanced.wav, for others than .wav NAME.mp4_enhanced.wav."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
     report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Write spectrograms and the objective trace.")] = None,
+    audio_track: Annotated[int | None, typer.Option(help="Sound track, from 0; default the first.")] = None,
+    link_channels: Annotated[
+        bool | None,
+        typer.Option(help="One filter for all channels; default for two channels, the stereo image stays."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Enhance a noisy recording. The output has its length, rate and channels."""
     from avse.cli.commands import enhance_file
 
-    destination = out or noisy.with_name(f"{noisy.stem}_enhanced.wav")
+    destination = out or default_output(noisy)
     with warnings_as_notes(), progress_bar("enhancing") as progress:
         summary = enhance_file(
             noisy,
@@ -82,6 +135,8 @@ def enhance(
             model=model,
             algorithm=algorithm,
             seed=seed,
+            audio_track=audio_track,
+            link_channels=link_channels,
             device=device,
             report=report,
             figure=figure,
@@ -151,9 +206,7 @@ def lips(
 
 @app.command()
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="MODEL", help="a-vae, v-vae, av-vae; with -paper for the papers' nets.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="MODEL", help=f"One of {', '.join(RECIPE_NAMES)}.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; the trained pair is saved in OUT/pair.")],
     corpus: Annotated[str, typer.Option(help="folder, grid, ntcd-timit or synthetic.")] = "synthetic",
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
@@ -166,7 +219,8 @@ def train(
     """Train a model on clean speech; noise is never needed."""
     from avse.cli.commands import train_model
 
-    with warnings_as_notes():
+    # Lightning's progress goes to stderr: stdout holds the summary alone.
+    with warnings_as_notes(), redirect_stdout(sys.stderr):
         summary = train_model(
             recipe, corpus, root, out, epochs=epochs, seed=seed, device=device, resume=resume, cache=cache
         )
@@ -178,19 +232,12 @@ def models() -> None:
     """List the trained models that come with the package."""
     from avse.zoo import load, shipped
 
-    table = Table("name", "architecture", "STFT window/hop", "parameters", "folder")
-    for name, folder in shipped().items():
+    for name in shipped():
         pair = load(name)
-        stft = pair.stft
         count = sum(tensor.numel() for tensor in pair.modules().state_dict().values())
-        table.add_row(
-            name,
-            pair.config.architecture,
-            f"{stft.window_length}/{stft.hop_length} at {stft.sample_rate} Hz",
-            f"{count:,}",
-            str(folder),
-        )
-    Console().print(table)
+        heading = next((line for line in pair.card.splitlines() if line.startswith("# ")), "")
+        purpose = heading.partition(": ")[2]
+        print(f"{name:18}{pair.config.architecture:18}{count:>10,}  {purpose}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from avse.checks import checked_count, checked_device, checked_seed
 from avse.data.audio import check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
@@ -16,12 +17,18 @@ from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.errors import InputError
-from avse.data.files import atomic_path, check_destination, made_folder
+from avse.data.files import atomic_path, check_destination, check_distinct, made_folder
 from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips.files import lips_from, save_lips
 from avse.data.lips.video import has_pictures
 from avse.enhancement import enhance
-from avse.evaluation.figures import check_figure_format, metrics_figure, training_figure, write_figure
+from avse.evaluation.figures import (
+    check_figure_format,
+    metrics_figure,
+    plain_text,
+    training_figure,
+    write_figure,
+)
 from avse.evaluation.lips_figures import contact_sheet
 from avse.evaluation.metrics import all_metrics
 from avse.evaluation.posterior.diagnosis import verdict
@@ -44,6 +51,8 @@ def enhance_file(
     model: str = "auto",
     algorithm: str = "auto",
     seed: int = 0,
+    audio_track: int | None = None,
+    link_channels: bool | None = None,
     device: str = "cpu",
     report: Path | None = None,
     figure: Path | None = None,
@@ -58,7 +67,10 @@ def enhance_file(
     Raises:
         InputError: input, output, model or algorithm cannot be used.
     """
-    audio = read_audio(noisy)
+    check_distinct(input=noisy, video=video, output=out, report=report, figure=figure)
+    checked_seed(seed)
+    checked_device(device)
+    audio = read_audio(noisy, audio_track)
     check_writable(out)
     for path in (report, figure):
         if path is not None:
@@ -68,7 +80,7 @@ def enhance_file(
     if algorithm != "auto":
         algorithm_named(algorithm)
     pair = model if model == "auto" else pair_named(model)
-    lips, excuse = _lips_of(noisy, video, fps, pair)
+    lips, excuse = _lips_of(noisy, video, fps, pair, audio_track)
     enhancement = enhance(
         audio.samples,
         audio.sample_rate,
@@ -77,20 +89,24 @@ def enhance_file(
         model=pair,
         algorithm=algorithm,
         seed=seed,
+        link_channels=link_channels,
         device=device,
         progress=progress,
     )
-    summary = {
+    summary: dict[str, Any] = {
         **enhancement.report,
         "notes": [*excuse, *enhancement.report["notes"]],
         "file": str(noisy),
         "output": str(out),
     }
     write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
+    if figure is not None:
+        try:
+            write_figure(figure, enhancement.figure(title=plain_text(noisy.name)))
+        except (OSError, RuntimeError, ValueError) as error:  # the sound is written; a picture is an extra
+            summary["notes"].append(f"{figure}: the figure could not be drawn ({_first_line(error)})")
     if report is not None:
         write_json(report, summary)
-    if figure is not None:
-        write_figure(figure, enhancement.figure(title=noisy.name))
     return summary
 
 
@@ -116,6 +132,8 @@ def diagnose_file(
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
     long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
+    check_distinct(input=noisy, video=video, output=out)
+    checked_seed(seed)
     audio = read_audio(noisy)
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{out}: the report is a page of HTML; let the name end in .html")
@@ -141,8 +159,16 @@ def diagnose_file(
     return verdict(found.diagnosis)
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _lips_of(
-    noisy: Path, video: Path | None, fps: float | None, model: str | SpeechPair
+    noisy: Path,
+    video: Path | None,
+    fps: float | None,
+    model: str | SpeechPair,
+    audio_track: int | None = None,
 ) -> tuple[Lips | None, list[str]]:
     """The lips to look at, if any, and why there are none where one would expect them."""
     if video is not None:
@@ -150,7 +176,7 @@ def _lips_of(
     if not has_pictures(noisy) or (isinstance(model, SpeechPair) and model.config.lips is None):
         return None, []
     try:
-        return read_lips(noisy), []
+        return read_lips(noisy, audio_track), []
     except InputError as error:
         if model != "auto":
             raise
@@ -163,6 +189,7 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     Raises:
         InputError: no usable video, no face, or an output that cannot be written.
     """
+    check_distinct(video=video, output=out, figure=figure)
     if out.suffix.lower() != ".npz":
         raise InputError(f"{out}: lips are saved as .npz; let the name end so")
     for path in (out, figure):
@@ -196,6 +223,10 @@ def train_model(
     """
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
+    checked_seed(seed)
+    checked_device("cpu" if device == "auto" else device)
+    if epochs is not None:
+        checked_count(epochs, "--epochs")
     plan = RECIPES[recipe]()
     settings = replace(plan.settings, seed=seed)
     if epochs is not None:
@@ -281,4 +312,4 @@ def run_demo(
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write plain values, whole or not at all."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from torch import nn
 
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
 from avse.models.base import SpeechModel
@@ -51,7 +51,7 @@ class PairConfig:
     architecture: str
     arguments: dict[str, Any]
     front_end: FrontEnd
-    lips: LipFrontEnd | None = None
+    lips: LipView | None = None
     algorithm: str = "mcem"
 
     @classmethod
@@ -70,7 +70,7 @@ class PairConfig:
             values["architecture"],
             dict(values["arguments"]),
             FrontEnd(**front_end),
-            None if lips is None else LipFrontEnd(**lips),
+            None if lips is None else lip_view(lips),
             values["algorithm"],
         )
         _check_arguments(config.architecture, config.arguments)
@@ -260,7 +260,7 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
             )
     modules = pair.modules()
     modules.load_state_dict({name: tensor.float() for name, tensor in weights.items()}, strict=False)
-    modules.eval().requires_grad_(False)
+    modules.float().eval().requires_grad_(False)
     return pair
 
 

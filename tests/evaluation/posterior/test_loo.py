@@ -190,20 +190,27 @@ def test_evidence_of_a_mixture_is_the_mixture_of_evidences(generator: Generator)
 @pytest.mark.parametrize("mixture", [False, True])
 def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generator: Generator) -> None:
     """p(x_f | the rest) = p(x) / p(x without f), both on the grid. Mean over 12 frames of the sum over bins,
-    from 40 sets of 500 draws: within 0.05 nats, a bias that PSIS may have, and 5 standard errors (false
-    alarms 6e-7). The control, bins that are seen when they are predicted, is better by far more."""
-    model = NoisySpeech(Switched() if mixture else a_vae(), noise())
+    from 20 sets of 1000 draws: within 0.05 nats, a bias that PSIS may have, and 5 standard errors (false
+    alarms 2e-5 by Student's t). The control, bins that are seen when they are predicted, is better by far
+    more. The decoders are the same for all seeds: PSIS is that exact where none is steep."""
+    speech = Switched() if mixture else a_vae()
+    slopes = (2.9 * torch.arange(F, dtype=torch.float64)).cos().unsqueeze(0)
+    if mixture:
+        speech.decoders[0].a, speech.decoders[1].a = 0.5 * slopes, slopes
+    else:
+        speech.decoder.a = slopes
+    model = NoisySpeech(speech, noise())
     power = model(power=None)
     whole = integral(on_the_grid(model, power).logsumexp(0))
     truth = torch.zeros(N, dtype=torch.float64)
     for f in range(F):
         rest = torch.cat([power[:, :f], power[:, f + 1 :]], -1)
         truth += whole - integral(on_the_grid(without_bin(model, f), rest).logsumexp(0))
-    sets = [loo_bins(model, exact_draws(model, power, 500, generator), power) for _ in range(40)]
+    sets = [loo_bins(model, exact_draws(model, power, 1000, generator), power) for _ in range(20)]
     error = torch.stack([(own.elpd - truth).mean() for own in sets])
-    assert abs(float(error.mean())) < 0.05 + 5 * float(error.std()) / 40**0.5
+    assert abs(float(error.mean())) < 0.05 + 5 * float(error.std()) / 20**0.5
     seen = torch.stack([(own.elpd + own.p_loo - truth).mean() for own in sets])
-    assert float(seen.mean()) > 0.15 + 5 * float(seen.std()) / 40**0.5
+    assert float(seen.mean()) > 0.15 + 5 * float(seen.std()) / 20**0.5
     assert 0.05 < float(sets[0].p_loo.mean()) < 2
     assert sets[0].doubtful.double().mean() < 0.05
 
@@ -211,6 +218,7 @@ def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generat
 def test_bins_under_loud_noise_are_not_doubtful(generator: Generator) -> None:
     """Their weights are equal up to a heavy tail of next to nothing."""
     speech = AVAE(StandardNormal(1).double(), Line(2.0, -20.0))
+    speech.decoder.a = torch.linspace(2.0, 4.0, F, dtype=torch.float64).unsqueeze(0)
     model = NoisySpeech(speech, noise())
     power = model(power=None)
     found = loo_bins(model, torch.randn(1, 400, N, 1, dtype=torch.float64), power)
@@ -223,7 +231,7 @@ def test_bins_under_loud_noise_are_not_doubtful(generator: Generator) -> None:
 def test_a_batch_is_each_recording_alone(generator: Generator) -> None:
     speech = Switched()
     noises = [noise(), noise()]
-    together = NMFNoise(*(torch.stack([getattr(n, key) for n in noises]) for key in ("W", "H", "gain")))
+    together = NMFNoise(*(torch.stack([getattr(n, key) for n in noises]) for key in ("W", "H", "frame_gain")))
     z, power = torch.randn(2, 20, 2, N, 1, dtype=torch.float64), torch.rand(2, N, F, dtype=torch.float64)
     found = loo_bins(NoisySpeech(speech, together), z, power)
     alone = loo_bins(NoisySpeech(speech, noises[1]), z[:, :, 1], power[1])
