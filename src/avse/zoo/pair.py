@@ -144,7 +144,7 @@ class SpeechPair(ModelHubMixin):
 
     def __repr__(self) -> str:
         """Name, architecture, bins and lips in one line."""
-        lips = "without lips" if self.config.lips is None else f"{self.config.lips.pictures} video frames"
+        lips = "no lips" if self.config.lips is None else type(self.config.lips).__name__
         bins = self.config.front_end.stft.bins
         return f"SpeechPair({self.name!r}, {self.config.architecture}, {bins} bins, {lips})"
 
