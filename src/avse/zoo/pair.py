@@ -164,6 +164,12 @@ class SpeechPair(ModelHubMixin):
             bins=config.front_end.stft.bins, **visual, **config.arguments
         )
 
+    def __repr__(self) -> str:
+        """Name, architecture, bins and lips in one line."""
+        lips = "no lips" if self.config.lips is None else type(self.config.lips).__name__
+        bins = self.config.front_end.stft.bins
+        return f"SpeechPair({self.name!r}, {self.config.architecture}, {bins} bins, {lips})"
+
     @property
     def stft(self) -> STFT:
         """The short-time Fourier transform that the pair was trained with."""
