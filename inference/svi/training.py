@@ -13,6 +13,7 @@ written whole or not at all: a run may be killed at any moment and resumed.
 import csv
 import fcntl
 import json
+import logging
 import math
 import os
 import pickle
@@ -326,6 +327,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def only_warnings(logger: str) -> Iterator[None]:
+    """Inside, a logger tells warnings alone, and neither hints nor advertisements."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
 def exclusive_run(out: Path) -> Iterator[None]:
     """Hold the folder of a run for this process; run.lock in it names the process that does.
 
@@ -485,27 +498,28 @@ def fit(
     # After every epoch: `save_last` of `best` would save only when the validation loss improves.
     latest = ModelCheckpoint(folder, "last", enable_version_counter=False)
     history = EpochHistory(out / "log" / "metrics.csv", progress)
-    trainer = L.Trainer(
-        accelerator=where.type,
-        devices=1 if where.index is None or where.type == "cpu" else [where.index],
-        max_epochs=svi.settings.max_epochs,
-        callbacks=[
-            EarlyStopping("validation_loss", patience=svi.settings.patience),
-            *callbacks,
-            history,
-            best,
-            latest,
-        ],
-        logger=False,
-        plugins=[AtomicCheckpointIO()],
-        gradient_clip_val=svi.settings.gradient_norm,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
+    with only_warnings("lightning.pytorch"):
+        trainer = L.Trainer(
+            accelerator=where.type,
+            devices=1 if where.index is None or where.type == "cpu" else [where.index],
+            max_epochs=svi.settings.max_epochs,
+            callbacks=[
+                EarlyStopping("validation_loss", patience=svi.settings.patience),
+                *callbacks,
+                history,
+                best,
+                latest,
+            ],
+            logger=False,
+            plugins=[AtomicCheckpointIO()],
+            gradient_clip_val=svi.settings.gradient_norm,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+        )
     start = time.perf_counter()
     devices = range(torch.cuda.device_count()) if where.type == "cuda" else ()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), only_warnings("lightning.pytorch"):
         trainer.fit(svi, data, ckpt_path=None if checkpoint is None else str(checkpoint))
     kept_best = svi.settings.keep == "best" and (folder / "best.ckpt").is_file()
     kept = folder / ("best.ckpt" if kept_best else "last.ckpt")
