@@ -192,14 +192,14 @@ def _visual_prior() -> Recipe:
 
 
 def _min_vae_v1() -> Recipe:
-    """From the A-VAE and the trunk of the V-VAE; a third of the frames of the audio encoder is corrupted."""
+    """From the A-VAE and the trunk of the AV-VAE; a third of the frames of the audio encoder is corrupted."""
     visual = _v_vae()
     return replace(
         visual,
         pair=replace(
             visual.pair,
             architecture="min-vae",
-            arguments={"version": 1, "latent_size": 32},
+            arguments={"version": 1, "latent_size": 32, "embedding_size": 96, "dropout": 0.3},
             algorithm="mcem-branches",
         ),
         settings=replace(visual.settings, max_epochs=20, patience=20, keep="last"),
@@ -207,14 +207,14 @@ def _min_vae_v1() -> Recipe:
         corruption=ColouredNoise(share=1 / 3),
         pretrained=(
             PretrainedInit(
-                "a-vae-grid",
+                "a-vae",
                 {
                     "model.decoder": "model.decoder",
                     "guide.features": "guide.branches.1.features",
                     "guide.encoder": "guide.branches.1.encoder",
                 },
             ),
-            PretrainedInit("v-vae", {"guide.lips": "guide.branches.0.lips"}),
+            PretrainedInit("av-vae", {"model.lips": "guide.branches.0.lips"}),
         ),
     )
 
@@ -222,7 +222,7 @@ def _min_vae_v1() -> Recipe:
 def _min_vae_v2() -> Recipe:
     """From the encoder of the A-VAE, decoder and prior network of the AV-VAE; the latter now encodes lips."""
     first = _min_vae_v1()
-    arguments = {"version": 2, "latent_size": 32, "visual_activation": "relu"}
+    arguments = {**first.pair.arguments, "version": 2, "visual_activation": "relu"}
     audio_init, _ = first.pretrained
     return replace(
         first,
