@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 2
 
+# Index of the CPU wheels of torch, such as https://download.pytorch.org/whl/cpu; empty for pip's own.
+TORCH_INDEX ?=
+
 SHIFTS ?= 1 2 3 4 5
 
 .PHONY: demo test test-all test-seeds lint bench clean
@@ -36,8 +39,8 @@ bench: $(READY)
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,metrics,synthetic,train,video]"
 	touch $@
 
 clean:

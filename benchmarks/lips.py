@@ -4,7 +4,9 @@
     python benchmarks/lips.py --systems a av shuffled other unseen v --share 4     # negative controls
     python benchmarks/lips.py --systems a-paper av-paper --levels -5 --share 3     # the papers' schedule
     python benchmarks/lips.py --systems a-paper-g1 av-paper-g1 --levels -5 --share 3    # with g = 1
-    python benchmarks/lips.py --speakers s30 s34            # speakers that no model has seen
+    python benchmarks/lips.py --speakers s30 s34 --systems a auto       # speakers that no model has seen
+    python benchmarks/lips.py --speakers s30 s34 --systems a auto small large shifted rolled dark bright \
+        blurred
 
 A-VAE and AV-VAE are trained on the same clips. Noise: cafe, street, babble, white. The data is looked for
 in AVSE_DATA (default ../shared/data); lips are cached (see `avse.data.caches.default_cache`). Prints
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from quality import DATA, noises
+from scipy import ndimage
 
 import avse
 from avse.data.caches import LipsCache, default_cache
@@ -31,7 +34,7 @@ from avse.inference.presets import papers_mcem
 
 NOISES = ("cafe", "street", "babble", "white")
 LEVELS = (-10.0, -5.0, 0.0, 5.0)
-A, AV, V = "a-vae-grid", "av-vae", "v-vae"
+A, AV, V = "a-vae", "av-vae", "v-vae"
 
 
 def read(clip: str) -> Lips:
@@ -63,7 +66,45 @@ def unseen(clip: str, clips: list[str]) -> Lips:
     return Lips(lips.images, lips.times, np.full_like(lips.reasons, Reason.NO_FACE), lips.fps)
 
 
+def changed(
+    clip: str,
+    clips: list[str],
+    scale: float = 1.0,
+    shift: float = 0.0,
+    roll: float = 0.0,
+    contrast: float = 1.0,
+    brightness: float = 0.0,
+    blur: float = 0.0,
+) -> Lips:
+    """The right pictures, cropped or lit otherwise: scale, shift in pixels, roll in degrees, grey levels,
+    blur."""
+    lips = read(clip)
+    angle, middle = np.deg2rad(roll), (lips.images.shape[-1] - 1) / 2
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    offset = middle - turn @ np.full(2, middle + shift)
+    images = []
+    for image in lips.images.astype(np.float32):
+        moved = ndimage.affine_transform(image, turn, offset, order=1, mode="nearest")
+        images.append(ndimage.gaussian_filter(contrast * moved + brightness, blur))
+    grey = np.clip(np.rint(images), 0, 255).astype(np.uint8)
+    return Lips(grey, lips.times, lips.reasons, lips.fps)
+
+
+CHANGES: dict[str, dict[str, float]] = {
+    "small": {"scale": 0.7},
+    "large": {"scale": 1.4},
+    "shifted": {"shift": 8.0},
+    "rolled": {"roll": 20.0},
+    "dark": {"contrast": 0.4},
+    "bright": {"contrast": 1.3, "brightness": 40.0},
+    "blurred": {"blur": 2.0},
+}
+
 SYSTEMS = {
+    "auto": ("auto", "auto", own),
+    **{name: ("auto", "auto", partial(changed, **how)) for name, how in CHANGES.items()},
+    "auto-shuffled": ("auto", "auto", shuffled),
+    "auto-other": ("auto", "auto", other),
     "a": (A, "auto", None),
     "av": (AV, "auto", own),
     "v": (V, "auto", own),

@@ -77,10 +77,10 @@ def vem_floor(decoders: Sequence[SpectrumDecoder], power: torch.Tensor, chain: C
     """
     z = torch.randn(power.shape[0], decoders[0].trunk[0].in_features)
     for decoder in decoders:
-        for _ in range(chain.moves + 1):
+        for _ in range(chain.num_steps + 1):
             log_variance = decoded(decoder, z)
             -(log_variance + power * torch.exp(-log_variance)).sum(-1)
-        for _ in range(chain.moves - chain.warmup):
+        for _ in range(chain.num_steps - chain.warmup):
             torch.exp(-decoded(decoder, z))
 
 

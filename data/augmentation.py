@@ -11,6 +11,8 @@ from torch import Tensor
 
 from avse.data.datamodule import Batch
 from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.geometry import SHAPES
+from avse.data.lips.shape_front_end import LipShapeFrontEnd
 
 Augmentation = Callable[[Batch], Batch]
 
@@ -106,6 +108,56 @@ class LipAugmentation:
         turn = torch.stack([cosine, -sine, across, sine, cosine, down], dim=-1).reshape(count, 2, 3)
         grid: Tensor = torch.nn.functional.affine_grid(turn, list(pictures.shape), align_corners=False)
         return grid
+
+
+@dataclass(frozen=True)
+class ShapeAugmentation:
+    """Other mouths, other cameras: the shapes of every frame scaled, shifted, tilted over time and made
+    noisy at random; some quantities left out, and some frames hidden, which are then bad.
+
+    Args:
+        front_end: how the lips are shown.
+        hidden: share of the frames whose lips are not seen.
+        scale: standard deviation of the logarithm of the scale, of each quantity and of all.
+        shift: standard deviation of the shift of each quantity, in deviations of the clip.
+        tilt: of the shift at the ends of the instants, rising linearly over time from minus that.
+        noise: largest standard deviation of independent errors.
+        dropped: share of the quantities that are left out of a frame.
+    """
+
+    front_end: LipShapeFrontEnd
+    hidden: float = 0.1
+    scale: float = 0.15
+    shift: float = 0.2
+    tilt: float = 0.1
+    noise: float = 0.2
+    dropped: float = 0.05
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with "visual" (B, D) changed, and "bad" (B,), if there, where lips are hidden."""
+        visual = batch["visual"]
+        count, instants = len(visual), self.front_end.instants
+        every = visual[:, :-1].unflatten(1, (instants, self.front_end.quantities))
+        shapes = every[..., : len(SHAPES)]
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(count, *shape).to(visual)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(count, *shape).to(visual)
+
+        size = len(SHAPES)
+        scaled = shapes * (self.scale * (normal(1, size) + normal(1, 1))).exp()
+        time = torch.linspace(-1, 1, instants).to(visual)[:, None]
+        moved = scaled + self.shift * normal(1, size) + self.tilt * normal(1, size) * time
+        noisy = moved + self.noise * uniform(1, 1) * normal(instants, size)
+        kept = noisy * (uniform(1, size) >= self.dropped)
+        seen = visual[:, -1:] * (uniform(1) >= self.hidden)
+        shown = torch.cat([kept, every[..., size:]], -1).flatten(1)
+        changed = {"visual": torch.cat([shown * seen, seen], dim=1)}
+        if "bad" in batch:
+            changed["bad"] = torch.maximum(batch["bad"], 1 - seen[:, 0])
+        return {**batch, **changed}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from avse.data.corpora.base import Corpus, Split, Utterance
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.corruption import LipCorruption
-from avse.data.lips.front_end import LipFrontEnd, LipTrack
+from avse.data.lips.front_end import LipTrack
 from avse.data.lips.lips import nearest
+from avse.data.lips.shape_front_end import LipView
 
 Batch = dict[str, Tensor]
 """Keyword arguments of model and guide: power (B, F), and visual (B, D) where the corpus has it.
@@ -55,7 +56,7 @@ class FrameDataset(Dataset[Batch]):
         self,
         power: Tensor,
         lips: LipTrack | None = None,
-        front_end: LipFrontEnd | None = None,
+        front_end: LipView | None = None,
         bad: Tensor | None = None,
     ) -> None:
         self.power = power
@@ -85,10 +86,14 @@ class EpochSampler(Sampler[list[int]]):
         batch_size: frames a batch; the last may be smaller.
         limit: at most so many frames an epoch, or None for all.
         seed: of the permutation.
+        weights: how often each frame is drawn, (size,), with replacement; None for a permutation.
     """
 
-    def __init__(self, size: int, batch_size: int, limit: int | None, seed: int) -> None:
+    def __init__(
+        self, size: int, batch_size: int, limit: int | None, seed: int, weights: Tensor | None = None
+    ) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.weights = weights
         self.count = size if limit is None else min(limit, size)
         self.epoch = 0
 
@@ -101,9 +106,16 @@ class EpochSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.size, generator=generator)[: self.count]
+        order = self._order(generator)
         for batch in order.split(self.batch_size):  # lazily: Lightning sets the epoch after calling iter
             yield batch.tolist()
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self.weights is None:
+            return torch.randperm(self.size, generator=generator)[: self.count]
+        edges = self.weights.double().cumsum(0)
+        drawn = torch.rand(self.count, generator=generator, dtype=torch.float64) * edges[-1]
+        return torch.searchsorted(edges, drawn).clamp_max(self.size - 1)
 
 
 class FrameDataModule(L.LightningDataModule):
@@ -117,8 +129,12 @@ class FrameDataModule(L.LightningDataModule):
         max_utterances: at most so many random utterances of one speaker, or None for all; keeps a speaker
             with many recordings from ruling the rest.
         speeds: every training utterance is also heard at these speeds, which shifts its formants and pitch.
-        lips: how the lips are shown; utterances without a video are then left out. None for sound alone.
+        lips: how the lips are shown; utterances without a video are then left out, or heard with their lips
+            hidden, see `unseen_share`. None for sound alone.
         lip_corruption: of the lips of both splits; None to show them as they are.
+        balance: b, how evenly the speakers are drawn: one with n training frames as n^(1 - b); 0 draws every
+            frame equally often, 1 every speaker.
+        unseen_share: of the training frames, those of utterances without a video.
         cache: folder of cached spectra and lips.
         seed: of the batches, of the choice of utterances and of the damage to their lips.
 
@@ -135,8 +151,10 @@ class FrameDataModule(L.LightningDataModule):
         epoch_frames: int | None = None,
         max_utterances: int | None = None,
         speeds: Sequence[float] = (1.0,),
-        lips: LipFrontEnd | None = None,
+        lips: LipView | None = None,
         lip_corruption: LipCorruption | None = None,
+        balance: float = 0.0,
+        unseen_share: float = 0.0,
         cache: Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -150,13 +168,15 @@ class FrameDataModule(L.LightningDataModule):
         self.lip_corruption = lip_corruption
         self.cache = SpectrumCache(cache or default_cache(), front_end)
         self.lips_cache = LipsCache(cache or default_cache())
+        self.balance, self.unseen_share = balance, unseen_share
         self.seed = seed
         self._frames: dict[Split, FrameDataset] = {}
+        self._weights: Tensor | None = None
 
     def utterances(self, split: Split) -> list[Utterance]:
         """The utterances that are used of a split."""
         found = [(index, u) for index, corpus in enumerate(self.corpora) for u in corpus.utterances(split)]
-        if self.lips is not None:
+        if self.lips is not None and (self.unseen_share == 0 or split != "train"):
             found = [(index, utterance) for index, utterance in found if utterance.load_lips is not None]
         if not found:
             names = ", ".join(corpus.name for corpus in self.corpora)
@@ -197,6 +217,10 @@ class FrameDataModule(L.LightningDataModule):
                 lips = LipTrack.joined([each.track for each in shown]).frames(loud.repeat(copies))
                 if self.lip_corruption and self.lip_corruption.labelled:
                     bad = torch.cat([each.bad for each in shown])[loud.repeat(copies)].float()
+            if split == "train" and (self.balance or self.unseen_share):
+                weights = self._utterance_weights([u for u, _ in heard], [len(p) for p in powers])
+                copies = len(lips.valid) // int(loud.sum()) if lips is not None else 1
+                self._weights = weights[loud].repeat(copies)
             self._frames[split] = FrameDataset(power[loud], lips, self.lips, bad)
         return self._frames[split]
 
@@ -216,11 +240,27 @@ class FrameDataModule(L.LightningDataModule):
             raise InputError(f"{len(faults)} of the recordings cannot be used: {listed}")
         return powers
 
+    def _utterance_weights(self, utterances: Sequence[Utterance], frames: Sequence[int]) -> Tensor:
+        """How often the frames of utterances with so many `frames` are drawn, one weight a frame."""
+        groups = [(self.lips is not None and u.load_lips is None, u.speaker) for u in utterances]
+        sizes: dict[tuple[bool, str], int] = {}
+        for group, count in zip(groups, frames, strict=True):
+            sizes[group] = sizes.get(group, 0) + count
+        weight = {group: count**-self.balance for group, count in sizes.items()}
+        for unseen, share in ((True, self.unseen_share), (False, 1 - self.unseen_share)):
+            total = sum(weight[group] * count for group, count in sizes.items() if group[0] == unseen)
+            if self.lips is not None and total:
+                weight.update({g: share / total * w for g, w in weight.items() if g[0] == unseen})
+        each = torch.tensor([weight[group] for group in groups], dtype=torch.float64)
+        return each.repeat_interleave(torch.tensor(frames))
+
     def _shown(
         self, utterance: Utterance, speed: float, frames: int, number: int, copies: int
     ) -> list[Shown]:
         """What is shown with the N `frames` of an utterance, the `number`th, heard at a speed; every copy."""
         assert self.lips is not None
+        if utterance.load_lips is None:
+            return [Shown(self.lips.absent(frames), torch.ones(frames, dtype=torch.bool))] * copies
         try:
             lips = self.lips_cache.lips(utterance)
         except InputError as error:
@@ -251,7 +291,7 @@ class FrameDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Random batches, another permutation every epoch."""
         frames = self.frames("train")
-        sampler = EpochSampler(len(frames), self.batch_size, self.epoch_frames, self.seed)
+        sampler = EpochSampler(len(frames), self.batch_size, self.epoch_frames, self.seed, self._weights)
         return DataLoader(frames, sampler=sampler, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:

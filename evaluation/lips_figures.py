@@ -5,11 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from avse.data.lips import Lips, Reason
+from avse.data.lips.crop import SIDE
 from avse.data.lips.front_end import LipTrack
+from avse.data.lips.geometry import SHAPES
+from avse.data.lips.landmarks import find_landmarks
+from avse.data.lips.shape_front_end import described_shapes, with_hidden
 
-INVALID = "#d62728"
+SEEN, INVALID = "#2ca02c", "#d62728"
 
 
 def contact_sheet(lips: Lips, every: int | None = None, columns: int = 10, title: str = "") -> Figure:
@@ -42,6 +47,56 @@ def contact_sheet(lips: Lips, every: int | None = None, columns: int = 10, title
     return figure
 
 
+def shapes_sheet(
+    lips: Lips,
+    level: NDArray[np.floating] | None = None,
+    level_times: NDArray[np.floating] | None = None,
+    columns: int = 10,
+    rows: int = 2,
+    title: str = "",
+) -> Figure:
+    """The landmarks on some of the pictures, and the curves of the mouth's shape over the level of the sound.
+
+    Args:
+        lips: T_v images.
+        level: of the sound, dB, (N,), or None.
+        level_times: s, (N,).
+        columns, rows: of pictures.
+        title: of the figure.
+    """
+    found = find_landmarks(lips.images, lips.valid)
+    lips = with_hidden(lips, found)
+    shapes = described_shapes(lips, found)
+    figure = Figure(figsize=(columns * 1.05, rows * 1.2 + 3.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(rows * 1.2, 2.9))  # type: ignore[misc]
+    chosen = np.linspace(0, len(lips.times) - 1, columns * rows).round().astype(int)
+    for axes, index in zip(above.subplots(rows, columns, squeeze=False).flat, chosen, strict=True):
+        axes.imshow(lips.images[index], cmap="gray", vmin=0, vmax=255)
+        good = lips.valid[index]
+        points = found.points[index] * SIDE + (SIDE - 1) / 2
+        axes.plot(*points.T, ".", markersize=3, color=SEEN if good else INVALID)
+        axes.set(xticks=[], yticks=[], xlim=(-0.5, SIDE - 0.5), ylim=(SIDE - 0.5, -0.5))
+        axes.set_title(f"{lips.times[index]:.2f} s", fontsize=7, pad=2)
+    curves = below.subplots(2, 1, sharex=True)
+    for axes, names in zip(curves, (("open_middle", "outer_height"), ("width", "lower_lip")), strict=True):
+        for name in names:
+            curve = np.where(lips.valid, shapes[:, SHAPES.index(name)], np.nan)
+            axes.plot(lips.times, curve, linewidth=1.2, label=name.replace("_", " "))
+        axes.set_ylabel("deviations", fontsize=8)
+        if level is not None and level_times is not None:
+            beside = axes.twinx()
+            beside.fill_between(level_times, level, np.min(level), color="0.85")
+            beside.set_ylabel("level (dB)", fontsize=8)
+            beside.set_zorder(axes.get_zorder() - 1)
+            axes.patch.set_visible(False)
+        axes.legend(loc="upper right", fontsize=7, ncols=2)
+    curves[-1].set_xlabel("time (s)")
+    good = np.count_nonzero(lips.valid)
+    note = f"lips seen in {good} of {len(lips.times)} pictures, {lips.fps:.4g} a second"
+    figure.suptitle(f"{title}: {note}" if title else note, fontsize=9)
+    return figure
+
+
 def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) -> None:
     """The lips as a model receives them, video frames side by side in time; red where none are seen.
 
@@ -51,6 +106,8 @@ def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) ->
         duration: of the frames, s.
         count: the most video frames in the strip; fewer in narrow axes, so that they stay square.
     """
+    if track.pictures.dim() == 2:
+        return _draw_curves(axes, track, duration)
     side = track.pictures.shape[-1]
     box = axes.get_window_extent()
     count = max(4, min(count, round(box.width / max(box.height, 1e-3))))
@@ -66,4 +123,22 @@ def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) ->
         yticks=[],
         xlabel="time (s)",
         title=f"lips, {side} x {side} pixels, input of the model; red: no lips seen",
+    )
+
+
+def _draw_curves(axes: Axes, track: LipTrack, duration: float) -> None:
+    """The shapes of the mouth that a model saw, over time; red where it saw none."""
+    frames = len(track.valid)
+    time = (np.arange(frames) + 0.5) / frames * duration
+    middle = track.place[:, track.place.shape[1] // 2].round().long()
+    shown = track.pictures[middle].cpu().numpy()
+    valid = track.valid.cpu().numpy()
+    for name in ("open_middle", "width"):
+        curve = np.where(valid, shown[:, SHAPES.index(name)], np.nan)
+        axes.plot(time, curve, linewidth=1, label=name.replace("_", " "))
+    low, high = axes.get_ylim()
+    axes.fill_between(time, low, high, where=~valid, color=INVALID, step="mid")
+    axes.legend(loc="upper right", fontsize=7, ncols=2)
+    axes.set(
+        xlim=(0, duration), yticks=[], xlabel="time (s)", title="shape of the mouth, as the model sees it"
     )

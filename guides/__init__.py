@@ -1,1 +1,1 @@
-"""Amortised guides q(z, alpha | s, v): encoders that answer in one pass."""
+"""Amortised guides q(z, alpha | s, v): encoders."""

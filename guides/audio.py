@@ -1,7 +1,7 @@
 """The audio guide: q(z_n | s_n) = N(mu(|s_n|^2), diag sigma(|s_n|^2)), the encoder of the A-VAE.
 
-Bando et al., ICASSP 2018; Leglaive et al., MLSP 2018. The encoder reads the power spectrum, as it is or
-through any map of features (see `avse.models.networks`).
+Bando et al., ICASSP 2018; Leglaive et al., MLSP 2018. The input of the encoder is the power spectrum or
+any features of it (see `avse.models.networks`).
 """
 
 import pyro.distributions as dist

@@ -1,7 +1,7 @@
 """The audio-visual guide: q(z_n | s_n, v_n), the encoder of the AV-VAE.
 
-Sadeghi, Leglaive, Alameda-Pineda, Girin, Horaud, TASLP 2020 (arXiv 1908.02590). What is heard and what is
-seen meet before the first activation, as the sum of two linear maps.
+Sadeghi, Leglaive, Alameda-Pineda, Girin, Horaud, TASLP 2020 (arXiv 1908.02590). Audio features and lips are
+combined before the first activation, as the sum of two linear maps.
 """
 
 import pyro.distributions as dist

@@ -1,4 +1,4 @@
-"""What every guide of clean speech is: the plates and arguments of its model, and a posterior to ask for."""
+"""The base of every guide of clean speech: the plates and arguments of its model, and q(z | s, v)."""
 
 import pyro
 import pyro.distributions as dist
@@ -16,7 +16,7 @@ class SpeechGuide(PyroModule):
         raise NotImplementedError(f"{type(self).__name__} must define posterior(power, visual)")
 
     def fit_scales(self, power: Tensor) -> None:
-        """Set fixed scales and starting points from training frames |s|^2 (N, F), before training."""
+        """Set fixed scales and initial values from training frames |s|^2 (N, F), before training."""
 
     def forward(
         self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None

@@ -1,4 +1,4 @@
-"""The guide of a mixture: first which component a frame belongs to, then z from the encoder of that one.
+"""The guide of a mixture: first alpha, the component of a frame, then z from the encoder of that component.
 
     r(alpha_n)                                responsibilities, enumerated
     z_n | alpha_n ~ q(z | s_n) where alpha_n = 1, q(z | v_n) where alpha_n = 0
@@ -9,8 +9,8 @@ sum_a r(a) [log p(a) - log r(a) - J(a)]. It is largest, logsumexp_a(log p(a) - J
     logit r(1) = J(0) - J(1) + logit(pi)
 
 (Sadeghi, Alameda-Pineda, IEEE Transactions on Signal Processing 2021, arXiv 1912.10647), and elsewhere lower
-by KL(r || r*). alpha is sampled before z, in the guide, so that every component has its own encoder; were it
-enumerated in the model alone, one encoder would have to serve both.
+by KL(r || r*). alpha is sampled before z, in the guide, so that every component has its own encoder; if it
+were enumerated in the model alone, both components would share one encoder.
 """
 
 from collections.abc import Callable
@@ -37,24 +37,24 @@ Responsibilities = Callable[
 """(q(z | alpha = 1), q(z | alpha = 0), power (*, N, F), visual (*, N, D)) -> logit r(alpha = 1), (*, N)."""
 
 MAX_LOG_ODDS = 30.0
-"""Of the evidence for either component, nats: beyond, r is 0 or 1 to every digit that counts."""
+"""The log odds J(0) - J(1) are clipped to this size, nats; r is then 0 or 1 to within 1e-13."""
 
 
 class MixtureGuide(SpeechGuide):
     """r(alpha | s, v) q(z | s, v, alpha).
 
-    To train it on worse sound than is modelled, `corrupted` makes each branch hear badly, and not the whole.
+    To train it on corrupted sound, `corrupted` wraps each branch separately.
 
     Args:
         first: q(z | alpha = 1), such as an `AudioGuide`.
         second: q(z | alpha = 0), such as a `VisualGuide`.
         responsibilities: `OptimalResponsibilities` of the model, or a network that is trained with the
             encoders, such as `AmortisedResponsibilities`.
-        start: value of alpha whose encoder answers `posterior`, where inference in a recording starts. By
-            default the lips', as in the paper: noise does not mislead it.
+        start: value of alpha whose encoder gives `posterior`, the initial values of inference in a recording.
+            By default that of the lips, as in the paper, which does not depend on the noise.
 
     Raises:
-        InputError: a start that is no value of alpha.
+        InputError: `start` is neither 0 nor 1.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class MixtureGuide(SpeechGuide):
         return self.branches[alpha]  # type: ignore[return-value]
 
     def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
-        """q(z | s, v, alpha) at alpha = `start`, no mixture: a mean between two modes lies in neither."""
+        """q(z | s, v, alpha) at alpha = `start`; not a mixture, whose mean may lie between the modes."""
         return self.branch(self.start).posterior(power, visual)
 
     def forward(
@@ -95,7 +95,7 @@ class MixtureGuide(SpeechGuide):
 
 
 def branches(guide: SpeechGuide) -> list[SpeechGuide]:
-    """The guides of every value of alpha, alpha = 0 first; a guide that is no mixture, alone."""
+    """The guides of every value of alpha, alpha = 0 first; any other guide alone."""
     return [guide.branch(alpha) for alpha in (0, 1)] if isinstance(guide, MixtureGuide) else [guide]
 
 
@@ -108,11 +108,11 @@ def _(guide: MixtureGuide, corruption: Corruption) -> MixtureGuide:
 class BranchGuide(SpeechGuide):
     """One branch of a mixture guide alone: alpha is known, z is drawn from its encoder.
 
-    Its bound, log p(alpha) - J(alpha), is that of the mixture guide with r(alpha) = 1, and trains the branch
-    even where r* leaves nothing to it.
+    Its evidence lower bound, log p(alpha) - J(alpha), is that of the mixture guide with r(alpha) = 1. It
+    trains the branch even in frames where r* is close to 0.
 
     Args:
-        guide: of the mixture.
+        guide: guide of the mixture.
         alpha: 0 or 1.
     """
 
@@ -128,7 +128,7 @@ class BranchGuide(SpeechGuide):
     def forward(
         self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
     ) -> Tensor:
-        """State alpha and sample z (*, N, L)."""
+        """Set alpha and sample z (*, N, L)."""
         q = self.posterior(power, visual)
         with frames_plate(power, visual, frames):
             alpha = torch.full(q.batch_shape, float(self.alpha)).to(q.mean)
@@ -138,13 +138,13 @@ class BranchGuide(SpeechGuide):
 
 @dataclass(frozen=True)
 class OptimalResponsibilities:
-    """r*, which makes the bound largest, with J from draws of its own.
+    """r*, which maximises the evidence lower bound (ELBO), with J estimated from separate draws.
 
-    The draws are not those of the bound: r chosen by the draw that it then weighs would make the bound too
-    high. Any r is valid, and at the best one its derivative is zero, so that none is recorded.
+    The draws are not those of the ELBO, which would be biased upwards if r depended on the draw that it
+    weights. Any r is valid, and the derivative at r* is zero, so that no gradient is recorded.
 
     Args:
-        model: p(s, z, alpha | v); not a part of the guide that holds this, so that no weight is saved twice.
+        model: p(s, z, alpha | v); not a submodule of the guide, so that no weight is saved twice.
     """
 
     model: SpeechModel
@@ -163,7 +163,7 @@ class OptimalResponsibilities:
         """
         if power is None:
             raise ValueError("the responsibilities need the power spectrum of the speech")
-        # Not under no_grad: what `cached_embeddings` remembers of the lips here is differentiated later.
+        # Not under no_grad: `cached_embeddings` keeps embeddings that are differentiated later.
         (cost1, prior1), (cost0, prior0) = (
             _branch(self.model, alpha, q, power, visual) for alpha, q in ((1, first), (0, second))
         )
@@ -187,12 +187,12 @@ def _branch(
 
 
 class AmortisedResponsibilities(nn.Module):
-    """r(alpha | s, v) from a network, trained through the bound.
+    """r(alpha | s, v) from a network that is trained by the evidence lower bound.
 
     Args:
         features: power (*, N, F) -> features (*, N, F).
-        layers: features, and the embedding beside them -> logit r (*, N, 1).
-        lips: trunk, visual (*, N, D) -> embedding (*, N, E), or None to listen alone.
+        layers: features, concatenated with the embedding -> logit r (*, N, 1).
+        lips: trunk, visual (*, N, D) -> embedding (*, N, E), or None for audio alone.
     """
 
     def __init__(self, features: RawPower | LogPower, layers: nn.Module, lips: Trunk | None = None) -> None:
@@ -208,7 +208,7 @@ class AmortisedResponsibilities(nn.Module):
         power: Tensor | None,
         visual: Tensor | None,
     ) -> Tensor:
-        """logit r(alpha = 1 | s, v), (*, N). What the branches say is not used.
+        """logit r(alpha = 1 | s, v), (*, N). The branches `first` and `second` are not used.
 
         Raises:
             ValueError: no power was given.

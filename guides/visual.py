@@ -1,4 +1,4 @@
-"""The guide that sees the lips alone: q(z_n | v_n), the encoder of the V-VAE.
+"""The guide that depends on the lips alone: q(z_n | v_n), the encoder of the V-VAE.
 
 Sadeghi, Leglaive, Alameda-Pineda, Girin, Horaud, TASLP 2020 (arXiv 1908.02590).
 """
@@ -11,7 +11,7 @@ from avse.models.av_vae import ConditionalPrior, Trunk
 
 
 class VisualGuide(SpeechGuide):
-    """q(z | v) from the lips, whatever the sound.
+    """q(z | v) from the lips, independent of the sound.
 
     With the prior of an AV-VAE as `network` it is the guide p(z | v), under which the evidence lower
     bound is E_{p(z|v)} log p(s | z, v).
@@ -32,5 +32,5 @@ class VisualGuide(SpeechGuide):
         Raises:
             ValueError: no lips were given.
         """
-        found = self.network(self.lips(visual))
-        return found if power is None else found.expand(power.shape[:-1])
+        posterior = self.network(self.lips(visual))
+        return posterior if power is None else posterior.expand(power.shape[:-1])

@@ -1,6 +1,6 @@
 """Wrappers of a guide: for recordings without the highest bins, and for training on corrupted sound.
 
-With s~ a corrupted spectrum, q(z | s~, v) is as valid a guide of p(s, z | v) as any: the target stays clean.
+With s~ a corrupted spectrum, q(z | s~, v) is a valid guide of p(s, z | v): the target is the clean speech.
 MIN-VAE (Sadeghi, Alameda-Pineda, TSP 2021) trains its audio encoder so; no recorded noise is needed.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from avse.guides.base import SpeechGuide
 
 Corruption = Callable[[Tensor], Tensor]
-"""Power spectrum |s|^2 (*, N, F) -> that of a worse recording, drawn from the global generator."""
+"""Power spectrum |s|^2 (*, N, F) -> corrupted power spectrum, drawn from the global generator."""
 
 
 class BandLimitedGuide(SpeechGuide):
-    """Completes the power spectrum with its last observed bin, then asks another guide.
+    """Completes the power spectrum with its last observed bin, then calls another guide.
 
     Args:
         guide: guide that reads all bins.
-        bins: how many it reads.
+        bins: number of bins that it reads.
     """
 
     def __init__(self, guide: SpeechGuide, bins: int) -> None:
@@ -39,11 +39,11 @@ class BandLimitedGuide(SpeechGuide):
 
 
 class CorruptedGuide(SpeechGuide):
-    """Corrupts the power in training mode, then asks another guide; shares that guide's parameters.
+    """Corrupts the power in training mode, then calls another guide; shares that guide's parameters.
 
     Args:
-        guide: what is trained.
-        corruption: of the power.
+        guide: the guide that is trained.
+        corruption: corruption of the power.
     """
 
     def __init__(self, guide: SpeechGuide, corruption: Corruption) -> None:
@@ -52,7 +52,7 @@ class CorruptedGuide(SpeechGuide):
         self.corruption = corruption
 
     def fit_scales(self, power: Tensor) -> None:
-        """As the guide."""
+        """Set the scales of the wrapped guide from training frames |s|^2 (N, F)."""
         self.guide.fit_scales(power)
 
     def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
@@ -64,5 +64,5 @@ class CorruptedGuide(SpeechGuide):
 
 @singledispatch
 def corrupted(guide: SpeechGuide, corruption: Corruption) -> SpeechGuide:
-    """A guide that hears badly in training mode wherever it hears, and shares all parameters."""
+    """A guide whose power is corrupted in training mode, and which shares all parameters with `guide`."""
     return CorruptedGuide(guide, corruption)

@@ -1,4 +1,4 @@
-"""What test-time inference is to its callers: a function from a noisy recording to a `Posterior`."""
+"""The interface of test-time inference: a function from a noisy recording to a `Posterior`."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -10,7 +10,7 @@ from avse.inference.posterior import Posterior
 from avse.models.base import SpeechModel
 
 Progress = Callable[[float], None]
-"""Told the fraction of the work that is done, in [0, 1]."""
+"""Callback that receives the fraction of the work that is done, in [0, 1]."""
 
 
 class Algorithm(Protocol):
@@ -25,5 +25,5 @@ class Algorithm(Protocol):
         generator: Generator,
         progress: Progress,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D)."""
         ...

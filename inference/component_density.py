@@ -1,8 +1,8 @@
 """A speech model as variational EM uses it: the density of clean speech and z given alpha, for every alpha.
 
-Either all alpha at the same z, or each at a z of its own. `closed` and `traced` are two ways to the same log
-joint: what the model offers, and a trace of the whole model in which the expected power of the speech is the
-observed one.
+It is evaluated for all alpha at the same z, or for each alpha at its own z. `closed` and `traced` compute the
+same log joint: from `SpeechModel.given`, and from a trace of the whole model in which the expected power of
+the speech is observed.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from avse.inference.mcmc.log_density import LogJoint, frame_log_joint
-from avse.inference.responsibilities import IMPOSSIBLE
+from avse.inference.responsibilities import MIN_LOG_PROB
 from avse.models.base import (
     ConditionedSpeech,
     Evaluation,
@@ -27,21 +27,21 @@ from avse.models.base import (
 from avse.models.sites import Z
 
 Conditioning = Callable[[SpeechModel, Tensor | None], ConditionedSpeech]
-"""(speech model, visual) -> the model with these lips, as a function of z."""
+"""(speech model, visual) -> the model conditioned on these lips, as a function of z."""
 
 
 def closed(speech: SpeechModel, visual: Tensor | None) -> ConditionedSpeech:
-    """By what the model offers."""
+    """The conditioned model, by `SpeechModel.given`."""
     return speech.given(visual)
 
 
 def traced(speech: SpeechModel, visual: Tensor | None) -> ConditionedSpeech:
-    """By traces of the whole model."""
+    """The conditioned model, by traces of the whole model."""
     return TracedJoint(speech, visual)
 
 
 class TracedJoint(TracedSpeech):
-    """A model whose log joint, too, is read off a trace: of its whole story, with the power observed."""
+    """A model whose log joint is computed from a trace of the whole model, with the power observed."""
 
     def log_joint_fn(self, power: Tensor) -> LogJointFn:
         """As `ConditionedSpeech.log_joint_fn`."""
@@ -53,7 +53,7 @@ class TracedJoint(TracedSpeech):
 
 
 def log_alpha(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> Tensor:
-    """log p(alpha | v) of a model, (A, *, N): of every site but z. Zeros (1, *, N) where there is none.
+    """log p(alpha | v) of a model, from every site except z: (A, *, N), zeros (1, *, N) without alpha.
 
     Args:
         speech: the model.
@@ -70,10 +70,10 @@ def log_alpha(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> T
 
 @dataclass(frozen=True)
 class ComponentDensity:
-    """A conditioned speech model with its prior of alpha taken out.
+    """The density p(s, z | alpha, v): a conditioned speech model divided by its prior of alpha.
 
     Args:
-        speech: the model with the lips of a recording.
+        speech: the model conditioned on the lips of a recording.
         log_alpha: the model's log p(alpha | v), (A, *, N).
     """
 
@@ -110,8 +110,8 @@ class ComponentDensity:
 
 
 def possible(log_alpha: Tensor) -> Tensor:
-    """log p(alpha | v), 0 where alpha cannot be: taking it out must leave the rest finite."""
-    return log_alpha.where(log_alpha > IMPOSSIBLE, 0.0)
+    """log p(alpha | v), but 0 where alpha is impossible, so that its subtraction keeps values finite."""
+    return log_alpha.where(log_alpha > MIN_LOG_PROB, 0.0)
 
 
 def less(values: Tensor, log_alpha: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
     log (1/K) sum_k exp(log_density(z_k)) / q(z_k),    z_k ~ q = N(m, V), V diagonal
 
-with mean and variances of the draws. By Jensen's inequality its expectation is at most the truth; the gap
-closes with the number of particles, and where the density is near a normal with independent dimensions.
-Correlations, several modes and short chains widen it. Densities of like shape share the gap, so that their
-differences, on which a choice between components hangs, are better than either.
+with mean and variances of the draws. By Jensen's inequality its expectation is at most the true value; the
+gap closes with the number of particles, and where the density is near a normal with independent dimensions.
+Correlations, several modes and short chains widen it. Densities of similar shape have similar gaps, so that
+their differences, which determine the responsibilities, are more accurate than either estimate.
 """
 
 import math
@@ -34,24 +34,24 @@ def proposal(z: Tensor, step_size: Tensor | None) -> Proposal:
     """The normal with mean and variances of draws z (R, *, L).
 
     Args:
-        z: R draws.
-        step_size: of the chains (*), a standard deviation: its square stands for the one squared deviation
-            that R draws lack about their own mean, so that a single draw will do. None needs R > 1.
+        z: R draws of the chains.
+        step_size: of the chains (*), a standard deviation: its square replaces the one degree of freedom
+            that R draws lose to their own mean, so that R = 1 suffices. None needs R > 1.
     """
     centre = z.mean(0)
     squares = (z - centre).square().sum(0)
-    lacking = squares / (len(z) - 1) if step_size is None else step_size.square().unsqueeze(-1)
-    return Proposal(centre, ((squares + lacking) / len(z)).sqrt())
+    added = squares / (len(z) - 1) if step_size is None else step_size.square().unsqueeze(-1)
+    return Proposal(centre, ((squares + added) / len(z)).sqrt())
 
 
 def log_evidence(log_density: LogJoint, q: Proposal, particles: int, generator: Generator) -> Tensor:
-    """Estimate of log int exp(log_density(z)) dz, on average at most the truth, (*).
+    """Estimate of log int exp(log_density(z)) dz, a lower bound on average, (*), nats.
 
     Args:
         log_density: z (*, L) -> (*).
-        q: where to look for z.
-        particles: K.
-        generator: of the particles.
+        q: proposal density.
+        particles: number K of importance samples.
+        generator: source of the importance samples.
     """
     weights = []
     for _ in range(particles):

@@ -1,4 +1,4 @@
-"""What inference leaves behind: draws, fitted noise, the Wiener gain and how it went."""
+"""The result of inference: draws, the fitted noise, the Wiener gain and diagnostics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import xarray
 
 COMPONENT = "component"
-"""Dimension of the values of alpha."""
+"""Name of the dimension over the values of alpha."""
 LAST_DIMENSIONS = {"level": "band", "alpha": COMPONENT}
-"""Names of the last dimension of functionals of more than one number a frame."""
+"""Names of the last dimension of functionals with more than one number per frame."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,17 +29,18 @@ class Posterior:
         z: draws of the latents, (C, D, *, N, L).
         noise: fitted noise model.
         wiener_gain: mean Wiener gain, (*, N, F): E[s | x] = wiener_gain x.
-        gain_floor: smallest gain to apply when the speech is heard; no part of the posterior.
-        variance: Var[s | x], a power in the units of the mixture, (*, N, F).
+        gain_floor: smallest gain that is applied in synthesis; not a part of the posterior.
+        variance: Var[s | x], a power in the units of |x|^2, (*, N, F).
         responsibilities: p(alpha | x), (A, *, N), with A = 1 for a model without alpha.
-        acceptance: mean acceptance of the final moves, (*, N).
-        costs: of the noise model before every iteration, a frame and bin: the mean of -log p(x | z) over the
+        acceptance: mean acceptance rate of the final transitions, (*, N).
+        costs: cost before every iteration, in nats per frame and bin: the mean of -log p(x | z) over the
             draws in MCEM, the free energy in VEM.
         converged: whether the objective changed by less than the tolerance; None where the number of
-            iterations is fixed and there is no tolerance to meet.
-        step_size: of the final moves, units of z, (C, *, N); None where no kernel has one.
-        energy: of every draw, where the kernel has one, (C, D, *, N).
-        diverged: whether the move to a draw lost its trajectory, where the kernel can tell, (C, D, *, N).
+            iterations is fixed.
+        step_size: step sizes of the final transitions, in units of z, (C, *, N); None where they are not
+            kept.
+        energy: Hamiltonian of every draw, (C, D, *, N); None for a kernel without momentum.
+        diverged: whether the transition to a draw diverged, (C, D, *, N); None where it is not kept.
     """
 
     z: Tensor
@@ -56,6 +57,7 @@ class Posterior:
     diverged: Tensor | None = None
 
     def __repr__(self) -> str:
+        """Shapes in one line."""
         chains, draws, *_, frames, latents = self.z.shape
         return f"Posterior({chains} chains, {draws} draws, {frames} frames, {latents} latents)"
 
@@ -72,8 +74,8 @@ class Posterior:
             channel: index into the leading dimensions *, flattened.
             functionals: draws of more variables by name, (C, D, *, N) or (C, D, *, N, K), as
                 `avse.evaluation.posterior.functionals.over_draws` gives them; they get the dimensions (chain,
-                draw, frame) and one named after themselves (band of "level", component of "alpha").
-            stft: puts Hz on the dimension frequency, and a coordinate time in s on the dimension frame.
+                draw, frame) and one more: band for "level", component for "alpha", else NAME_dim.
+            stft: if given, adds the coordinates frequency in Hz, and time in s on the dimension frame.
         """
         import arviz as az
 
@@ -110,7 +112,7 @@ class Posterior:
 
 
 def _one_channel(values: Tensor, before: int, after: int, channel: int) -> NDArray[Any]:
-    """One index of what stands between the first `before` and the last `after` dimensions, flattened."""
+    """Flatten the dimensions between the first `before` and the last `after`, and select index `channel`."""
     inner = values.reshape(*values.shape[:before], -1, *values.shape[values.dim() - after :])
     return inner.select(before, channel).cpu().numpy()
 

@@ -1,4 +1,4 @@
-"""The schedules of test-time inference by name: what suits each family of models, and the papers' own.
+"""Named presets of test-time inference: one for each family of models, and those of the papers.
 
 `PRESETS` is the table of names; each function returns an algorithm object whose parts may be replaced with
 `dataclasses.replace`.
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
 from avse.inference.em.initial import (
@@ -33,11 +34,12 @@ from avse.models.nmf import NMFNoise, QuantileInit, RandomInit
 def papers_mcem(frame_gain: bool = True) -> MCEM:
     """The schedule of Leglaive et al. 2018 and Sadeghi et al. 2020.
 
-    Random W and H of rank 10, gain updated, z from the encoder on the noisy power; 100 iterations of 40
-    random-walk moves (variance 0.01), 10 kept; 100 final moves, 25 kept, all of which are used.
+    Random W and H of rank 10, frame gain updated, z initialised by the encoder at the noisy power; 100
+    iterations of 40 random-walk steps (variance 0.01), 10 kept; 100 final steps, 25 kept, all of which are
+    used.
 
     Args:
-        frame_gain: fit a gain g_n of the speech in every frame; else g = 1, as in the papers' variational EM.
+        frame_gain: fit the frame gain g_n of the speech; else g = 1, as in the papers' variational EM.
     """
     walk = RandomWalk(step_size=0.1)
     gain = (NMFNoise.updated_frame_gain,) if frame_gain else ()
@@ -51,25 +53,25 @@ def papers_mcem(frame_gain: bool = True) -> MCEM:
 
 
 def papers_hmc_mcem() -> MCEM:
-    """The papers' schedule with Hamiltonian moves for its random walk: 2 an iteration in place of 40.
+    """The papers' schedule with HMC instead of its random walk: 2 steps per iteration in place of 40.
 
-    HMC of 3 leapfrog steps, the step size of every frame adapted towards an acceptance of 0.7; 1 draw an
-    iteration, 8 final ones.
+    HMC uses 3 leapfrog steps, and the step size of every frame is adapted towards an acceptance rate of 0.7;
+    1 draw is kept per iteration, and 8 at the end.
     """
-    paper, hmc = papers_mcem(), HMC(step_size=0.1, leapfrog_steps=3)
+    papers, hmc = papers_mcem(), HMC(step_size=0.1, leapfrog_steps=3)
     return replace(
-        paper,
-        em=replace(paper.em, e_step=Chain(hmc, 2, 1, target_acceptance=0.7)),
+        papers,
+        em=replace(papers.em, e_step=Chain(hmc, 2, 1, target_acceptance=0.7)),
         final=Chain(hmc, 16, 8, target_acceptance=0.7),
     )
 
 
 def default_mcem() -> MCEM:
-    """The schedule that enhanced validation speech best: docs/decisions.md says what was compared.
+    """The schedule with the best results on validation speech; docs/decisions.md lists the comparisons.
 
-    Quantile start and smooth activations (`avse.models.nmf`), no gain (the speech model knows levels). Two
-    chains a frame, one from the encoder on a first estimate of the speech and one from the encoder on the
-    mixture: where they disagree, neither is believed alone. Langevin moves with a step size a frame.
+    Noise initialised by a quantile, with smooth activations (`avse.models.nmf`); no frame gain, since the
+    speech model covers the level. Two chains per frame, initialised by the encoder at a first estimate of the
+    speech and at the noisy speech; the draws of both are averaged. MALA with one step size per frame.
     """
     langevin = MALA(step_size=0.1)
     return MCEM(
@@ -84,19 +86,19 @@ def default_mcem() -> MCEM:
 
 
 def lips_mcem() -> MCEM:
-    """The schedule that suited a model with a prior from the lips best on validation speech.
+    """The schedule with the best results on validation speech for a model with a prior p(z | v).
 
-    As `default_mcem`, with a third chain from what the lips alone suggest, and nothing of the mixture left in
-    place: a model that sees a closed mouth can be trusted with silence.
+    As `default_mcem`, with a third chain that is initialised at the mean of the prior given the lips, and a
+    gain floor of 0, since the lips tell the model where the speaker is silent.
     """
-    heard = default_mcem()
-    return replace(heard, latent_inits=(*heard.latent_inits, init_from_prior), gain_floor=0.0)
+    audio_only = default_mcem()
+    return replace(audio_only, latent_inits=(*audio_only.latent_inits, init_from_prior), gain_floor=0.0)
 
 
 def min_vae_mcem() -> MCEM:
     """The schedule for a mixture of encoders whose components share their latents, such as MIN-VAE.
 
-    As `lips_mcem`, the third chain from the encoder of lips instead of a prior.
+    As `lips_mcem`, with the third chain initialised by the encoder of lips instead of the prior.
     """
     return replace(
         lips_mcem(), latent_inits=(InitFromEncodedEstimate(), InitEachComponent(init_from_encoder))
@@ -106,8 +108,9 @@ def min_vae_mcem() -> MCEM:
 def mixture_mcem() -> ComponentwiseMCEM:
     """The schedule for a mixture of models that were trained apart, such as VAE-MM.
 
-    That of `lips_mcem` for every component: the same starts, moves and noise updates. The evidence counts for
-    a twentieth: which of two models explains a frame of noisy sound better says next to nothing of its lips.
+    That of `lips_mcem` for every component: the same initial values, transitions and noise updates. The
+    evidence is tempered with weight 0.05: which of two models explains a frame of noisy speech better is only
+    weak evidence on whether its lips are corrupted.
     """
     lips = lips_mcem()
     return ComponentwiseMCEM(
@@ -126,13 +129,22 @@ def mixture_mcem() -> ComponentwiseMCEM:
     )
 
 
+def anchored_mcem() -> AnchoredMCEM:
+    """The schedule for a mixture of a model of sound alone and one with lips, of speakers it may not know.
+
+    `default_mcem` for the former, `lips_mcem` in 8 iterations for the latter, and the mean of their filters.
+    """
+    lips = lips_mcem()
+    return AnchoredMCEM(default_mcem(), replace(lips, em=replace(lips.em, iterations=8)))
+
+
 def papers_vem() -> VEM:
     """The schedule of Sadeghi and Alameda-Pineda 2020 and 2021.
 
-    Random W and H of rank 10, no gain, one z for all alpha, from the mean of the guide (of its visual branch,
-    if it has branches) on the noisy power, r(alpha) from the model's prior, and its pi re-estimated; 100
-    iterations of 40 random-walk moves (variance 0.01), 10 kept. The noise updates have the exponent 1/2 and
-    cannot overshoot; the authors' code has 1.
+    Random W and H of rank 10, no frame gain, and one z for all alpha, initialised at the mean of the guide
+    (of its visual branch, if it has branches) for the noisy power. r(alpha) is initialised by the prior of
+    the model, and pi is re-estimated. 100 iterations of 40 random-walk steps (variance 0.01), 10 kept. The
+    noise updates have the exponent 1/2, with which the cost cannot increase; the authors' code has 1.
     """
     walk = Chain(RandomWalk(step_size=0.1), num_steps=40, warmup=30)
     return VEM(
@@ -146,11 +158,12 @@ def papers_vem() -> VEM:
 
 
 def default_vem() -> VEM:
-    """The schedule that enhanced validation speech best.
+    """The variational schedule with the best results on validation speech.
 
-    As `default_mcem` two chains a frame and a smooth quantile start; the start is lower, since a harmonic
-    mean of variances is below the mean that MCEM works with and leaves more to the noise. More draws and
-    slower noise updates than there: a precision is a worse average than a filter.
+    As `default_mcem`, with two chains per frame and noise initialised by a quantile; the factor is lower,
+    since the harmonic mean of the speech variances is below their mean and leaves more power to the noise. It
+    takes more draws and more iterations, since averages of precisions have more Monte Carlo error than
+    averages of Wiener gains.
     """
     langevin = MALA(step_size=0.1)
     return VEM(
@@ -170,23 +183,24 @@ PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem-lips": lips_mcem,
     "mcem-branches": min_vae_mcem,
     "mcem-mixture": mixture_mcem,
+    "mcem-anchored": anchored_mcem,
     "vem": default_vem,
     "paper": papers_mcem,
     "paper-hmc": papers_hmc_mcem,
     "paper-vem": papers_vem,
 }
-"""The schedules by name; a saved pair holds the name of the one that suits it."""
+"""The presets by name; the configuration of a saved pair names its default."""
 
 
 def algorithm_named(algorithm: str | Algorithm, default: str = "mcem") -> tuple[Algorithm, str]:
-    """The algorithm of a preset's name and that name; an algorithm object with the name of its class.
+    """The algorithm of a preset and its name; for an algorithm object, the object and the name of its class.
 
     Args:
         algorithm: a name in `PRESETS`, "auto" for the default, or an algorithm object.
         default: the name that "auto" stands for.
 
     Raises:
-        InputError: an unknown name.
+        InputError: the name is unknown.
     """
     if not isinstance(algorithm, str):
         return algorithm, type(algorithm).__name__

@@ -1,4 +1,4 @@
-"""p(alpha | x): given z, exactly and by draws; and from the evidence of every component.
+"""p(alpha | x): given z, exactly and by draws; or from the evidence of every component.
 
     p(alpha_n | x_n, z_n, v_n) proportional to p(x_n | z_n, v_n, alpha_n) p(z_n | v_n, alpha_n) p(alpha_n)
 
@@ -8,7 +8,7 @@ component instead, frame by frame or with a Markov chain over time,
     p(alpha_1, .., alpha_N) prop. to prod_n p(alpha_n | v_n) T(alpha_n, alpha_{n-1})
 
 where T keeps alpha with probability 1 - 1 / `frames`. The forward-backward recursion is a product of A x A
-matrices, taken here in log2 N rounds of doubled spans instead of N steps.
+matrices, computed by a parallel scan in log2 N rounds instead of N steps.
 """
 
 import math
@@ -27,14 +27,13 @@ from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
 
 MAX_LOG_ODDS = 30.0
-"""No value of alpha that is possible at all gets less than e^-30 of the best one's responsibility."""
+"""A value of alpha of positive probability gets at least e^-30 of the largest responsibility of its frame."""
 
-IMPOSSIBLE = -1e20
-"""A log probability below this is that of something that cannot be."""
+MIN_LOG_PROB = -1e20
+"""A log probability below this is treated as that of an impossible event, log 0."""
 
-
-SURE = 1e4
-"""Log odds beyond which a frame speaks for itself, whatever its neighbours."""
+MAX_FRAME_LOG_ODDS = 1e4
+"""The log odds of a single frame are limited to this in the smoothing over time."""
 
 AlphaStep = Callable[[Tensor, Tensor], Tensor]
 """(log p(alpha | v), log p(x | alpha, v)) of every frame, each (A, *, N) -> r(alpha), (A, *, N)."""
@@ -46,12 +45,12 @@ def independent(log_prior: Tensor, log_evidence: Tensor) -> Tensor:
 
 
 def normalised(logits: Tensor) -> Tensor:
-    """Softmax over the first dimension, of logits cut off `MAX_LOG_ODDS` below the largest.
+    """Softmax over the first dimension, of logits clipped at `MAX_LOG_ODDS` below the largest.
 
-    What has -inf stays impossible; where nothing is left to choose between, all are equal.
+    A logit of -inf gives probability 0; where all logits are -inf, all values are equally probable.
     """
     below = (logits - logits.amax(0, keepdim=True)).nan_to_num(nan=0.0, neginf=-torch.inf)
-    return below.clamp_min(-MAX_LOG_ODDS).where(below > IMPOSSIBLE, below).softmax(0)
+    return below.clamp_min(-MAX_LOG_ODDS).where(below > MIN_LOG_PROB, below).softmax(0)
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,17 @@ class MarkovSmoothing:
     """r_n(a) under a Markov chain in which a value of alpha lasts for `frames` frames on average.
 
     Args:
-        frames: mean run of a value, more than 1.
+        frames: mean duration of a value of alpha in frames, more than 1.
 
     Raises:
-        InputError: no such length.
+        InputError: `frames` is not above 1.
     """
 
     frames: float = 30.0
 
     def __post_init__(self) -> None:
         if not self.frames > 1:
-            raise InputError(f"alpha that lasts {self.frames} frames: give more than 1")
+            raise InputError(f"a mean duration of alpha of {self.frames} frames: it must be more than 1")
 
     def __call__(self, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
         """Smoothed responsibilities, (A, *, N)."""
@@ -77,10 +76,10 @@ class MarkovSmoothing:
         values = len(own)
         if values == 1:
             return torch.ones_like(own)
-        evidence = (own - own.amax(0)).movedim(0, -1).clamp_min(-SURE)
-        change = evidence.new_full((values, values), -math.log(self.frames * (values - 1)))
-        change.fill_diagonal_(math.log1p(-1 / self.frames))
-        steps = change + evidence.unsqueeze(-2)  # [.., n, i, j]: from i at n - 1 to j at n
+        evidence = (own - own.amax(0)).movedim(0, -1).clamp_min(-MAX_FRAME_LOG_ODDS)
+        transition = evidence.new_full((values, values), -math.log(self.frames * (values - 1)))
+        transition.fill_diagonal_(math.log1p(-1 / self.frames))
+        steps = transition + evidence.unsqueeze(-2)  # [.., n, i, j]: from i at n - 1 to j at n
         forward = prefixes(steps)
         backward = prefixes(steps.mT.flip(-3)).flip(-3).mT
         before = forward.logsumexp(-2)  # data up to n, and alpha_n
@@ -102,18 +101,18 @@ def prefixes(matrices: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tempered:
-    """r_n(a) prop. to p(a | v_n) p(x_n | a, v_n)^weight: evidence that is taken for less than it claims.
+    """r_n(a) prop. to p(a | v_n) p(x_n | a, v_n)^weight: tempered evidence.
 
     The evidence of a frame multiplies hundreds of bins of overlapping windows as if they were independent,
-    and tells which model explains the sound better, not which lips are bad. At full weight it overrules any
-    prior.
+    and depends on which component explains the sound better rather than on whether the lips are corrupted.
+    With weight 1 it dominates any prior.
 
     Args:
         weight: from 0, the prior alone, to 1, Bayes' rule.
-        step: what to do with it.
+        step: computes r(alpha) from the tempered evidence.
 
     Raises:
-        InputError: a weight out of range.
+        InputError: `weight` is outside [0, 1].
     """
 
     weight: float
@@ -121,7 +120,7 @@ class Tempered:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
-            raise InputError(f"evidence of weight {self.weight}: it lies between 0 and 1")
+            raise InputError(f"an evidence weight of {self.weight}: it must lie between 0 and 1")
 
     def __call__(self, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
         """Responsibilities, (A, *, N)."""
@@ -133,7 +132,7 @@ def responsibilities(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tenso
     """p(alpha | x, z, v), in closed form: (A, *, N), 1 for a model without alpha.
 
     Args:
-        model: speech and noise.
+        model: the speech and noise models.
         z: latents (*, N, L).
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
@@ -158,27 +157,27 @@ def sample_alpha(
 ) -> Tensor:
     """A draw of alpha ~ p(alpha | x, z, v) for every frame, by Pyro's `infer_discrete`: (*, N).
 
-    For any model that samples a discrete alpha; `responsibilities` are its exact probabilities.
+    It works for any model that samples a discrete alpha; `responsibilities` returns the exact probabilities.
 
     Args:
-        model: speech and noise.
-        z: latents (*, N, L); alpha is drawn for each of what stands left of N.
+        model: the speech and noise models.
+        z: latents (*, N, L); one alpha is drawn for each of them.
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
-        generator: seeds the draw; nothing else is random, and the global generator is left alone.
+        generator: seeds the draw; the state of the global generator is restored.
 
     Raises:
         InputError: the model has no alpha.
     """
 
-    def story() -> None:
+    def conditioned_model() -> None:
         with ExitStack() as plates:
             for dim in range(-z.dim() + 1, -1):  # chains and channels, left of the frames
                 plates.enter_context(pyro.plate(f"_left{-dim}", z.shape[dim - 1], dim=dim))
             poutine.condition(model, {Z: z})(power=power, visual=visual)
 
     drawn = infer_discrete(
-        config_enumerate(story), first_available_dim=-z.dim(), strict_enumeration_warning=False
+        config_enumerate(conditioned_model), first_available_dim=-z.dim(), strict_enumeration_warning=False
     )
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     with torch.no_grad(), torch.random.fork_rng(devices=[z.device] if z.is_cuda else []):

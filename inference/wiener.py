@@ -1,10 +1,10 @@
-"""The Wiener-like estimate: the filter of every draw, averaged over the posterior.
+"""The Wiener-like estimate of the speech: the Wiener gain averaged over the draws of the posterior.
 
     E[s | x] = E_{p(z | x)} [ G(z) ] x,    G(z) = g sigma(z) / (g sigma(z) + V_b)
     Var[s | x] = E[ G V_b ] + Var[ G ] |x|^2
 
-over all draws of the final run (Sadeghi et al., TASLP 2020, after Leglaive et al., MLSP 2018). alpha, where a
-model has it, is averaged with its exact posterior given each z.
+over all draws of the final run (Sadeghi et al., TASLP 2020, after Leglaive et al., MLSP 2018). If the
+model has an alpha, the average over it uses its exact posterior given each z.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ class AverageFilter(NamedTuple):
     """Posterior means over all draws.
 
     Attributes:
-        gain: E[G], (*, N, F).
+        gain: mean Wiener gain E[G], (*, N, F).
         variance: Var[s | x], (*, N, F).
         responsibilities: p(alpha | x), (A, *, N).
     """
@@ -34,7 +34,7 @@ class AverageFilter(NamedTuple):
 def average_filter(
     model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
 ) -> AverageFilter:
-    """The filter averaged over draws of z and over alpha.
+    """The Wiener gain averaged over draws of z and over alpha.
 
     Args:
         model: speech and noise.
@@ -58,12 +58,13 @@ def average_filter(
 
 
 def averaged(noise: NoiseModel, power: Tensor, draws: Iterable[tuple[Tensor, Tensor]]) -> WienerMoments:
-    """Posterior mean of the gain, and variance of the speech, each (*, N, F).
+    """Posterior mean of the Wiener gain, and variance of the speech, each (*, N, F).
 
     Args:
-        noise: gain and noise variance.
+        noise: frame gain and noise variance.
         power: |x|^2 (*, N, F).
-        draws: of the speech variance, without the gain (*, N, F), each with its weight (*, N).
+        draws: pairs of the speech variance of a draw, without the frame gain (*, N, F), and its weight (*,
+            N).
     """
     mean, square, within = (torch.zeros_like(power) for _ in range(3))
     for speech_variance, weight in draws:

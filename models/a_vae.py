@@ -1,10 +1,10 @@
-"""A-VAE: speech explained by audio alone.
+"""A-VAE: a speech model without lips.
 
     z_n ~ N(0, I)
     s_fn | z_n ~ N_c(0, sigma_f(z_n))
 
 Bando et al., ICASSP 2018; Leglaive, Girin, Horaud, MLSP 2018; Sadeghi et al., TASLP 2020 (arXiv 1908.02590).
-The prior and the decoder are parts: give others to the constructor, or override `latent`.
+The prior and the decoder are arguments of the constructor; other models override `latent`.
 """
 
 import math
@@ -19,7 +19,7 @@ from avse.models.base import ConditionedSpeech, SingleComponent, SpeechModel, de
 from avse.models.sites import Z
 
 Prior = Callable[[], dist.TorchDistribution]
-"""Makes the distribution of z in a frame, event shape (L,)."""
+"""Returns the distribution of z in a frame, event shape (L,)."""
 
 Decoder = Callable[[Tensor], Tensor]
 """z (*, N, L) -> log variance of the speech (*, N, F)."""
@@ -39,7 +39,7 @@ class StandardNormal(nn.Module):
         return z.square().sum(-1).mul_(-0.5).sub_(z.shape[-1] / 2 * math.log(2 * math.pi))
 
     def forward(self, embedding: Tensor | None = None) -> dist.TorchDistribution:
-        """N(0, I) over L dimensions, whatever the lips do."""
+        """N(0, I) over L dimensions, independent of the lips."""
         return dist.Normal(self.zero, torch.ones_like(self.zero), validate_args=False).to_event(1)
 
 
@@ -47,7 +47,7 @@ class AVAE(SpeechModel):
     """A-VAE with a replaceable prior and decoder.
 
     Args:
-        prior: makes p(z), event shape (L,).
+        prior: returns p(z), event shape (L,).
         decoder: z (*, N, L) -> log variance of the speech (*, N, F).
     """
 
@@ -62,9 +62,9 @@ class AVAE(SpeechModel):
         return self.decoder(z)
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
-        """As `SpeechModel.closed_form`; p(z) is made once."""
+        """As `SpeechModel.closed_form`; p(z) is computed once."""
         return SingleComponent(self._density(), decoder_given(self.decoder))
 
     def _density(self) -> StandardNormal | dist.TorchDistribution:
-        """What knows log p(z)."""
+        """The density p(z)."""
         return self.prior if isinstance(self.prior, StandardNormal) else self.prior()

@@ -1,4 +1,4 @@
-"""AV-VAE: a conditional VAE, speech explained by audio and lips.
+"""AV-VAE: a conditional VAE of speech given the lips.
 
     z_n | v_n ~ N(mu(v_n), diag sigma(v_n))        from a prior network, or N(0, I)
     s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))
@@ -17,7 +17,7 @@ from avse.models.networks.spectrum import GaussianEncoder
 from avse.models.sites import Z
 
 Trunk = Callable[[Tensor | None], Tensor]
-"""What is seen of the lips (*, N, D) -> embedding (*, N, E)."""
+"""Lips, visual (*, N, D) -> embedding (*, N, E)."""
 
 ConditionalPrior = Callable[[Tensor], dist.TorchDistribution]
 """Embedding (*, N, E) -> distribution of z in a frame, event shape (L,)."""
@@ -65,6 +65,6 @@ class AVVAE(SpeechModel):
         return self.decoder(z, embedding)
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
-        """As `SpeechModel.closed_form`; the lips are embedded, and p(z | v) is made, once."""
+        """As `SpeechModel.closed_form`; the embedding and p(z | v) are computed once."""
         embedding = self.lips(visual)
         return SingleComponent(self.prior(embedding), decoder_given(self.decoder, embedding))

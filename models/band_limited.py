@@ -1,4 +1,4 @@
-"""A speech model heard through a narrow channel: only the lowest bins of its spectrum are observed."""
+"""A speech model of which only the lowest bins of the spectrum are observed."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel
 
 
 class BandLimited(SpeechModel):
-    """The lowest bins of another model; a recording of low rate says nothing about the rest.
+    """The lowest bins of another model; a recording of low sample rate does not contain the others.
 
     Args:
         speech: model of F bins.
-        bins: how many of them are observed.
+        bins: number of observed bins.
     """
 
     def __init__(self, speech: SpeechModel, bins: int) -> None:
@@ -25,7 +25,7 @@ class BandLimited(SpeechModel):
         return self.speech.latent(visual)[..., : self.bins]
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
-        """As `SpeechModel.closed_form`, by what the wrapped model has."""
+        """As `SpeechModel.closed_form`, from `given` of the wrapped model."""
         return ObservedBins(self.speech.given(visual), self.bins)
 
 
@@ -34,8 +34,8 @@ class ObservedBins(ConditionedSpeech):
     """The lowest bins of another conditioned model.
 
     Args:
-        speech: of all bins.
-        bins: how many are observed.
+        speech: conditioned model of all bins.
+        bins: number of observed bins.
     """
 
     speech: ConditionedSpeech

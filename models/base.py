@@ -1,12 +1,12 @@
-"""What every model of clean speech is: latent variables, then a zero-mean complex normal spectrum.
+"""The base of every model of clean speech: latent variables, then a zero-mean complex normal spectrum.
 
     alpha_n, z_n ~ p(alpha, z | v_n)                    `SpeechModel.latent`, one method to override
     s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))         `SpeechModel.forward`
 
 Inference needs one thing of a model, `SpeechModel.given`: with the lips of a recording, a function of z that
-returns the log prior and the log variance of the speech for every value of alpha. It is read off a trace of
-`latent`, so that a model that overrides nothing but `latent` runs under every algorithm; a model may offer an
-equal closed form (`SpeechModel.closed_form`), which is quicker.
+returns the log prior and the log variance of the speech for every value of alpha. By default it is
+computed from a trace of `latent`, so that a model that overrides only `latent` runs under every algorithm; a
+model may also implement the equivalent `SpeechModel.closed_form`, which is faster.
 """
 
 import threading
@@ -28,11 +28,12 @@ LogJointFn = Callable[[Tensor], Tensor]
 """z (*, N, L) -> log joint density of every frame, for each value of alpha, (A, *, N)."""
 
 TRACE_LOCK = threading.RLock()
-"""Pyro has one stack of effect handlers in a process: traces of concurrent calls take turns."""
+"""Lock around traces: Pyro has one stack of effect handlers per process."""
 
 
 class Evaluation(NamedTuple):
-    """A speech model at given z. A is the number of values of alpha, 1 where there is none.
+    """The log prior and log variance of a speech model at given z. A is the number of values of alpha, 1
+    where there is none.
 
     Attributes:
         log_prior: log p(z, alpha | v), (A, *, N).
@@ -77,7 +78,7 @@ class SpeechModel(PyroModule):
     def fit_scales(self, power: Tensor) -> None:
         """Set fixed scales and initial values from training frames |s|^2 (N, F), before training.
 
-        A `SpectrumDecoder` under the name `decoder` starts at their mean log power.
+        A `SpectrumDecoder` under the name `decoder` is initialised with their mean log power.
         """
         decoder = getattr(self, "decoder", None)
         if isinstance(decoder, SpectrumDecoder):
@@ -86,7 +87,7 @@ class SpeechModel(PyroModule):
     def forward(
         self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
     ) -> Tensor:
-        """The generative story. Returns the power spectrum of the speech, (*, N, F).
+        """The generative model. Returns the power spectrum of the speech, (*, N, F).
 
         Args:
             power: observed |s|^2 (*, N, F), or None to sample it.
@@ -100,8 +101,8 @@ class SpeechModel(PyroModule):
     def given(self, visual: Tensor | None = None) -> ConditionedSpeech:
         """The model with the lips of a recording (*, N, D), as a function of z.
 
-        By the closed form of the class that defines `latent`, or of a subclass of it; where a subclass tells
-        another story in `latent` and offers no closed form of it, by traces.
+        It uses `closed_form` if that is defined by the class that defines `latent`, or by a subclass of it; a
+        subclass that overrides only `latent` is evaluated by traces.
         """
         latent, closed_form = _defining(self, "latent"), _defining(self, "closed_form")
         if closed_form is not SpeechModel and issubclass(closed_form, latent):
@@ -122,7 +123,7 @@ def _defining(model: SpeechModel, method: str) -> type:
 
 @dataclass(frozen=True)
 class TracedSpeech(ConditionedSpeech):
-    """A model read off a trace of `latent` at every z, alpha enumerated.
+    """A model evaluated by a trace of `latent` at every z, with alpha enumerated.
 
     Args:
         speech: the model.
@@ -144,7 +145,7 @@ class TracedSpeech(ConditionedSpeech):
 
 
 class Density(Protocol):
-    """What knows log p(z)."""
+    """A density with a method log_prob."""
 
     def log_prob(self, z: Tensor, /) -> Any:
         """z (*, N, L) -> (*, N)."""
@@ -190,18 +191,18 @@ def decoder_given(decoder: Callable[..., Tensor], *embedding: Tensor) -> Callabl
 
 
 def unexpanded(values: Tensor) -> Tensor:
-    """values (A, *), but (1, *) where they are one thing expanded: what all alpha share is computed once."""
+    """values (A, *), or (1, *) where they are one tensor expanded over alpha, to compute on it only once."""
     return values if values.stride(0) else values[:1]
 
 
 def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -> poutine.Trace:
     """Trace of `speech.latent` at z (*, N, L), alpha enumerated left of everything else."""
 
-    def story() -> Tensor:
+    def conditioned_latent() -> Tensor:
         with frames_plate(None, None, z.shape[-2]):
             return speech.latent(visual)
 
-    enumerated = poutine.enum(config_enumerate(story), first_available_dim=-z.dim())
+    enumerated = poutine.enum(config_enumerate(conditioned_latent), first_available_dim=-z.dim())
     with TRACE_LOCK:
         return poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
 

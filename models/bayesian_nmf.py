@@ -1,16 +1,16 @@
-"""The noise without a point estimate: a prior on the factors of its variance, to be sampled with z.
+"""A Bayesian noise model: a prior on the NMF factors of its variance, which are sampled together with z.
 
     W_k ~ Dirichlet(a, .., a)                          spectrum of component k, sums to 1 over the F bins
-    h_kn ~ Gamma(c, c / m), E h = m, Var h = m^2 / c   its power in frame n; neighbours alike, if wanted
+    h_kn ~ Gamma(c, c / m), E h = m, Var h = m^2 / c   its power in frame n; optionally smooth in n
     x_fn | z_n, v_n, W, H ~ N_c(0, sigma_f(z_n, v_n) + (W H)_fn)
 
 A Dirichlet vector is one of independent Gamma(a) variates over their sum: this is the Gamma-Gamma
 factorisation (Hoffman, Blei, Cook, ICML 2010) with the scale of each component given to H alone. With Gamma
-priors on both factors as they are, W_k t and H_k / t fit the data alike and t is held by nothing but the
-priors; here h_kn is the power of component k in frame n, and a draw of W or H means something by itself.
+priors on both factors as they are, W_k t and H_k / t have the same likelihood and only the priors
+determine t; here h_kn is the power of component k in frame n, and draws of W and of H are interpretable.
 
-For more than one component the posterior does not know their order. Ask the draws for what does not depend
-on it, such as the variance W H: `GammaNMF.noise(draws).variance()`.
+With more than one component the posterior is invariant to their order. Use functions of the draws that do not
+depend on it, such as the variance W H: `GammaNMF.noise(draws).variance()`.
 
     prior = GammaNMF.around(fitted.noise)
     model = SpeechInUnknownNoise(speech, prior)
@@ -47,7 +47,7 @@ class GammaNMF:
         frames: N.
         level: m, mean power of a component in a frame, summed over the bins, ().
         rank: K.
-        spectrum_shape: a; 1 holds all spectra for equally likely, less prefers peaks.
+        spectrum_shape: a; 1 gives a uniform prior, less favours sparse spectra.
         activation_shape: c; 1 over the relative variance of an activation.
         smoothness: lambda of a further factor exp(-lambda sum_kn [h_kn / h_k,n+1 + h_k,n+1 / h_kn - 2]), the
             prior of `NMFNoise`. It is a factor, not a site: it shapes the posterior, while H sampled without
@@ -86,7 +86,7 @@ class GammaNMF:
         return cls(bins, frames, level, rank, spectrum_shape, activation_shape, noise.smoothness, floor)
 
     def __call__(self) -> NMFNoise:
-        """Sample W and H; gain 1."""
+        """Sample W and H, and return the noise model, with frame gain 1."""
         ones = self.level.new_ones
         spectra = dist.Dirichlet(self.spectrum_shape * ones(self.rank, self.bins))
         rate = self.activation_shape / self.level
@@ -104,7 +104,7 @@ class GammaNMF:
         return NMFNoise(draws[W].mT, draws[H], gain, self.smoothness, self.floor)
 
     def start(self, noise: NMFNoise) -> dict[str, Tensor]:
-        """Values of the sites at a fitted noise model, inside the support: what is zero there is not here."""
+        """Values of the sites at a fitted noise model, clipped to the interior of the support."""
         least = 1e-6 / self.bins
         scale = noise.W.sum(-2)
         spectra = (noise.W / scale).mT.clamp_min(least)
@@ -113,10 +113,11 @@ class GammaNMF:
 
 
 class SpeechInUnknownNoise(PyroModule):
-    """The mixture of speech and noise, with the noise model itself a latent variable.
+    """Noisy speech, with the noise model itself a latent variable.
 
-    All sites hang together through W: sample them at once, as `inference.mcmc.nuts` does, or z frame by frame
-    at W and H that are held fixed, which is `NoisySpeech(speech, prior.noise(draw))`.
+    W couples the frames: sample all sites jointly, as `avse.inference.mcmc.pyro_kernel.nuts` does, or z frame
+        by
+    frame at fixed W and H, which is `NoisySpeech(speech, prior.noise(draw))`.
 
     Args:
         speech: p(s, z, alpha | v).
@@ -129,7 +130,7 @@ class SpeechInUnknownNoise(PyroModule):
         self.prior = prior
 
     def forward(self, power: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
-        """The generative story. Returns the power spectrum of the mixture, (N, F).
+        """The generative model. Returns the power spectrum of the noisy speech, (N, F).
 
         Args:
             power: observed |x|^2 (N, F), or None to sample it.

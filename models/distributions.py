@@ -1,8 +1,8 @@
 """Densities of short-time spectra.
 
 A zero-mean complex normal coefficient s ~ N_c(0, v) has log density -log(pi) - log(v) - |s|^2 / v. Its
-power |s|^2 is exponential with mean v and scores the same up to exactly log(pi), so the models speak of
-powers and of log v: no complex numbers, no square roots, and no log(0) on digital silence.
+power |s|^2 is exponential with mean v and has the same log density up to log(pi), so the models use
+powers and log v: no complex numbers, no square roots, and no log(0) on digital silence.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 
 MAX_LOG_VARIANCE = 80.0
-"""Log precisions beyond it are taken for it: their product is lost on any power, and 0 * inf is no number."""
+"""Log precisions are limited to it, since 0 * inf would be NaN."""
 
 
 class PowerSpectrum(TorchDistribution):
@@ -109,7 +109,7 @@ class ComplexNormal(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """m."""
+        """The mean m."""
         return self.loc
 
     @property
@@ -144,7 +144,7 @@ _complex_plane = _ComplexPlane()
 
 
 def spectrum_cost(power: Tensor, log_variance: Tensor) -> Tensor:
-    """sum_f log v + P / v, minus what `PowerSpectrum` scores in a frame, from log v (*, N, F): (*, N)."""
+    """sum_f log v + P / v, minus the log density of `PowerSpectrum`, from log v (*, N, F): (*, N)."""
     if log_variance.requires_grad:
         return -PowerSpectrum(log_variance, validate_args=False).log_prob(power).sum(-1)
     variance = log_variance.clamp_min(-MAX_LOG_VARIANCE).exp_()

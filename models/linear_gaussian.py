@@ -1,10 +1,10 @@
-"""The talk's first latent variable model, simple enough to have every answer in closed form.
+"""A linear Gaussian latent variable model, all of whose densities have a closed form.
 
     z_n ~ N(0, I)                                            (*, N, L)
     s_n | z_n ~ N(A z_n + mu, sigma I)                       (*, N, F), real
 
-It trains by expectation-maximisation and its posterior is normal: the ground truth by which the samplers and
-the EM driver of this package are tested. sigma is a variance.
+It trains by expectation-maximisation and its posterior is normal. It is the ground truth in the tests of the
+samplers and of the EM loop. sigma is a variance.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ class LinearGaussian(PyroModule):
         self.A, self.mu, self.sigma = A, mu, sigma
 
     def forward(self, s: Tensor | None = None, frames: int | None = None) -> Tensor:
-        """The generative story. Returns s (*, N, F), observed or sampled."""
+        """The generative model. Returns s (*, N, F), observed or sampled."""
         with frames_plate(s, None, frames):
             z = pyro.sample(Z, dist.Normal(self.A.new_zeros(self.A.shape[1]), 1.0).to_event(1))
             residual = self.sigma.sqrt().expand(self.A.shape[0])

@@ -2,15 +2,15 @@
 
     alpha_n ~ Bernoulli(pi)
     z_n | alpha_n ~ N(mu_a, sigma_a I) where alpha_n = 1, N(mu_v, sigma_v I) where alpha_n = 0
-    s_fn | z_n ~ N_c(0, sigma_f(z_n))                version 1: the decoder sees z alone
-    s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))      version 2: and the lips
+    s_fn | z_n ~ N_c(0, sigma_f(z_n))                version 1: the decoder depends on z
+    s_fn | z_n, v_n ~ N_c(0, sigma_f(z_n, v_n))      version 2: on z and the lips
 
 Its guide is `avse.guides.mixture.MixtureGuide`: q(z | s) for alpha = 1, q(z | v) for alpha = 0. Sadeghi,
 Alameda-Pineda, IEEE Transactions on Signal Processing 2021 (arXiv 1912.10647).
 
-Deviation: pi is learnt with the rest, as a log odds that nothing bounds. alpha is summed out exactly, so that
-its gradient, sum_n (r_n - pi), is exact, and zero at the papers' update pi = mean r_n. Neither 0 nor 1 is
-ever reached.
+Difference from the papers: pi is trained as an unbounded log odds. alpha is summed out exactly, so that the
+gradient of pi, sum_n (r_n - pi), is exact, and zero at the papers' update pi = mean r_n. pi
+reaches neither 0 nor 1.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ from avse.models.sites import ALPHA, Z
 class MINVAE(SpeechModel):
     """MIN-VAE with a replaceable decoder.
 
-    Both priors start as N(0, I), which is what trained A- and V-VAEs expect; start from them by passing their
-    parts, as the papers do:
+    Both priors start as N(0, I), the prior of A- and V-VAEs; to initialise with their weights, as in the
+    papers, pass their parts:
 
         model = MINVAE(32, v_vae.model.decoder)                                      # version 1
         model = MINVAE(32, av_vae.model.decoder, av_vae.model.lips)                  # version 2
@@ -42,7 +42,7 @@ class MINVAE(SpeechModel):
         latent_size: L.
         decoder: z (*, N, L) -> log variance of the speech (*, N, F); with `lips`, of z and the embedding.
         lips: trunk, visual (*, N, D) -> embedding (*, N, E), for version 2.
-        pi: first probability of alpha = 1, between 0 and 1 and neither of them.
+        pi: initial probability of alpha = 1, strictly between 0 and 1.
 
     Attributes:
         audio_mean, visual_mean: mu_a and mu_v, (L,).
@@ -50,7 +50,7 @@ class MINVAE(SpeechModel):
         log_odds: log(pi / (1 - pi)), ().
 
     Raises:
-        InputError: pi out of range.
+        InputError: pi is not strictly between 0 and 1.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MINVAE(SpeechModel):
     ) -> None:
         super().__init__()
         if not 0 < pi < 1:
-            raise InputError(f"pi = {pi}: what is to be learnt starts between 0 and 1, not at either")
+            raise InputError(f"pi = {pi}: a trained probability must be initialised strictly between 0 and 1")
         self.decoder = decoder
         self.lips = lips
         self.audio_mean = nn.Parameter(torch.zeros(latent_size))
@@ -79,14 +79,14 @@ class MINVAE(SpeechModel):
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """alpha ~ Bernoulli(pi), z ~ N(mu_alpha, sigma_alpha I); returns log sigma(z) or log sigma(z, v)."""
         alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=self.log_odds), infer={"enumerate": "parallel"})
-        heard = alpha.unsqueeze(-1) > 0.5
-        mean = torch.where(heard, self.audio_mean, self.visual_mean)
-        log_variance = torch.where(heard, self.audio_log_variance, self.visual_log_variance)
+        is_audio = alpha.unsqueeze(-1) > 0.5
+        mean = torch.where(is_audio, self.audio_mean, self.visual_mean)
+        log_variance = torch.where(is_audio, self.audio_log_variance, self.visual_log_variance)
         z = pyro.sample(Z, _normal(mean, log_variance))
         return self.decoder(z) if self.lips is None else self.decoder(z, self.lips(visual))
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
-        """As `SpeechModel.closed_form`; both priors are made, and the lips are embedded, once."""
+        """As `SpeechModel.closed_form`; both priors and the embedding are computed once."""
         embedding = () if self.lips is None else (self.lips(visual),)
         return SharedDecoder(
             log_odds=self.log_odds,

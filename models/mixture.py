@@ -4,7 +4,7 @@
     z_n | alpha_n ~ p_1 where alpha_n = 1, p_0 where alpha_n = 0
 
 z given alpha is Pyro's `MaskedMixture`, whose divergences are registered here, so that a closed-form KL
-survives enumeration of alpha. Both ends of pi are allowed.
+survives enumeration of alpha. pi may be 0 or 1.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch.distributions import Distribution, constraints, kl_divergence, regist
 from torch.nn.functional import logsigmoid
 
 MAX_LOG_ODDS = 1e30
-"""Log odds of what is certain: finite, so that 0 times it is 0 and no sum over alpha turns into NaN."""
+"""Log odds of probability 1: finite, so that 0 times it is 0 and sums over alpha are not NaN."""
 
 
 def bounded_logit(pi: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class ExpandableMixture(MaskedMixture):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of both components, which samplers that transform z to the real line ask for."""
+        """The support of both components, which samplers use to transform z."""
         return self.component1.support
 
     def expand(self, batch_shape: torch.Size, _instance: Distribution | None = None) -> "ExpandableMixture":
@@ -50,7 +50,7 @@ class ExpandableMixture(MaskedMixture):
 def given_alpha(alpha: Tensor, first: TorchDistribution, second: TorchDistribution) -> ExpandableMixture:
     """The distribution `first` where alpha = 1, `second` where alpha = 0.
 
-    With alpha enumerated, as (2, 1), it is both at once: batch shape (2, N).
+    With alpha enumerated, as (2, 1), both are evaluated: batch shape (2, N).
 
     Args:
         alpha: 0 or 1, of the batch shape or broadcast with it.
@@ -63,11 +63,11 @@ def given_alpha(alpha: Tensor, first: TorchDistribution, second: TorchDistributi
 @register_kl(ExpandableMixture, ExpandableMixture)
 @register_kl(ExpandableMixture, Distribution)
 def _kl_of_mixture(q: ExpandableMixture, p: Distribution) -> Tensor:
-    """KL(q_alpha || p), p of any kind."""
+    """KL(q_alpha || p), for any other p."""
     return torch.where(q.mask, kl_divergence(q.component1, p), kl_divergence(q.component0, p))
 
 
 @register_kl(Distribution, ExpandableMixture)
 def _kl_to_mixture(q: Distribution, p: ExpandableMixture) -> Tensor:
-    """KL(q || p_alpha), q no mixture."""
+    """KL(q || p_alpha), for a q that is not a mixture."""
     return torch.where(p.mask, kl_divergence(q, p.component1), kl_divergence(q, p.component0))

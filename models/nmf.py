@@ -1,12 +1,12 @@
 """The noise: a non-negative matrix factorisation of its variance, fitted to the recording at hand.
 
-    b_fn ~ N_c(0, (W H)_fn),    W (F, K) spectra,  H (K, N) activations,  g_n gain of the speech
+    b_fn ~ N_c(0, (W H)_fn),    W (F, K) spectra,  H (K, N) activations,  g_n frame gain
     p(H) proportional to exp( -lambda sum_kn [ h_kn / h_k,n+1 + h_k,n+1 / h_kn - 2 ] )
 
-The prior on H says that noise changes less from frame to frame than speech does. It depends on ratios alone,
-so that the scale of W and H stays free; lambda = 0 is the papers' noise model.
+The prior on H encodes that noise changes less from frame to frame than speech does. It depends only on
+ratios, so that the scale of W and H is free; lambda = 0 is the papers' noise model.
 
-Given draws of the speech variance S_r, both factors are found by majorise-minimise steps, which never
+Given draws of the speech variance S_r, both factors are updated by majorise-minimise steps, which never
 increase
 
     C = sum_fn mean_r [ log V_r + P / V_r ] - log p(H),    V_r = g S_r + W H,  P = |x|^2.
@@ -27,17 +27,17 @@ Draws = Tensor | Sequence[Tensor]
 """Draws of (*, N, F): a tensor (R, *, N, F) or a sequence of R tensors."""
 
 FLOOR = 1e-10
-"""Smallest factor relative to the mean power of the recording: keeps silence from dividing by zero."""
+"""Smallest noise variance relative to the mean power of the recording; it prevents division by zero."""
 
 
 @dataclass(frozen=True)
 class NMFNoise:
-    """W H and the gain of the speech.
+    """The noise variance W H and the frame gain of the speech.
 
     Args:
         W: spectra (*, F, K), powers.
         H: activations (*, K, N).
-        frame_gain: g (*, N).
+        frame_gain: frame gain g of the speech (*, N).
         smoothness: lambda of the prior on H.
         floor: smallest noise variance, a power, () or (*, 1, 1).
     """
@@ -79,13 +79,13 @@ class NMFNoise:
 
         Args:
             power: P = |x|^2, (*, N, F).
-            speech_variance: S_r without the gain, (R, *, N, F) as one tensor or one a draw.
-            weights: of the draws, summing to 1 over them, (R, *, N).
+            speech_variance: S_r without the frame gain, (R, *, N, F) as one tensor or one per draw.
+            weights: weights of the draws, summing to 1 over them, (R, *, N).
         """
         quotient, precision = self._statistics(power, speech_variance, weights)
         W = self.W * torch.sqrt((quotient.mT @ self.H.mT) / (precision.mT @ self.H.mT))
         scale = W.sum(-2, keepdim=True)
-        shape = torch.where(scale > _tiny(W), W / scale, self.W)  # a component that dies keeps its spectrum
+        shape = torch.where(scale > _tiny(W), W / scale, self.W)  # zero power: keep the spectrum
         return replace(self, W=shape, H=(self.H * scale.mT).clamp_min(_tiny(W)))
 
     def updated_activations(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> "NMFNoise":
@@ -102,8 +102,8 @@ class NMFNoise:
             return replace(self, H=torch.sqrt(rise / fall).clamp_min(_tiny(H)))
         even = torch.arange(H.shape[-1], device=H.device) % 2 == 0
         for parity in (even, ~even):
-            neighbours = _beside(H)
-            inverses = _beside(1 / H)
+            neighbours = _neighbour_sum(H)
+            inverses = _neighbour_sum(1 / H)
             step = torch.sqrt((rise + self.smoothness * neighbours) / (fall + self.smoothness * inverses))
             H = torch.where(parity, step.clamp_min(_tiny(H)), H)
         return replace(self, H=H)
@@ -112,35 +112,35 @@ class NMFNoise:
         """One majorise-minimise step of g: g sqrt( sum_f P mean_r S_r / V_r^2 / sum_f mean_r S_r / V_r )."""
         rise, fall = torch.zeros_like(self.frame_gain), torch.zeros_like(self.frame_gain)
         for speech, weight in zip(speech_variance, weights, strict=True):
-            variance = self._mixture_variance(speech)
+            variance = self._noisy_variance(speech)
             share = speech / variance
             fall += weight * share.sum(-1)
             rise += weight * share.mul_(power).div_(variance).sum(-1)
         return replace(self, frame_gain=self.frame_gain * torch.sqrt(rise / fall))
 
     def cost(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> Tensor:
-        """C above, (*)."""
+        """The cost C above, (*), nats."""
         total = self.neg_log_smoothness_prior()
         for speech, weight in zip(speech_variance, weights, strict=True):
-            frames = exponential_cost(power, self._mixture_variance(speech))
+            frames = exponential_cost(power, self._noisy_variance(speech))
             total = total + (weight * frames).sum(-1)
         return total
 
-    def _mixture_variance(self, speech_variance: Tensor) -> Tensor:
+    def _noisy_variance(self, speech_variance: Tensor) -> Tensor:
         return torch.addcmul(self.variance(), speech_variance, self.frame_gain.unsqueeze(-1))
 
     def _statistics(self, power: Tensor, speech_variance: Draws, weights: Tensor) -> tuple[Tensor, Tensor]:
         """P N2 = P mean_r 1 / V_r^2 and N1 = mean_r 1 / V_r, each (*, N, F)."""
         first, second = torch.zeros_like(power), torch.zeros_like(power)
-        # One draw at a time: what it touches stays in the cache.
+        # One draw at a time, so that its arrays fit in the processor cache.
         for speech, weight in zip(speech_variance, weights.unsqueeze(-1), strict=True):
-            precision = self._mixture_variance(speech).reciprocal_()
+            precision = self._noisy_variance(speech).reciprocal_()
             first.addcmul_(weight, precision)
             second.addcmul_(weight, precision.square_())
         return second.mul_(power), first
 
 
-def _beside(H: Tensor) -> Tensor:
+def _neighbour_sum(H: Tensor) -> Tensor:
     """Sum of the left and the right neighbour of every frame, (*, K, N); the ends have one."""
     total = torch.zeros_like(H)
     total[..., 1:] += H[..., :-1]
@@ -154,7 +154,7 @@ def _tiny(like: Tensor) -> float:
 
 
 def _checked_floor(power: Tensor, rank: int) -> Tensor:
-    """The smallest noise variance of each recording, (*, 1, 1); silence gets one all the same."""
+    """The smallest noise variance of each recording, (*, 1, 1); positive also for silence."""
     if rank < 1:
         raise InputError(f"NMF rank {rank}: it must be at least 1")
     mean = power.mean((-2, -1), keepdim=True)
@@ -163,7 +163,7 @@ def _checked_floor(power: Tensor, rank: int) -> Tensor:
 
 @dataclass(frozen=True)
 class RandomInit:
-    """W and H uniform at random, scaled to the power of the recording: the papers' start.
+    """W and H uniform at random, scaled to the power of the recording: the papers' initialisation.
 
     Args:
         rank: K.
@@ -191,8 +191,8 @@ class RandomInit:
 class QuantileInit:
     """W and H near a stationary noise: a low quantile over time of the power in each bin, times a factor.
 
-    Speech leaves most bins of most frames to the noise, so that a low quantile sees the noise alone. Of an
-    exponential power the 20 % quantile lies at 0.22 of its mean, which a factor above 1 makes up for.
+    Speech is weak in most bins of most frames, so that a low quantile depends on the noise alone. The 20 %
+    quantile of an exponential power lies at 0.22 of its mean, which a factor above 1 compensates.
 
     Args:
         rank: K; every component starts from the quantile, perturbed by `spread`.

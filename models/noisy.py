@@ -1,9 +1,10 @@
-"""The mixture of speech and noise, with the speech summed out.
+"""Noisy speech: the sum of speech and noise, with the speech integrated out.
 
     x_fn = sqrt(g_n) s_fn + b_fn,    b_fn ~ N_c(0, (W H)_fn)
     x_fn | z_n, v_n ~ N_c(0, g_n sigma_f(z_n, v_n) + (W H)_fn)
 
-The gain g_n is in Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeghi et al. (TASLP 2020).
+The frame gain g_n is from Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeghi et al. (TASLP
+2020).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +20,11 @@ from avse.models.sites import X, frames_plate
 
 
 class NoiseModel(Protocol):
-    """What the mixture needs to know of a noise model, whatever stands behind it."""
+    """The interface of a noise model."""
 
     @property
     def frame_gain(self) -> Tensor:
-        """Gain g of the speech, (*, N)."""
+        """Frame gain g of the speech, (*, N)."""
         ...
 
     def variance(self) -> Tensor:
@@ -39,25 +40,25 @@ class NoiseModel(Protocol):
 
         Args:
             power: |x|^2 (*, N, F).
-            speech_variance: sigma of every draw, without the gain, (R, *, N, F).
-            weights: of the draws, summing to 1 over them, (R, *, N).
+            speech_variance: sigma of every draw, without the frame gain, (R, *, N, F).
+            weights: weights of the draws, summing to 1 over them, (R, *, N).
         """
         ...
 
 
 class WienerMoments(NamedTuple):
-    """Speech given the mixture and one z: s | x, z ~ N_c(gain x, variance), each (*, N, F)."""
+    """Speech given the noisy speech and one z: s | x, z ~ N_c(gain x, variance), each (*, N, F)."""
 
     gain: Tensor
     variance: Tensor
 
 
 class NoisySpeech(PyroModule):
-    """A speech model and a noise model, heard together.
+    """A speech model and an additive noise model.
 
     Args:
         speech: p(s, z, alpha | v).
-        noise: gain (*, N) and variance (*, N, F).
+        noise: frame gain (*, N) and variance (*, N, F).
     """
 
     def __init__(self, speech: SpeechModel, noise: NoiseModel) -> None:
@@ -66,7 +67,7 @@ class NoisySpeech(PyroModule):
         self.noise = noise
 
     def forward(self, power: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
-        """The generative story. Returns the power spectrum of the mixture, (*, N, F).
+        """The generative model. Returns the power spectrum of the noisy speech, (*, N, F).
 
         Args:
             power: observed |x|^2 (*, N, F), or None to sample it.
@@ -77,7 +78,8 @@ class NoisySpeech(PyroModule):
     def log_joint(self, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:
         """log p(x, z, alpha | v) of every frame at z (*, N, L), for each value of alpha: (A, *, N).
 
-        What a trace of `forward` adds up, by the closed form of the speech model where it has one.
+        It equals the sum of log probabilities in a trace of `forward`, by the closed form of the speech model
+        where it has one.
         """
         return self.log_joint_fn(power, visual)(z)
 
@@ -103,7 +105,7 @@ class NoisySpeech(PyroModule):
 def sample_noisy(
     speech: SpeechModel, noise: NoiseModel, power: Tensor | None, visual: Tensor | None
 ) -> Tensor:
-    """Sample alpha (if any), z and x of every frame; return the power spectrum of the mixture, (*, N, F)."""
+    """Sample alpha (if any), z and x of every frame; return the noisy power spectrum, (*, N, F)."""
     with frames_plate(power, visual, noise.frame_gain.shape[-1]):
         variance = noisy_variance(speech.latent(visual), noise)
         return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
@@ -115,18 +117,18 @@ def noisy_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
 
 
 def exp_plus(logarithm: Tensor, rest: Tensor) -> Tensor:
-    """exp(logarithm) + rest. Overwrites `logarithm` where no gradient is recorded: memory traffic rules."""
+    """exp(logarithm) + rest. Overwrites `logarithm` where no gradient is recorded, to save memory traffic."""
     if logarithm.requires_grad:
         return logarithm.exp() + rest
     return logarithm.exp_().add_(rest)
 
 
 def wiener_moments(speech_variance: Tensor, noise: NoiseModel) -> WienerMoments:
-    """Mean gain and variance of sqrt(g) s given x and z: g sigma / (g sigma + V_b), and V_b times it.
+    """Wiener gain and variance of sqrt(g) s given x and z: g sigma / (g sigma + V_b), and V_b times it.
 
     Args:
-        speech_variance: sigma (*, N, F), without the gain.
-        noise: gain and noise variance.
+        speech_variance: sigma (*, N, F), without the frame gain.
+        noise: frame gain and noise variance.
     """
     noise_variance = noise.variance()
     scaled = noise.frame_gain.unsqueeze(-1) * speech_variance

@@ -7,13 +7,13 @@ import pyro
 from torch import Tensor
 
 ALPHA: Final = "alpha"
-"""Mixture variable, one a frame."""
+"""Mixture variable, one per frame."""
 Z: Final = "z"
 """Latent variable (*, N, L)."""
 S: Final = "s"
 """Power spectrum |s|^2 of clean speech (*, N, F)."""
 X: Final = "x"
-"""Power spectrum |x|^2 of the mixture (*, N, F)."""
+"""Power spectrum |x|^2 of the noisy speech (*, N, F)."""
 W: Final = "W"
 """Spectra of the noise, one row a component, (K, F)."""
 H: Final = "H"
@@ -28,7 +28,7 @@ def frames_plate(
     """The plate over the N frames of `power` (*, N, F), else of `visual` (*, N, D), else of `frames` = N.
 
     Raises:
-        ValueError: nothing says how many frames there are, or power and visual disagree.
+        ValueError: the number of frames is not given, or power, visual and frames disagree on it.
     """
     sizes = {data.shape[-2] for data in (power, visual) if data is not None}
     if frames is not None:

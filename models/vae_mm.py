@@ -1,13 +1,14 @@
-"""VAE-MM: a mixture of two trained models, one of which may trust the lips and the other not.
+"""VAE-MM: a mixture of two trained models, usually one with lips and one without.
 
     alpha_n | v_n ~ Bernoulli(sigmoid(logit(pi) + d(v_n)))                  d = 0 in the paper
     z_n | v_n, alpha_n ~ p_1(z | v_n) or p_0(z | v_n)                       prior of the chosen component
     s_fn | z_n, v_n, alpha_n ~ N_c(0, sigma^alpha_f(z_n, v_n))              and its decoder
 
 alpha = 1 is the first component (the papers' A-VAE), alpha = 0 the second (their AV-VAE), so that frames with
-damaged lips are explained by sound alone. Sadeghi, Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930).
+corrupted lips are explained by the audio-only component. Sadeghi, Alameda-Pineda, ICASSP 2020 (arXiv
+1911.03930).
 
-Deviations: any two speech models without an alpha of their own are components, not just these two. d(v) is
+Differences from the paper: any two speech models without an alpha of their own may be components. d(v) is
 the logit of a classifier of corrupted lips (`avse.models.networks.lips.LipCorruptionClassifier`). pi is not
 estimated here; inference may set the buffer.
 """
@@ -42,14 +43,13 @@ class VAEMM(SpeechModel):
     Args:
         first: component of alpha = 1, with z (*, N, L) and F bins.
         second: component of alpha = 0, with as many latents and bins.
-        pi: probability of alpha = 1 where d(v) = 0, from 0 to 1; at the ends, whatever d(v), the mixture is
-            one of its components.
+        pi: probability of alpha = 1 where d(v) = 0, from 0 to 1; at 0 and 1 the mixture equals one of
+            its components, for any d(v).
         corruption_classifier: d(v), or None for 0.
 
     Raises:
-        InputError: pi out of range, components of other sizes than each other, or with an alpha of their own.
-            Where a component looks at lips through something else than a `LipTrunk`, its sizes show only
-            when it is used.
+        InputError: pi is outside [0, 1], the sizes of the components differ, or a component has its own
+            alpha. The sizes of a component whose trunk is not a `LipTrunk` are not checked.
     """
 
     pi: Tensor
@@ -86,7 +86,7 @@ class VAEMM(SpeechModel):
         return self.components[0]  # type: ignore[return-value]
 
     def fit_scales(self, power: Tensor) -> None:
-        """Those of both components."""
+        """Set the scales of both components from training frames |s|^2 (N, F)."""
         self.first.fit_scales(power)
         self.second.fit_scales(power)
 
@@ -106,7 +106,7 @@ class VAEMM(SpeechModel):
         return torch.where(alpha.unsqueeze(-1) > 0.5, of_first, of_second)
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
-        """As `SpeechModel.closed_form`, by what the components have."""
+        """As `SpeechModel.closed_form`, from `given` of both components."""
         return TwoComponents(self.log_odds(visual), self.first.given(visual), self.second.given(visual))
 
 
@@ -146,11 +146,11 @@ class TwoComponents(ConditionedSpeech):
 
 
 class _PriorFound(Exception):
-    """Ends a component's story at z."""
+    """Stops the execution of a component at site z."""
 
 
 class _CapturePrior(Messenger):
-    """Takes the distribution of z, draws nothing, and ends the story there."""
+    """Records the distribution of site z, and stops the execution before it is sampled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> T
 
 
 def _sizes(component: SpeechModel) -> tuple[int, int] | None:
-    """L and F of a component, from the story of one frame with missing lips; None if it has no such story.
+    """L and F of a component, from a trace of one frame with missing lips; None if it cannot be traced.
 
     Raises:
         InputError: the component samples more than z.

@@ -52,6 +52,14 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)  # tests are small: a second thread costs more than it gives
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that states a false-alarm rate, in its docstring or its module's, is marked `statistical`."""
+    for item in items:
+        texts = (getattr(item, "obj", None), getattr(item, "module", None))
+        if any("alarm" in (text.__doc__ or "") for text in texts if text is not None):
+            item.add_marker("statistical")
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Every test starts from one state of the global generators, and leaves Pyro's parameter store empty."""

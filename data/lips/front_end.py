@@ -27,7 +27,7 @@ class LipTrack(NamedTuple):
     """Frames of sound and the video frames that they are shown.
 
     Attributes:
-        pictures: of one or many clips, uint8 (T_v, side, side).
+        pictures: of one or many clips, uint8 (T_v, side, side); or features of them, (T_v, K).
         place: where among the video frames the P instants of each frame fall, (N, P).
         valid: whether the lips are seen in a frame, (N,).
     """

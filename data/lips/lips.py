@@ -43,6 +43,7 @@ class Reason(IntEnum):
     OUTSIDE = 3
     DUPLICATE = 4
     DAMAGED = 5
+    HIDDEN = 6
 
     @property
     def text(self) -> str:

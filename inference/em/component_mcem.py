@@ -1,15 +1,15 @@
-"""Monte Carlo EM of a mixture with chains of their own for every value of alpha, and its evidence.
+"""Monte Carlo EM of a mixture model with separate chains and an evidence estimate for every alpha.
 
     p(z, alpha | x, v) = p(z | x, v, alpha) p(alpha | x, v)
     p(alpha | x, v) prop. to p(alpha | v) int p(x | z, v, alpha) p(z | v, alpha) dz
 
-`MCEM` sums alpha out at every z, which is exact where its chains cross from one component to the other. They
-do not where the components were trained apart, with latent spaces of their own: a chain stays where it
-started. Here every component is sampled by itself, and their shares come from estimates of the evidence
-(`inference.evidence`). Next to `VEM` with `Structured` the speech is summed out, and filters are averaged
-instead of precisions.
+`MCEM` sums alpha out at every z, which is exact if its chains move between the components. They do not where
+the components were trained separately and have different latent spaces: a chain stays in the component that
+it was initialised in. Here every component is sampled separately, and p(alpha | x, v) comes from estimates of
+the evidence (`avse.inference.importance`). In contrast to `VEM` with `Structured`, the speech is integrated
+out, and Wiener gains are averaged instead of precisions.
 
-Any speech model: without alpha it is `MCEM`.
+It runs with any speech model; for a model without alpha it equals `MCEM`.
 """
 
 from collections.abc import Sequence
@@ -38,17 +38,17 @@ from avse.models.noisy import NoisySpeech
 
 @dataclass(frozen=True)
 class ComponentwiseMCEM:
-    """EM with draws of every component, then a longer run, and the filter averaged over all of it.
+    """EM with draws of every component, then a longer run, and the Wiener gain averaged over all its draws.
 
     Args:
-        noise_init: first noise model.
-        latent_inits: first z of each of C chains, (*, N, L) or one for each alpha (A, *, N, L).
+        noise_init: returns the initial noise model.
+        latent_inits: initial z of each of C chains, (*, N, L) or one for each alpha (A, *, N, L).
         e_step: draws of every component in an iteration.
-        m_step: of the noise.
-        final: draws for the estimate; all that it keeps are used.
+        m_step: M-step of the noise.
+        final: final draws, all of which enter the estimate.
         alpha_step: prior and evidence -> r(alpha).
-        iterations: of EM.
-        particles: importance samples for the evidence, for every chain and frame.
+        iterations: number of EM iterations.
+        particles: number of importance samples of the evidence for every chain and frame.
         gain_floor: see `MCEM`.
     """
 
@@ -71,15 +71,15 @@ class ComponentwiseMCEM:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D)."""
         costs: list[float] = []
         with torch.no_grad(), cached_embeddings():
-            first = self.noise_init(power, generator)
-            model = NoisySpeech(speech, first)
-            starts = [start(speech, guide, power, visual, first) for start in self.latent_inits]
+            noise = self.noise_init(power, generator)
+            model = NoisySpeech(speech, noise)
+            initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
             frames = power.shape[:-1]
-            prior = log_alpha(speech, starts[0].reshape(-1, *frames, starts[0].shape[-1])[0], visual)
-            chains = [z.expand(len(prior), *frames, z.shape[-1]) for z in starts]
+            prior = log_alpha(speech, initial[0].reshape(-1, *frames, initial[0].shape[-1])[0], visual)
+            chains = [z.expand(len(prior), *frames, z.shape[-1]) for z in initial]
             chain_state = ChainState(torch.stack(chains, dim=1))  # (A, C, *, N, L)
             for _ in range(self.iterations):
                 draws, chain_state, r = self._draw(
@@ -91,12 +91,12 @@ class ComponentwiseMCEM:
                 costs.append(cost)
                 progress(0.9 * len(costs) / self.iterations)
             draws, _, r = self._draw(self.final, model, chain_state, prior, power, visual, generator)
-            filters = (
+            gains = (
                 pair
                 for draw in draws.z
                 for pair in zip(*_weighted(model, draw.unsqueeze(0), r / len(draws.z), visual), strict=True)
             )
-            average = averaged(model.noise, power, filters)
+            average = averaged(model.noise, power, gains)
             progress(1.0)
         return Posterior(
             z=_marginal(draws.z, r, generator).transpose(0, 1),
@@ -120,7 +120,7 @@ class ComponentwiseMCEM:
         visual: Tensor | None,
         generator: Generator,
     ) -> tuple[Draws, ChainState, Tensor]:
-        """Draws (R, A, C, *, N, L) of every component, where the chains stand, and r(alpha) (A, *, N)."""
+        """Draws (R, A, C, *, N, L) of every component, the new chain state, and r(alpha) (A, *, N)."""
         log_joint = model.each_log_joint_fn(power, visual)
         draws, chain_state = e_step(log_joint, chain_state, generator)
         if len(chain_state.z) == 1:
@@ -149,6 +149,6 @@ def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -
 
 
 def _marginal(z: Tensor, r: Tensor, generator: Generator) -> Tensor:
-    """Draws of z whatever alpha: (R, A, C, *, N, L) -> (R, C, *, N, L), one component a draw and frame."""
+    """Draws from the marginal of z: (R, A, C, *, N, L) -> (R, C, *, N, L), alpha drawn per draw and frame."""
     chosen = draw_component(r, generator, (z.shape[0], z.shape[2]))
     return z.take_along_dim(chosen[:, None, ..., None], 1).squeeze(1)

@@ -1,7 +1,7 @@
-"""Expectation-maximisation, one loop for every model, E-step and M-step.
+"""Expectation-maximisation: one loop for every model, E-step and M-step.
 
     repeat:  draws of z ~ p(z | data; theta)                                            (E-step)
-             theta <- a lower mean over the draws of -log p(data, z; theta)             (M-step)
+             theta <- theta with a lower mean over the draws of -log p(data, z; theta)  (M-step)
 
 With Markov chain draws this is the MCEM of Leglaive et al. (MLSP 2018) and Sadeghi et al. (TASLP 2020).
 """
@@ -19,11 +19,11 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 
 MStep = Callable[..., tuple[M, float]]
-"""(model, draws z (R, *, N, L), **data) -> the new model, and the cost of the old one: lower is better."""
+"""(model, draws z (R, *, N, L), **data) -> (new model, cost of the old model); a lower cost is better."""
 
 
 class EMStep(NamedTuple):
-    """One iteration, as a callback sees it. `cost` is that of the parameters the iteration began with."""
+    """The state after one iteration, as passed to a callback; `cost` belongs to the parameters before it."""
 
     iteration: int
     model: Any
@@ -33,13 +33,14 @@ class EMStep(NamedTuple):
 
 
 class EMResult(NamedTuple, Generic[M]):
-    """What EM leaves behind.
+    """The result of EM.
 
     Attributes:
-        model: fitted.
-        chain_state: of the chains at the end.
-        costs: before every iteration.
-        converged: whether the cost settled within the tolerance; None without one.
+        model: the fitted model.
+        chain_state: final state of the chains.
+        costs: cost of the parameters before every iteration.
+        converged: whether the relative change of the cost fell below the tolerance; None if the tolerance is
+            0.
     """
 
     model: M
@@ -50,14 +51,14 @@ class EMResult(NamedTuple, Generic[M]):
 
 @dataclass(frozen=True)
 class EM(Generic[M]):
-    """The loop and its parts.
+    """The EM loop and its parts.
 
     Args:
         e_step: draws of the posterior.
-        m_step: better parameters.
-        iterations: at most so many.
+        m_step: update of the parameters, given draws.
+        iterations: maximum number of iterations.
         tolerance: stop when the relative change of the cost falls below it; 0 runs all iterations.
-        joint: makes the log joint from a model and its data; `inference.joint.traced` forces the trace.
+        joint: returns the log joint of a model and its data; `log_density.traced` always uses a trace.
     """
 
     e_step: EStep

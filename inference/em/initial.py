@@ -1,7 +1,7 @@
 """Initial values of z: from an encoder, from the prior, or from an encoded first estimate of the speech.
 
-Each function takes the speech model, the guide, the power of the mixture, the lips and a first noise model,
-and returns z (*, N, L), or one z for each of several chains (C, *, N, L).
+Each function takes the speech model, the guide, the power of the noisy speech, the lips and the initial noise
+model, and returns z (*, N, L), or one z for each of several chains (C, *, N, L).
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
 
 NoiseInit = Callable[[Tensor, Generator], NMFNoise]
-"""(power (*, N, F), generator) -> first noise model."""
+"""(power (*, N, F), generator) -> initial noise model."""
 
 LatentInit = Callable[[SpeechModel, SpeechGuide, Tensor, Tensor | None, NMFNoise], Tensor]
-"""(speech model, guide, power (*, N, F), visual, first noise model) -> first z (*, N, L), or several."""
+"""(speech model, guide, power (*, N, F), visual, initial noise model) -> z (*, N, L) or (C, *, N, L)."""
 
 
 def init_from_encoder(
@@ -35,7 +35,7 @@ def init_from_encoder(
 def init_from_prior(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
 ) -> Tensor:
-    """z at the mean of the prior p(z | v), alpha summed out: what the lips suggest, whatever the noise."""
+    """z at the mean of the prior p(z | v), alpha summed out; it does not depend on the noisy speech."""
     mean, log_alpha = _prior_means(speech, guide, power, visual)
     return (log_alpha.exp().unsqueeze(-1) * mean).sum(0)
 
@@ -51,27 +51,28 @@ def _prior_means(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Means of p(z | v, alpha), (A, *, N, L), and log p(alpha | v), (A, *, N); A = 1 without alpha."""
-    anywhere = torch.zeros_like(guide.posterior(power, visual).mean)
-    trace = latent_trace(speech, anywhere, visual)
+    zeros = torch.zeros_like(guide.posterior(power, visual).mean)
+    trace = latent_trace(speech, zeros, visual)
     mean: Tensor = trace.nodes[Z]["fn"].mean
     if ALPHA not in trace.nodes:
-        return mean.expand_as(anywhere).unsqueeze(0), torch.zeros_like(anywhere[..., 0]).unsqueeze(0)
+        return mean.expand_as(zeros).unsqueeze(0), torch.zeros_like(zeros[..., 0]).unsqueeze(0)
     trace.compute_log_prob()
     log_alpha = trace.nodes[ALPHA]["log_prob"]
     values = log_alpha.shape[0]
-    return mean.expand(values, *anywhere.shape), log_alpha.expand(values, *anywhere.shape[:-1])
+    return mean.expand(values, *zeros.shape), log_alpha.expand(values, *zeros.shape[:-1])
 
 
 @dataclass(frozen=True)
 class InitFromEncodedEstimate:
-    """z at the encoder's mean for a first estimate of the speech: what the first noise model leaves over.
+    """z at the encoder's mean for a first estimate of the speech, which subtracts the initial noise model.
 
-    The first estimate has the amplitude gain max(1 - V_b / P, `smallest_gain`); it is encoded, decoded into
-    a Wiener filter, applied to the mixture and encoded again, `rounds` times.
+    The first estimate has the amplitude gain max(1 - V_b / P, `smallest_gain`); it is encoded. Then
+    z is decoded to a Wiener gain, the gain is applied to the noisy speech and the result is encoded again,
+    `rounds` times.
 
     Args:
-        rounds: how often to encode again.
-        smallest_gain: of the first estimate.
+        rounds: number of further rounds of decoding and encoding.
+        smallest_gain: smallest amplitude gain of the first estimate.
     """
 
     rounds: int = 2
@@ -80,7 +81,7 @@ class InitFromEncodedEstimate:
     def __call__(
         self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
     ) -> Tensor:
-        """z (*, N, L)."""
+        """Initial z (*, N, L)."""
         model = NoisySpeech(speech, noise)
         share = noise.variance() / torch.maximum(power, torch.as_tensor(noise.floor))
         gain = (1 - share).clamp_min(self.smallest_gain)
@@ -93,39 +94,39 @@ class InitFromEncodedEstimate:
 
 @dataclass(frozen=True)
 class InitEachComponent:
-    """A start for every value of alpha, each from its own branch of a mixture guide: z (A, *, N, L).
+    """Initial values for every alpha, each from its own branch of a mixture guide: z (A, *, N, L).
 
-    Of a guide that is no mixture it is the start itself, (1, *, N, L).
+    For any other guide these are the values of `init` itself, (1, *, N, L).
 
     Args:
-        start: asks a guide.
+        init: returns the initial values for a guide.
     """
 
-    start: LatentInit
+    init: LatentInit
 
     def __call__(
         self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
     ) -> Tensor:
-        """z (A, *, N, L)."""
-        return torch.stack([self.start(speech, each, power, visual, noise) for each in branches(guide)])
+        """Initial z (A, *, N, L)."""
+        return torch.stack([self.init(speech, branch, power, visual, noise) for branch in branches(guide)])
 
 
 @dataclass(frozen=True)
 class InitFromComponent:
-    """A start from one branch of a mixture guide, (*, N, L); of a guide that is no mixture, the start itself.
+    """Initial values from one branch of a mixture guide, (*, N, L); for any other guide those of `init`.
 
     Args:
-        alpha: of the branch. 0 is the papers' choice for a MIN-VAE: its encoder of lips, which no noise
-            misleads.
-        start: asks a guide.
+        alpha: index of the branch. 0 is the papers' choice for a MIN-VAE: its encoder of lips, which does not
+            depend on the noise.
+        init: returns the initial values for a guide.
     """
 
     alpha: int
-    start: LatentInit = init_from_encoder
+    init: LatentInit = init_from_encoder
 
     def __call__(
         self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
     ) -> Tensor:
-        """z (*, N, L)."""
+        """Initial z (*, N, L)."""
         found = branches(guide)
-        return self.start(speech, found[min(self.alpha, len(found) - 1)], power, visual, noise)
+        return self.init(speech, found[min(self.alpha, len(found) - 1)], power, visual, noise)

@@ -1,4 +1,4 @@
-"""M-steps: better parameters, given draws of the latents."""
+"""M-steps: updates of the parameters, given draws of the latents."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech, noisy_variance
 
 NoiseUpdate = Callable[[Any, Tensor, Any, Tensor], Any]
-"""(noise, power (*, N, F), R speech variances (*, N, F), weights (R, *, N)) -> better noise."""
+"""(noise, power (*, N, F), R speech variances (*, N, F), weights (R, *, N)) -> updated noise."""
 
 
 @dataclass(frozen=True)
 class NoiseStep:
-    """Better noise parameters by majorise-minimise updates, one after the other.
+    """Update of the noise parameters by majorise-minimise steps, one after the other.
 
-    Draws of z come with the exact posterior of alpha given each of them, so that a mixture model is summed
-    out and not sampled.
+    Every draw of z is weighted by the exact posterior of alpha given z, so that alpha is summed out and not
+    sampled.
 
     Args:
-        updates: of W, H and, where wanted, of the gain.
-        rounds: how often to go through them.
+        updates: updates of W, H and, optionally, of the frame gain.
+        rounds: number of passes over the updates.
     """
 
     updates: Sequence[NoiseUpdate] = (NMFNoise.updated_spectra, NMFNoise.updated_activations)
@@ -34,10 +34,10 @@ class NoiseStep:
     def __call__(
         self, model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None
     ) -> tuple[NoisySpeech, float]:
-        """The model with its noise updated, and the cost of the old noise, a frame and bin.
+        """The model with updated noise, and the cost of the old noise in nats per frame and bin.
 
         Args:
-            model: speech and noise.
+            model: the speech and noise models.
             z: draws (R, *, N, L), or (R, C, *, N, L) of C chains.
             power: |x|^2 (*, N, F).
             visual: lips, where the model has them.
@@ -49,13 +49,13 @@ class NoiseStep:
             return NoisySpeech(model.speech, noise), cost
 
     def updated(self, noise: Any, power: Tensor, speech_variance: Any, weights: Tensor) -> tuple[Any, float]:
-        """Better noise, and the cost of the old one a frame and bin.
+        """The updated noise, and the cost of the old noise in nats per frame and bin.
 
         Args:
             noise: noise model.
             power: |x|^2 (*, N, F).
-            speech_variance: of every draw, (R, *, N, F).
-            weights: of the draws, (R, *, N).
+            speech_variance: speech variance of every draw, (R, *, N, F).
+            weights: weights of the draws, (R, *, N).
         """
         cost = noise.cost(power, speech_variance, weights).sum() / power.numel()
         for _ in range(self.rounds):
@@ -71,18 +71,19 @@ def weighted_speech_variance(
     """Speech variance at every draw and value of alpha, and the posterior weight of each.
 
     Args:
-        model: speech and noise.
+        model: the speech and noise models.
         z: draws (R, *, N, L).
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
 
     Returns:
-        S (R A, *, N, F), without the gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over R A.
+        S (R A, *, N, F), without the frame gain, and p(alpha | x, z_r) / R (R A, *, N), which sum to 1 over R
+        A.
     """
     speech_variance = power.new_empty(0)
     weights = []
     given = model.speech.given(visual)
-    for index, draw in enumerate(z):  # one at a time: what it touches stays in the cache
+    for index, draw in enumerate(z):  # one draw at a time, so that its arrays fit in the processor cache
         log_prior, log_variance = given(draw)
         if index == 0:
             speech_variance = log_variance.new_empty(len(z), *log_variance.shape)
@@ -100,7 +101,7 @@ class LinearGaussianStep:
     """The closed-form maximum of E log p(s, z) for the linear Gaussian model."""
 
     def __call__(self, model: LinearGaussian, z: Tensor, s: Tensor) -> tuple[LinearGaussian, float]:
-        """The maximising model at draws z (R, N, L), and minus the log evidence of the old one a frame."""
+        """The maximising model at draws z (R, N, L), and minus the log evidence per frame of the old one."""
         second_moment = torch.einsum("rnl,rnm->lm", z, z) / z.shape[0]
         cost = -model.log_evidence(s).mean()
         return model.maximised(s, z.mean(0), second_moment), float(cost)

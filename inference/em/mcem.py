@@ -1,6 +1,6 @@
-"""Monte Carlo expectation-maximisation of a noisy recording: initial values, EM, final draws, filter.
+"""Monte Carlo expectation-maximisation of a noisy recording: initial values, EM, final draws, Wiener gain.
 
-Any speech model with any guide. `avse.inference.presets` holds the schedules that are used by name.
+It runs with any speech model and guide. `avse.inference.presets` holds the named schedules.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from avse.models.noisy import NoisySpeech
 
 @dataclass(frozen=True)
 class MCEM:
-    """EM with draws, then a longer run at the fitted parameters and the averaged filter.
+    """Monte Carlo EM, then a longer run at the fitted parameters and the averaged Wiener gain.
 
     Args:
-        noise_init: first noise model.
-        latent_inits: first z of each chain (*, N, L), or of several (C, *, N, L); chains share the noise
-            model, and all their draws count alike.
-        em: the loop.
-        final: draws for the estimate; all that it keeps are used.
-        gain_floor: smallest gain to apply when the speech is heard. Zero gives the posterior mean; a little
-            of the mixture left in place masks what the filter does to it, and sounds and scores better.
+        noise_init: returns the initial noise model.
+        latent_inits: initial z of each chain (*, N, L), or of several (C, *, N, L). The chains share the
+            noise model, and all their draws have the same weight.
+        em: the EM loop.
+        final: final draws, all of which enter the estimate.
+        gain_floor: smallest gain that is applied in synthesis. Zero gives the posterior mean; a small residue
+            of the noisy speech masks artefacts of the Wiener gain and improves the scores.
     """
 
     noise_init: NoiseInit
@@ -50,11 +50,11 @@ class MCEM:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D)."""
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
-            starts = [start(speech, guide, power, visual, noise) for start in self.latent_inits]
-            z = torch.cat([start.reshape(-1, *power.shape[:-1], start.shape[-1]) for start in starts])
+            initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
+            z = torch.cat([z.reshape(-1, *power.shape[:-1], z.shape[-1]) for z in initial])
 
             def report(step: EMStep) -> None:
                 progress(0.9 * (step.iteration + 1) / self.em.iterations)
@@ -83,5 +83,5 @@ class MCEM:
 
 
 def _by_chain(values: Tensor | None) -> Tensor | None:
-    """(D, C, *, N) -> (C, D, *, N)."""
+    """Put chains before draws: (D, C, *, N) -> (C, D, *, N)."""
     return None if values is None else values.transpose(0, 1)

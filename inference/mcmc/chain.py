@@ -1,7 +1,7 @@
 """E-steps: ways to represent the posterior p(z | data) of every frame at fixed parameters.
 
-Each takes the log joint and a `ChainState` to start from, and answers with draws and the chain_state to start
-from next time (warm start).
+Each takes the log joint and a `ChainState`, and returns draws and the new `ChainState`, from which the next
+call continues (warm start).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,13 @@ from avse.inference.mcmc.log_density import LogJoint
 
 
 class ChainState(NamedTuple):
-    """Where the chains stand: z (*, N, L), their step sizes (*, N) once there are any, and their warm-up."""
+    """The current state of the chains of all frames.
+
+    Attributes:
+        z: latents (*, N, L).
+        step_size: step size of every frame (*, N), in units of z; None before the first call.
+        adaptations: number of step size adaptations so far.
+    """
 
     z: Tensor
     step_size: Tensor | None = None
@@ -24,14 +30,14 @@ class ChainState(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Draws of the posterior, with what diagnostics ask of a Markov chain; None where there is none.
+    """Draws of the posterior and the quantities that MCMC diagnostics need; None where the method has none.
 
     Attributes:
-        z: (R, *, N, L).
-        acceptance: mean acceptance of the moves behind them, (*, N).
+        z: draws of the latents, (R, *, N, L).
+        acceptance: mean acceptance rate over all transitions, warmup included, (*, N).
         log_joint: log p(data, z) of every draw, (R, *, N).
-        diverged: whether the move to it lost its trajectory (`Info.diverged`), (R, *, N).
-        energy: of every draw with its momentum (`Info.energy`), (R, *, N).
+        diverged: whether the transition to the draw diverged (`Info.diverged`), (R, *, N).
+        energy: Hamiltonian of every draw with its momentum (`Info.energy`), (R, *, N).
     """
 
     z: Tensor
@@ -42,31 +48,31 @@ class Draws(NamedTuple):
 
 
 class EStep(Protocol):
-    """p(z | data) at fixed parameters, by draws."""
+    """An approximation of p(z | data) at fixed parameters by draws."""
 
     def __call__(
         self, log_joint: LogJoint, chain_state: ChainState, generator: Generator
     ) -> tuple[Draws, ChainState]:
-        """Draws started at `chain_state`, and where to go on from."""
+        """The draws of chains that start at `chain_state`, and the new chain state."""
         ...
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One Markov chain a frame: `moves` transitions of which the first `warmup` are thrown away.
+    """One Markov chain per frame: `num_steps` transitions, of which the first `warmup` are discarded.
 
-    All moves - warmup remaining draws are kept. The papers take 40 and 30, and 100 and 75 for the final
-    estimate.
+    The remaining num_steps - warmup draws are all kept, without thinning. The papers use 40 and 30, and 100
+    and 75 for the final estimate.
 
     Args:
-        kernel: the transition.
-        num_steps: transitions in all.
-        warmup: transitions thrown away, less than `moves`.
-        target_acceptance: adapt every frame's step size during burn-in towards this acceptance; None keeps
-            the kernel's.
+        kernel: the transition kernel.
+        num_steps: number of transitions.
+        warmup: number of discarded transitions, less than `num_steps`.
+        target_acceptance: acceptance rate towards which the step size of every frame is adapted during
+            warmup; None keeps the step size of the kernel.
 
     Raises:
-        InputError: nothing would be kept.
+        InputError: `warmup` is not between 0 and `num_steps` - 1, so that no draw would be kept.
     """
 
     kernel: Kernel
@@ -76,7 +82,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.num_steps:
-            raise InputError(f"a chain of {self.num_steps} moves keeps none after a burn-in of {self.warmup}")
+            raise InputError(f"{self.num_steps} steps keep no draw after a warmup of {self.warmup}")
 
     @torch.no_grad()
     def __call__(
@@ -91,10 +97,10 @@ class Chain:
         accepted: list[Tensor] = []
         states: list[State] = []
         infos: list[Info] = []
-        for move in range(self.num_steps):
+        for step in range(self.num_steps):
             state, info = self.kernel.step(state, log_joint, step_size, generator)
             accepted.append(info.accepted)
-            if move >= self.warmup:
+            if step >= self.warmup:
                 states.append(state._replace(gradient=None))
                 infos.append(info)
             elif self.target_acceptance is not None:
@@ -102,9 +108,9 @@ class Chain:
                 adaptations += 1
         energies = [info.energy for info in infos if info.energy is not None]
         draws = Draws(
-            z=torch.stack([kept.z for kept in states]),
+            z=torch.stack([drawn.z for drawn in states]),
             acceptance=torch.stack(accepted).to(state.z).mean(0),
-            log_joint=torch.stack([kept.log_joint for kept in states]),
+            log_joint=torch.stack([drawn.log_joint for drawn in states]),
             diverged=torch.stack([info.diverged for info in infos]),
             energy=torch.stack(energies) if energies else None,
         )

@@ -1,9 +1,9 @@
-"""Markov kernels on z, all frames in parallel, accepted or rejected frame by frame.
+"""Markov transition kernels on z: all frames in parallel, accepted or rejected frame by frame.
 
-A kernel is a pure transition: (state, log joint, step, generator) -> (state, info), with one step size a
-frame. The frames must be independent given the parameters (no recurrent prior or decoder), or a per-frame
-acceptance is not a valid kernel. The log density (and its gradient, where used) is carried in the state, so
-that one move costs one evaluation, and one of L leapfrog steps costs L.
+A kernel is a pure function (state, log joint, step size, generator) -> (state, info), with one step size per
+frame. The frames must be independent given the parameters (no recurrent prior or decoder); otherwise
+accepting per frame does not leave the target invariant. The state carries the log density (and its gradient,
+where it is used), so that one transition costs one evaluation, and one of L leapfrog steps costs L.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from avse.data.errors import InputError
 from avse.inference.mcmc.log_density import LogJoint
 
 DIVERGENCE = 1000.0
-"""A log ratio below minus this, in nats, is no unlucky proposal: the integrator has left the trajectory."""
+"""A transition whose log acceptance ratio is below -DIVERGENCE, in nats, counts as divergent, as in Stan."""
 
 
 class State(NamedTuple):
-    """Where the chains are: z (*, N, L), its log joint (*, N) and, for gradient kernels, d log joint / dz."""
+    """z (*, N, L), its log joint (*, N) and, for gradient-based kernels, d log joint / dz (*, N, L)."""
 
     z: Tensor
     log_joint: Tensor
@@ -28,11 +28,12 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What happened in a move, each (*, N).
+    """Acceptance statistics of one transition, each (*, N).
 
     Attributes:
-        accepted: or not.
-        log_ratio: log p(z') q(z | z') - log p(z) q(z' | z); minus the change of the energy, if there is one.
+        accepted: whether the proposal was accepted.
+        log_ratio: log p(z') q(z | z') - log p(z) q(z' | z); minus the change of the energy for a
+            kernel with momentum.
         energy: -log p(z) + |r|^2 / 2 at the new state, r the momentum; None for a kernel without momentum.
     """
 
@@ -42,21 +43,21 @@ class Info(NamedTuple):
 
     @property
     def probability(self) -> Tensor:
-        """Of acceptance, min(1, exp(log_ratio)), (*, N); zero for a proposal without density."""
+        """Acceptance probability min(1, exp(log_ratio)), (*, N); zero where the log ratio is NaN."""
         return self.log_ratio.clamp_max(0).exp().nan_to_num_(nan=0.0)
 
     @property
     def diverged(self) -> Tensor:
-        """Whether the proposal was lost by more than `DIVERGENCE` nats, or is no number, (*, N)."""
+        """Whether the log ratio is below -`DIVERGENCE` nats or NaN, (*, N)."""
         return ~(self.log_ratio > -DIVERGENCE)
 
 
 class Kernel(Protocol):
-    """A transition that leaves the density exp(log_joint) of every frame invariant."""
+    """A Markov transition that leaves the density exp(log_joint) of every frame invariant."""
 
     @property
     def step_size(self) -> float:
-        """The step to begin with: a standard deviation, in units of z."""
+        """The initial step size, in units of z."""
         ...
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
@@ -66,7 +67,7 @@ class Kernel(Protocol):
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
-        """One move of every frame with its step size (*, N)."""
+        """One transition of every frame with its own step size (*, N)."""
         ...
 
 
@@ -75,19 +76,19 @@ class RandomWalk:
     """Random-walk Metropolis-Hastings: z' ~ N(z, step^2 I), accepted with min(1, p(z') / p(z)).
 
     Args:
-        step_size: standard deviation of the proposal. The papers' variance 0.01 is a step of 0.1.
+        step_size: standard deviation of the proposal. The papers' variance of 0.01 is a step size of 0.1.
     """
 
     step_size: float = 0.1
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
-        """The state at z: one evaluation."""
+        """The state at z, by one evaluation of the log joint."""
         return State(z, log_joint(z).detach())
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
-        """One move of every frame: one evaluation of the log joint."""
+        """One transition of every frame, at the cost of one evaluation of the log joint."""
         proposal = torch.addcmul(state.z, step_size.unsqueeze(-1), normal_like(state.z, generator))
         return metropolis(state, self.init(proposal, log_joint), None, generator)
 
@@ -96,47 +97,49 @@ class RandomWalk:
 class MALA:
     """Metropolis-adjusted Langevin: z' ~ N(z + step^2 / 2 grad log p(z), step^2 I), then Metropolis-Hastings.
 
-    Roberts and Tweedie, Bernoulli 1996. It is HMC with one leapfrog step, and the noise is its momentum.
+    Roberts and Tweedie, Bernoulli 1996. It equals HMC with one leapfrog step, with the noise as the momentum.
 
     Args:
-        step_size: standard deviation of the proposal to begin with; best where 57 % are accepted.
+        step_size: initial standard deviation of the proposal; the optimal acceptance rate is 0.57.
     """
 
     step_size: float = 0.1
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
-        """The state at z: one evaluation and its gradient."""
+        """The state at z, by one evaluation of the log joint and its gradient."""
         return differentiated(z, log_joint)
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
-        """One move of every frame: one evaluation of the log joint and its gradient."""
+        """One transition of every frame, at the cost of one evaluation of the log joint and its gradient."""
         noise = normal_like(state.z, generator)
         step = step_size.unsqueeze(-1)
         proposed = self.init(state.z + step**2 / 2 * _gradient(state) + step * noise, log_joint)
-        # The reverse move would need the noise (z - z' - step^2 / 2 grad') / step.
+        # The reverse transition would need the noise (z - z' - step^2 / 2 grad') / step.
         reverse = (state.z - proposed.z) / step - step / 2 * _gradient(proposed)
         return _accept_by_energy(state, noise, proposed, reverse, generator)
 
 
 @dataclass(frozen=True)
 class HMC:
-    """Hamiltonian Monte Carlo: a momentum r ~ N(0, I), leapfrog steps along it, then Metropolis-Hastings.
+    """Hamiltonian Monte Carlo: a momentum r ~ N(0, I), leapfrog steps, then Metropolis-Hastings.
 
-    Accepted with min(1, exp(H(z, r) - H(z', r'))), H(z, r) = -log p(z) + |r|^2 / 2. Duane et al., Physics
-    Letters B 1987; Neal, Handbook of MCMC 2011. A move reaches as far as leapfrog_steps x step_size, where a
-    diffusing kernel needs the square of so many moves. The best acceptance is 0.65 in many dimensions (Beskos
-    et al., Bernoulli 2013), and up to 0.8 is safer: adapt to that range, not to 0.57.
+    The acceptance probability is min(1, exp(H(z, r) - H(z', r'))), H(z, r) = -log p(z) + |r|^2 / 2. Duane et
+    al., Physics Letters B 1987; Neal, Handbook of MCMC 2011. One transition covers a distance of up to
+    leapfrog_steps x step_size, for which a random walk needs in the order of leapfrog_steps^2 transitions.
+    The optimal acceptance rate is 0.65 in high dimensions (Beskos et al., Bernoulli 2013), and rates up to
+    0.8 are safer: adapt to that range, not to 0.57.
 
     Args:
-        step_size: of one leapfrog step, to begin with, in units of z.
-        leapfrog_steps: in a move; each costs one gradient.
-        jitter: every frame's step is multiplied by U(1 - jitter, 1 + jitter), anew in each move and whatever
-            the state, so that no trajectory has the length at which it comes back to its start.
+        step_size: initial size of one leapfrog step, in units of z.
+        leapfrog_steps: number of leapfrog steps per transition; each costs one gradient.
+        jitter: the step size of every frame is multiplied by a factor from U(1 - jitter, 1 + jitter), drawn
+            anew in each transition and independently of the state, so that trajectories do not all have a
+            length at which they return to their initial point.
 
     Raises:
-        InputError: no step, or a jitter outside [0, 1).
+        InputError: `leapfrog_steps` is below 1, or `jitter` outside [0, 1).
     """
 
     step_size: float = 0.1
@@ -151,13 +154,13 @@ class HMC:
             )
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
-        """The state at z: one evaluation and its gradient."""
+        """The state at z, by one evaluation of the log joint and its gradient."""
         return differentiated(z, log_joint)
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
-        """One move of every frame: `leapfrog_steps` evaluations of the log joint and their gradients."""
+        """One transition of every frame, at the cost of `leapfrog_steps` gradients of the log joint."""
         if self.jitter > 0:
             step_size = step_size * (1 + self.jitter * (2 * uniform_like(step_size, generator) - 1))
         momentum = normal_like(state.z, generator)
@@ -168,21 +171,22 @@ class HMC:
 def leapfrog(
     state: State, momentum: Tensor, log_joint: LogJoint, step_size: Tensor, steps: int
 ) -> tuple[State, Tensor]:
-    """Follow dz = r dt, dr = grad log p(z) dt from (z, r): half a kick, a drift, half a kick; `steps` times.
+    """Integrate dz = r dt, dr = grad log p(z) dt from (z, r) by `steps` leapfrog steps.
 
-    The map keeps volumes, undoes itself when r is turned round, and changes the energy by O(step_size^2).
+    A step updates r by half a step, z by a full step, and r by half a step. The map preserves volume, is
+    reversible under r -> -r, and changes the energy by O(step_size^2).
 
     Args:
         state: z (*, N, L) with its gradient.
         momentum: r (*, N, L).
-        log_joint: whose gradient is the force.
+        log_joint: log density, z (*, N, L) -> (*, N).
         step_size: (*, N).
-        steps: of the integrator.
+        steps: number of leapfrog steps.
     """
     step = step_size.unsqueeze(-1)
     for _ in range(steps):
         momentum = momentum + step / 2 * _gradient(state)
-        # A frame that runs off to infinity is rejected for its momentum; no model need be asked about it.
+        # A frame whose z is not finite is rejected for its momentum; the model is evaluated at 0 instead.
         z = (state.z + step * momentum).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         state = differentiated(z, log_joint)
         momentum = momentum + step / 2 * _gradient(state)
@@ -190,7 +194,7 @@ def leapfrog(
 
 
 def differentiated(z: Tensor, log_joint: LogJoint) -> State:
-    """The state at z with its gradient: one evaluation."""
+    """The state at z with its gradient, by one evaluation of the log joint."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = log_joint(z)
@@ -201,7 +205,7 @@ def differentiated(z: Tensor, log_joint: LogJoint) -> State:
 def _gradient(state: State) -> Tensor:
     if state.gradient is None:
         raise ValueError(
-            "this kernel needs a state that carries the gradient: make it with the kernel's init"
+            "this kernel needs a state with a gradient: create it with the init method of the kernel"
         )
     return state.gradient
 
@@ -219,7 +223,7 @@ def uniform_like(values: Tensor, generator: Generator) -> Tensor:
 def _accept_by_energy(
     current: State, momentum: Tensor, proposed: State, after: Tensor, generator: Generator
 ) -> tuple[State, Info]:
-    """Accept the proposal for its energy -log p(z) + |r|^2 / 2, r = `momentum` before and `after`."""
+    """Metropolis step on the energy -log p(z) + |r|^2 / 2, where r is `momentum` before and `after` after."""
     kinetic, kinetic_after = momentum.square().sum(-1) / 2, after.square().sum(-1) / 2
     state, info = metropolis(current, proposed, kinetic - kinetic_after, generator)
     energy = torch.where(info.accepted, kinetic_after, kinetic) - state.log_joint
@@ -231,18 +235,18 @@ def metropolis(
 ) -> tuple[State, Info]:
     """Accept the proposal in each frame with probability min(1, p(z') / p(z) exp(log_ratio)).
 
-    A proposal whose density is not a number is rejected.
+    A proposal whose density is NaN is rejected.
 
     Args:
-        current: the state to leave.
-        proposed: where to.
+        current: the current state.
+        proposed: the proposed state.
         log_ratio: log q(z | z') - log q(z' | z), (*, N); None for a symmetric proposal.
         generator: source of the uniform variates.
     """
     log_accept = proposed.log_joint - current.log_joint
     if log_ratio is not None:
         log_accept = log_accept + log_ratio
-    accepted = uniform_like(log_accept, generator).log_() < log_accept  # never where it is no number
+    accepted = uniform_like(log_accept, generator).log_() < log_accept  # false where log_accept is NaN
     chosen = accepted.unsqueeze(-1)
     state = State(
         torch.where(chosen, proposed.z, current.z),
@@ -252,18 +256,19 @@ def metropolis(
     return state, Info(accepted, log_accept)
 
 
-def adapted(step_size: Tensor, info: Info, target: float, moves: int) -> Tensor:
-    """The step size of every frame (*, N), larger where more than `target` is accepted, else smaller.
+def adapted(step_size: Tensor, info: Info, target: float, adaptations: int) -> Tensor:
+    """The adapted step size of every frame (*, N): larger where the acceptance exceeds `target`, else
+    smaller.
 
-    log step <- log step + (moves + 1)^(-1/2) (probability - target) / 2, a stochastic approximation whose
-    changes die out (Robbins and Monro 1951). For warm-up only: a kernel whose step depends on its past does
-    not leave its target invariant.
+    log step <- log step + (adaptations + 1)^(-1/2) (probability - target) / 2, a stochastic
+    approximation with vanishing gains (Robbins and Monro 1951). For warmup only: a kernel whose step size
+    depends on past states does not leave its target invariant.
 
     Args:
-        step_size: (*, N).
-        info: of the last move.
-        target: acceptance to aim at.
-        moves: how often the step size has been adapted before.
+        step_size: current step sizes (*, N), in units of z.
+        info: acceptance statistics of the last transition.
+        target: target acceptance rate.
+        adaptations: number of earlier adaptations.
     """
-    rate = 0.5 * (moves + 1) ** -0.5
+    rate = 0.5 * (adaptations + 1) ** -0.5
     return (step_size * torch.exp(rate * (info.probability - target))).clamp(1e-4, 10.0)

@@ -1,7 +1,7 @@
-"""The log joint density of every frame as a function of z: all that a sampler needs of a model.
+"""The log joint density of every frame as a function of z, which is all that a sampler needs of a model.
 
-`frame_log_joint` reads it off one trace of any Pyro model that has a site "z" inside a frames plate. A model
-that offers an equal closed form as a method `log_joint_fn(**data)` is spared the trace by `closure`.
+`frame_log_joint` computes it from one trace of any Pyro model with a site "z" inside a frames plate.
+`closure` uses the method `log_joint_fn(**data)` of a model instead of a trace, if the model has that method.
 """
 
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def traced(model: Model, **data: Tensor | None) -> LogJoint:
 
 
 def closure(model: Model, **data: Tensor | None) -> LogJoint:
-    """The log joint, alpha summed out, by the closed form that the model offers, else by a trace.
+    """The log joint, alpha summed out, by the closed form of the model if it has one, else by a trace.
 
-    A closed form is a method `log_joint_fn(**data)` that gives z -> log joint (A, *, N).
+    A closed form is a method `log_joint_fn(**data)` that returns z -> log joint (A, *, N).
     """
     log_joint_fn = getattr(model, "log_joint_fn", None)
     if log_joint_fn is None:

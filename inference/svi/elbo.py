@@ -3,8 +3,8 @@
     sum_alpha r(alpha) [ E_q log p(s | z, v, alpha) - KL(q(z | s, v, alpha) || p(z | v, alpha)) ]
         - KL(r(alpha) || p(alpha))
 
-Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was drawn. The bound has the same
-mean either way; the closed form takes that noise out of the gradient of the encoder.
+Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was drawn. Both estimates
+have the same mean; the closed form removes that Monte Carlo noise from the gradient of the encoder.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,15 @@ from avse.models.vae_mm import VAEMM
 
 
 class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
-    """`TraceEnum_ELBO` that replaces log q(z) - log p(z) by KL(q || p) at every site where torch knows it.
+    """`TraceEnum_ELBO` that replaces log q(z) - log p(z) by KL(q || p) at every site where torch has a closed
+    form.
 
     The guide must sample the discrete sites before the continuous ones that depend on them, so that the KL of
     a site holds at every enumerated value. Sites whose KL has no closed form keep their Monte Carlo term.
 
     Attributes:
-        kl_weight: multiplies every closed-form KL; 1 is the bound. Smaller values early in training keep
-            latents in use that the decoder has not learnt to read yet.
+        kl_weight: factor of every closed-form KL; 1 gives the evidence lower bound. Smaller values early in
+            training prevent posterior collapse of latents that the decoder does not use yet.
     """
 
     kl_weight: float = 1.0
@@ -47,7 +48,7 @@ class AnalyticKLTraceEnumELBO(TraceEnum_ELBO):
 
 
 def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], weight: float) -> None:
-    """Let the pair of sites contribute -weight KL(q || p) to the bound, if it is known in closed form."""
+    """Make the pair of sites contribute -weight KL(q || p) to the ELBO, if the KL has a closed form."""
     if poutine.util.site_is_subsample(guide_site) or not guide_site["fn"].has_rsample:
         return
     try:
@@ -66,17 +67,18 @@ def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], wei
 class AlphaLikelihood:
     """Objective of a VAE-MM's classifier of corrupted lips: sum_n log p(alpha_n = bad_n | v_n), pi = 1/2.
 
-    alpha = 1 listens, which is right where the lips are bad. Once trained, d(v) is the log odds of bad lips
-    where they are as common as in training, and pi may still be set. Nothing else of the model learns.
+    alpha = 1 selects the audio-only component, for corrupted lips. After training, d(v) is the log odds of
+    corrupted lips if they are as frequent as in training, and pi may still be set. No other parameters of the
+    model are trained.
     """
 
     kl_weight: float = 1.0
 
     def differentiable_loss(self, model: VAEMM, guide: Any, **batch: Any) -> torch.Tensor:
-        """Minus the likelihood, summed over frames, nats.
+        """Minus the log likelihood, summed over frames, nats.
 
         Args:
-            model: with a `corruption_classifier`.
+            model: a VAE-MM with a `corruption_classifier`.
             guide: not used.
             batch: lips "visual" (*, N, D) and labels "bad" (*, N), 0 or 1.
 
@@ -93,17 +95,17 @@ class AlphaLikelihood:
 class PriorMixedELBO:
     """The objective of the conditional VAE: (1 - w) ELBO under the guide + w ELBO under a second guide.
 
-    With the model's own prior p(z | v) as the second guide its KL is zero and its bound
+    With the model's own prior p(z | v) as the second guide the KL is zero and the ELBO is
     E_{p(z|v)} log p(s | z, v), so that the prior network learns to predict speech from the lips (Sadeghi et
     al., TASLP 2020, equation 12, whose alpha is 1 - w). A mix of two lower bounds is a lower bound.
 
     Args:
         prior_guide: the second guide.
         prior_weight: w, from 0 to 1.
-        elbo: computes both bounds.
+        elbo: computes both lower bounds.
 
     Raises:
-        InputError: w out of range.
+        InputError: w is outside [0, 1].
     """
 
     def __init__(
@@ -113,14 +115,14 @@ class PriorMixedELBO:
         elbo: AnalyticKLTraceEnumELBO | None = None,
     ) -> None:
         if not 0 <= prior_weight <= 1:
-            raise InputError(f"prior weight {prior_weight}: it lies between 0 and 1")
+            raise InputError(f"prior weight {prior_weight}: it must lie between 0 and 1")
         self.prior_guide = prior_guide
         self.prior_weight = prior_weight
         self.elbo = elbo or AnalyticKLTraceEnumELBO(max_plate_nesting=1)
 
     @property
     def kl_weight(self) -> float:
-        """Multiplies the closed-form KL of the guide; 1 is the bound."""
+        """Factor of the closed-form KL; 1 gives the evidence lower bound."""
         return self.elbo.kl_weight
 
     @kl_weight.setter
@@ -130,9 +132,9 @@ class PriorMixedELBO:
     def differentiable_loss(
         self, model: Callable[..., Any], guide: Callable[..., Any], **batch: Any
     ) -> torch.Tensor:
-        """Minus the mix of the bounds, summed over frames, nats."""
+        """Minus the weighted mean of the two lower bounds, summed over frames, nats."""
         w = self.prior_weight
-        own = self.elbo.differentiable_loss(model, guide, **batch)
+        elbo = self.elbo.differentiable_loss(model, guide, **batch)
         if w == 0:
-            return own
-        return (1 - w) * own + w * self.elbo.differentiable_loss(model, self.prior_guide, **batch)
+            return elbo
+        return (1 - w) * elbo + w * self.elbo.differentiable_loss(model, self.prior_guide, **batch)

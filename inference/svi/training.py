@@ -1,12 +1,13 @@
 """Training of a model and its guide: stochastic variational inference under Lightning.
 
-The loss is minus the evidence lower bound a frame, in nats:
+The loss is minus the evidence lower bound per frame, in nats:
 
     -(1 / B) sum_n E_q [ log p(s_n, z_n, alpha_n | v_n) - log q(z_n, alpha_n | s_n, v_n) ].
 
 Lightning brings early stopping, checkpoints, resuming and devices. The randomness of an epoch depends on the
-seed and the epoch alone, so that a resumed run repeats an uninterrupted one on the same machine with the same
-threads. Checkpoints are written whole or not at all: a run may be killed at any moment and resumed.
+seed and the epoch alone, so that a resumed run repeats an uninterrupted one: exactly in the same process on a
+CPU with the same number of threads, else to within rounding, which training amplifies. Checkpoints are written
+whole or not at all: a run may be killed at any moment and resumed.
 """
 
 import csv
@@ -48,16 +49,16 @@ from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, Spectrum
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train.
+    """Settings of the optimiser and of the training loop.
 
     Args:
-        learning_rate: of Adam, at the start.
-        annealed: lower the rate to zero along a half cosine over all epochs; else keep it.
-        weight_decay: of AdamW; 0 is Adam.
-        max_epochs: at most so many.
+        learning_rate: initial learning rate of Adam.
+        annealed: cosine annealing of the learning rate to zero over all epochs; else it is constant.
+        weight_decay: weight decay of AdamW; 0 is Adam.
+        max_epochs: maximum number of epochs.
         patience: epochs without a better validation loss before stopping.
-        power_floor: added to every power. Without it digital silence would ask for a log variance of minus
-            infinity, and faint hiss would cost as many nats as speech.
+        power_floor: added to every power. Without it, digital silence would require a log variance of
+            minus infinity, and faint noise would contribute as many nats as speech.
         kl_warmup: steps over which the weight of the KL term rises from 0.1 to 1.
         gradient_norm: gradients are clipped to this norm, None for not.
         keep: weights of the epoch with the "best" validation loss, or of the "last" one, where the loss hangs
@@ -96,7 +97,7 @@ class Objective(Protocol):
     kl_weight: float
 
     def differentiable_loss(self, model: Any, guide: Any, **batch: Tensor) -> Tensor:
-        """Minus the bound, summed over frames, nats."""
+        """Minus the lower bound, summed over frames, nats."""
         ...
 
 
@@ -107,7 +108,7 @@ class SVI(L.LightningModule):
         model: Pyro model, called with a batch as keyword arguments.
         guide: its guide, same arguments.
         settings: optimiser and seed.
-        elbo: the bound.
+        elbo: the objective.
         augmentations: applied to training batches in order.
     """
 
@@ -127,7 +128,7 @@ class SVI(L.LightningModule):
         self.augmentations = augmentations
 
     def loss(self, batch: Batch) -> Tensor:
-        """Minus the bound a frame, nats."""
+        """Minus the lower bound per frame, nats."""
         batch = {**batch, "power": batch["power"] + self.settings.power_floor}
         with cached_embeddings():
             loss = self.elbo.differentiable_loss(self.model, self.guide, **batch)
@@ -151,7 +152,7 @@ class SVI(L.LightningModule):
         return min(1.0, 0.1 + 0.9 * self.global_step / self.settings.kl_warmup)
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """The bound on held-out frames, with the same draws every epoch."""
+        """Log the loss on held-out frames, with the same random draws every epoch."""
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(index)
             self.elbo.kl_weight = 1.0
@@ -171,13 +172,13 @@ class SVI(L.LightningModule):
 
 
 class FrozenAudioPath(Callback):
-    """In a share of the steps only the visual path learns, lest the audio path makes it superfluous.
+    """Freeze the audio path in a random fraction of the steps, so that the model learns to use the lips.
 
     The visual path are trunks, what reads their embedding, and prior networks: see `visual_parts`.
 
     Args:
-        probability: of such a step.
-        seed: of the choice, which depends on it and on the number of the step.
+        probability: probability that the audio path is frozen in a step.
+        seed: seed of the choice, which depends only on it and on the number of the step.
     """
 
     def __init__(self, probability: float = 0.2, seed: int = 0) -> None:
@@ -194,7 +195,7 @@ class FrozenAudioPath(Callback):
             parameter.requires_grad_(False)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
-        """Let it learn again."""
+        """Unfreeze the parameters that were frozen for this step."""
         for parameter in self.frozen:
             parameter.requires_grad_(True)
         self.frozen = []
@@ -421,7 +422,7 @@ def _check_record(kept: Path, record: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a run did.
+    """Summary of a training run.
 
     Attributes:
         validation_elbo: validation bound a frame of the weights that were kept, nats; None if not finite.

@@ -3,9 +3,10 @@
     Shared      log r(z) = sum_a r(a) log p(P, z | v, a) + const          r(z, alpha) = r(z) r(alpha)
     Structured  log r(z | a) = log p(P, z | v, a) + const                 r(z, alpha) = r(z | alpha) r(alpha)
 
-at the expected power P of the clean speech. The first is the papers': one z for all alpha, which follows the
-geometric mean of the components (not their sum, which logsumexp would be). Where alpha chooses between models
-that were trained apart, no z suits both; the second gives each its own, and its bound is never lower.
+at the expected power P of the clean speech. The first is the factor of the papers: one z for all alpha, under
+the geometric mean of the components (not their sum, which logsumexp would be). Where the components of a
+mixture were trained separately, no z suits both; the second factor has one z per alpha, and its optimal
+evidence lower bound is never lower.
 """
 
 import math
@@ -26,28 +27,30 @@ from avse.models.base import Evaluation, unexpanded
 from avse.models.distributions import MAX_LOG_VARIANCE
 
 MAX_PRECISION = math.exp(MAX_LOG_VARIANCE)
-"""E 1 / sigma and its inverse are limited to it: neither may overflow."""
+"""E 1 / sigma is clipped to [1 / MAX_PRECISION, MAX_PRECISION], so that neither it nor its inverse
+overflows."""
 
 
 class LatentFactor(Protocol):
-    """How z depends on alpha in the approximation. [A] stands for a dimension that `Structured` alone has.
+    """The factor of z in the approximation. [A] denotes a dimension that only `Structured` has.
 
     Attributes:
-        particles: importance samples a frame for the entropy of the factor; with 0 it is left at 0.
+        particles: number of importance samples per frame for the entropy of the factor; with 0 the entropy is
+            not estimated and taken as 0.
     """
 
     @property
     def particles(self) -> int:
-        """See above."""
+        """Number of importance samples per frame for the entropy."""
         ...
 
     def start(self, starts: Sequence[Tensor], values: int, frames: torch.Size) -> Tensor:
-        """First z of all chains, (C, [A], *, N, L).
+        """Initial z of all chains, (C, [A], *, N, L).
 
         Args:
-            starts: z (*, N, L), or one for each alpha (A, *, N, L).
-            values: A.
-            frames: (*, N).
+            starts: initial z (*, N, L), or one for each alpha (A, *, N, L).
+            values: number A of values of alpha.
+            frames: batch shape (*, N).
         """
         ...
 
@@ -64,22 +67,22 @@ class LatentFactor(Protocol):
         ...
 
     def marginal(self, z: Tensor, responsibilities: Tensor, generator: Generator) -> Tensor:
-        """Draws of z whatever alpha, from draws (.., [A], *, N, L): (.., *, N, L)."""
+        """Draws from the marginal of z, from draws (.., [A], *, N, L): (.., *, N, L)."""
         ...
 
     def mean(self, values: Tensor, responsibilities: Tensor) -> Tensor:
-        """Average over z whatever alpha: (.., [A], *, N) -> (.., *, N)."""
+        """Average of values over alpha: (.., [A], *, N) -> (.., *, N)."""
         ...
 
 
 @dataclass(frozen=True)
 class Shared:
-    """One r(z) for all values of alpha. Starts that give a z for each alpha make as many chains."""
+    """One r(z) for all values of alpha. Initial values (A, *, N, L), one for each alpha, make A chains."""
 
     particles: int = 0
 
     def start(self, starts: Sequence[Tensor], values: int, frames: torch.Size) -> Tensor:
-        """(C, *, N, L)."""
+        """Initial z (C, *, N, L)."""
         return torch.cat([z.reshape(-1, *frames, z.shape[-1]) for z in starts])
 
     def log_joint(self, model: ComponentDensity, power: Tensor) -> LogJoint:
@@ -91,29 +94,29 @@ class Shared:
         return model.evaluate(z)
 
     def log_density(self, log_joint: Tensor, responsibilities: Tensor) -> Tensor:
-        """sum_a r(a) log p(P, z | v, a), (.., *, N); what has r(a) = 0 counts for nothing, even at -inf."""
+        """sum_a r(a) log p(P, z | v, a), (.., *, N); terms with r(a) = 0 are 0, also at -inf."""
         if log_joint.shape[0] == 1:
             return log_joint[0]
         r = aligned(responsibilities, log_joint.dim())
         return (r * log_joint).where(r > 0, 0.0).sum(0)
 
     def marginal(self, z: Tensor, responsibilities: Tensor, generator: Generator) -> Tensor:
-        """All draws."""
+        """The draws unchanged, since they do not depend on alpha."""
         return z
 
     def mean(self, values: Tensor, responsibilities: Tensor) -> Tensor:
-        """As they are."""
+        """The values unchanged, since they do not depend on alpha."""
         return values
 
 
 @dataclass(frozen=True)
 class Structured:
-    """One r(z | alpha) for each value of alpha, each with chains of its own.
+    """One r(z | alpha) for each value of alpha, each with its own chains.
 
-    r(alpha) then needs the entropies of the factors, by `importance_entropy`.
+    r(alpha) depends on the entropies of the factors, which `importance_entropy` estimates.
 
     Raises:
-        InputError: no particles.
+        InputError: `particles` is below 1.
     """
 
     particles: int = 8
@@ -123,7 +126,7 @@ class Structured:
             raise InputError("r(z | alpha) needs at least 1 particle: without entropies r(alpha) is wrong")
 
     def start(self, starts: Sequence[Tensor], values: int, frames: torch.Size) -> Tensor:
-        """(C, A, *, N, L)."""
+        """Initial z (C, A, *, N, L)."""
         return torch.stack([z.expand(values, *frames, z.shape[-1]) for z in starts])
 
     def log_joint(self, model: ComponentDensity, power: Tensor) -> LogJoint:
@@ -140,7 +143,7 @@ class Structured:
         return log_joint.movedim(0, -responsibilities.dim())
 
     def marginal(self, z: Tensor, responsibilities: Tensor, generator: Generator) -> Tensor:
-        """One component a draw and frame, with probability r(alpha)."""
+        """Draws of one component per draw and frame, chosen with probability r(alpha)."""
         draws = z.shape[: z.dim() - responsibilities.dim() - 1]
         dim = len(draws)
         chosen = draw_component(responsibilities, generator, draws).unsqueeze(dim)
@@ -154,13 +157,13 @@ class Structured:
 def target(
     factor: LatentFactor, model: ComponentDensity, power: Tensor, responsibilities: Tensor
 ) -> LogJoint:
-    """What the chains sample: z (.., [A], *, N, L) -> log r up to a constant, (.., [A], *, N)."""
+    """The log density of the chains: z (.., [A], *, N, L) -> log r up to a constant, (.., [A], *, N)."""
     log_joint = factor.log_joint(model, power)
     return lambda z: factor.log_density(log_joint(z), responsibilities)
 
 
 def moments(factor: LatentFactor, model: ComponentDensity, z: Tensor) -> Moments:
-    """Averages over the draws z (R, [A], *, N, L), entropy left at 0; one draw is decoded at a time."""
+    """Averages over the draws z (R, [A], *, N, L), with entropy 0; one draw is decoded at a time."""
     log_prior, log_volume, precision = (z.new_zeros(()) for _ in range(3))
     for draw in z:
         evaluation = factor.evaluate(model, draw)
@@ -186,26 +189,26 @@ def importance_entropy(
     particles: int,
     generator: Generator,
 ) -> Tensor:
-    """Entropy of r(z) proportional to exp(log_density(z)), on average at most the truth: ([A], *, N), nats.
+    """Entropy of r(z) proportional to exp(log_density(z)), a lower bound on average: ([A], *, N), nats.
 
         H = log int exp(log_density) - E log_density
           ~ mean_c log mean_k exp(log_density(z_ck)) / q_c(z_ck) - E log_density,    z_ck ~ q_c = N(m_c, V_c)
 
     with mean and variances (V_c is diagonal) of the draws of chain c. By Jensen's inequality the expectation
-    of the first term is at most its truth, so that the evidence lower bound stays a lower bound. The gap
+    of the first term is at most its true value, so that the evidence lower bound stays a lower bound. The gap
     closes with the number of particles, and where the factor is near a normal with independent dimensions;
-    correlations, several modes and short chains widen it. Components of like shape share the gap, and
-    r(alpha) sees but the difference. No factor has more entropy than a normal of its variances, and no
-    estimate either: that matters while the chains are still on their way.
+    correlations, several modes and short chains widen it. Components of similar shape have similar gaps, and
+    r(alpha) depends only on differences. The estimate is limited to the entropy of a normal with the same
+    variances, the maximum for any density; the limit matters while the chains have not yet converged.
 
     Args:
         log_density: z (C, [A], *, N, L) -> (C, [A], *, N).
         mean_log_density: its mean over the draws and chains, ([A], *, N).
         z: draws of r(z), (R, C, [A], *, N, L).
-        step_size: of the chains (C, [A], *, N), a standard deviation: its square stands for the one squared
-            deviation that R draws lack about their own mean, so that a single draw will do. None needs R > 1.
-        particles: K.
-        generator: of the particles.
+        step_size: of the chains (C, [A], *, N), a standard deviation: its square replaces the one degree of
+            freedom that R draws lose to their own mean, so that R = 1 suffices. None needs R > 1.
+        particles: number K of importance samples.
+        generator: source of the importance samples.
     """
     q = proposal(z, step_size)
     evidence = log_evidence(log_density, q, particles, generator)

@@ -7,10 +7,10 @@ evidence lower bound, less log pi a bin)
         + sum_n sum_a r_n(a) [ log r_n(a) - log pi(a) - E log p(P_s / g, z | v, a) - H_n(a) ]
     P_s = |m|^2 + nu,    P_b = |x - m|^2 + nu,    V_b = W H
 
-is lowered by each factor in turn. Every step below is the exact minimum of E over what it changes, but for
-the noise, which takes majorise-minimise steps; none of them can raise E. Since the mean of the speech is 0,
-the terms of z and alpha are the clean-speech model at the power P_s / g, as if that had been observed: the
-steps know of r(z) just the four moments of `Moments`, and of the model nothing at all.
+is minimised over each factor in turn. Every step below is the exact minimum of E over the quantity that it
+updates, except for the noise, which is updated by majorise-minimise steps; none of them increases E. Since
+the mean of the speech is 0, the terms of z and alpha equal the clean-speech model at the observed power P_s /
+g: the steps depend on r(z) only through the four moments of `Moments`, and do not evaluate the model.
 
 Sadeghi and Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930) and TSP 2021 (arXiv 1912.10647), for two values of
 alpha, g = 1 and r(z) the same for both.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from avse.inference.em.m_steps import NoiseUpdate
-from avse.inference.responsibilities import IMPOSSIBLE, AlphaStep, independent
+from avse.inference.responsibilities import MIN_LOG_PROB, AlphaStep, independent
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import WienerMoments, wiener_moments
 
@@ -37,8 +37,8 @@ class Moments(NamedTuple):
         log_prior: E log p(z | alpha, v), (A, *, N).
         log_volume: E sum_f log sigma_f(z, alpha, v), (A, *, N).
         precision: E 1 / sigma_f(z, alpha, v), (A, *, N, F).
-        entropy: of r(z) or r(z | alpha), (A, *, N), nats; 0 where it is not estimated. Where r(z) is shared,
-            it is the same for every alpha and rules nothing but the level of the free energy.
+        entropy: entropy of r(z) or r(z | alpha), (A, *, N), nats; 0 where it is not estimated. For a shared
+            r(z) it is the same for every alpha and only adds a constant to the free energy.
     """
 
     log_prior: Tensor
@@ -53,14 +53,14 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class MeanField:
-    """All of the approximation but r(z).
+    """All factors and parameters of the approximation except r(z).
 
     Args:
-        power: |x|^2 of the mixture, (*, N, F).
-        noise: W, H and the gain g of the speech.
-        speech: r(s) = N_c(m, nu) of the speech as it is heard, sqrt(g) s: m = gain x and nu, each (*, N, F).
+        power: |x|^2 of the noisy speech, (*, N, F).
+        noise: W, H and the frame gain g.
+        speech: r(s) = N_c(m, nu) of the scaled speech sqrt(g) s: Wiener gain m / x and nu, each (*, N, F).
         responsibilities: r(alpha), (A, *, N).
-        log_pi: log prior of alpha, (A, *, N); -inf where it cannot be.
+        log_pi: log prior of alpha, (A, *, N); -inf where the probability is 0.
     """
 
     power: Tensor
@@ -73,17 +73,17 @@ class MeanField:
     def start(cls, power: Tensor, noise: NMFNoise, log_alpha: Tensor) -> "MeanField":
         """m = x, nu = 0, r(alpha) = p(alpha), whose logarithm is `log_alpha` (A, *, N)."""
         speech = WienerMoments(torch.ones_like(power), torch.zeros_like(power))
-        log_pi = log_alpha.where(log_alpha > IMPOSSIBLE, -torch.inf)
+        log_pi = log_alpha.where(log_alpha > MIN_LOG_PROB, -torch.inf)
         return cls(power, noise, speech, log_pi.exp(), log_pi)
 
     @property
     def speech_power(self) -> Tensor:
-        """P_s = |m|^2 + nu, the expected power of the speech as it is heard, (*, N, F)."""
+        """P_s = |m|^2 + nu, the expected power of the scaled speech sqrt(g) s, (*, N, F)."""
         return torch.addcmul(self.speech.variance, self.speech.gain.square(), self.power)
 
     @cached_property
     def clean_power(self) -> Tensor:
-        """P_s / g, the expected power of the speech as its model knows it, (*, N, F)."""
+        """P_s / g, the expected power of the speech s of the speech model, (*, N, F)."""
         return self.speech_power / self.noise.frame_gain.unsqueeze(-1)
 
     @cached_property
@@ -100,13 +100,13 @@ class MeanField:
 
 
 Update = Callable[[MeanField, Moments], MeanField]
-"""A step that lowers the free energy, or leaves it."""
+"""A step that does not increase the free energy."""
 
 
 def update_speech(field: MeanField, moments: Moments) -> MeanField:
-    """r(s): m = G x and nu = G V_b with G = g gamma / (g gamma + V_b).
+    """Update r(s): m = G x and nu = G V_b with G = g gamma / (g gamma + V_b).
 
-    The Wiener filter of the harmonic mean gamma of the variances, where MCEM averages filters.
+    This is the Wiener filter of the harmonic mean gamma of the variances; MCEM averages Wiener gains instead.
     """
     return replace(field, speech=wiener_moments(field.precision(moments).reciprocal_(), field.noise))
 
@@ -114,7 +114,7 @@ def update_speech(field: MeanField, moments: Moments) -> MeanField:
 def update_alpha(field: MeanField, moments: Moments, step: AlphaStep = independent) -> MeanField:
     """log r(alpha) = log pi(alpha) + E log p(P_s / g, z | v, alpha) + H(alpha) + const, clipped.
 
-    That is the exact step, `independent`; others make more or less of the evidence, and may raise E.
+    With `independent` this is the exact step; other steps, such as `Tempered`, may increase E.
 
     With two values, logit r = E log p(P_s, z | v, 1) - E log p(P_s, z | v, 0) + logit pi.
     """
@@ -126,20 +126,20 @@ def update_alpha(field: MeanField, moments: Moments, step: AlphaStep = independe
 
 @dataclass(frozen=True)
 class UpdateNoise:
-    """Majorise-minimise steps of sum_fn log V_b + P_b / V_b - log p(H): those of EM, where no speech is left.
+    """Majorise-minimise steps of sum_fn log V_b + P_b / V_b - log p(H): those of EM at speech variance 0.
 
-    The papers' code takes their square: faster, without the guarantee.
+    The papers' code uses the square of the factors, which is faster but may increase the cost.
 
     Args:
-        updates: of W and of H.
-        rounds: how often to go through them.
+        updates: updates of W and H.
+        rounds: number of passes over the updates.
     """
 
     updates: Sequence[NoiseUpdate] = (NMFNoise.updated_spectra, NMFNoise.updated_activations)
     rounds: int = 1
 
     def __call__(self, field: MeanField, moments: Moments) -> MeanField:
-        """P_b is that of the noise variance which r(s) was made with."""
+        """The field with updated noise; P_b is computed once, from the current r(s)."""
         noise, power = field.noise, field.noise_power
         for _ in range(self.rounds):
             for update in self.updates:
@@ -148,22 +148,22 @@ class UpdateNoise:
 
 
 def _no_speech(power: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-    """One draw of a speech of variance 0, and its weight."""
+    """One draw of the speech variance, equal to 0, and its weight 1."""
     return [torch.zeros_like(power)], torch.ones_like(power[..., 0]).unsqueeze(0)
 
 
 def update_gain(field: MeanField, moments: Moments) -> MeanField:
-    """g_n = mean_f P_s / gamma."""
+    """Update the frame gain: g_n = mean_f P_s / gamma."""
     gain = (field.speech_power * field.precision(moments)).mean(-1)
-    smallest = torch.finfo(gain.dtype).tiny ** 0.5  # silence has no gain
+    smallest = torch.finfo(gain.dtype).tiny ** 0.5  # keeps the gain of a silent frame positive
     return replace(field, noise=replace(field.noise, frame_gain=gain.clamp_min(smallest)))
 
 
 def update_pi(field: MeanField, moments: Moments) -> MeanField:
     """pi(a) = (1 + sum_n r_n(a)) / (A + N) for all frames: MAP under Dirichlet(2, ..), Beta(2, 2) for A = 2.
 
-    It replaces the model's prior of alpha, but what the model rules out stays ruled out. What it cannot
-    raise is the free energy less log Dirichlet(pi).
+    It replaces the model's prior of alpha, except that values of prior probability 0 keep it. The quantity
+    that does not increase is the free energy minus log Dirichlet(pi).
     """
     if len(field.log_pi) == 1:
         return field
@@ -174,7 +174,7 @@ def update_pi(field: MeanField, moments: Moments) -> MeanField:
 
 
 def free_energy(field: MeanField, moments: Moments) -> Tensor:
-    """E above, summed over frames and bins, (*). Needs an r(s) that is not a point."""
+    """The free energy E above, summed over frames and bins, (*). It needs an r(s) of positive variance."""
     noise = field.noise.cost(field.noise_power, *_no_speech(field.power))
     r = field.responsibilities
     joint = field.log_pi + moments.log_joint(field.clean_power) + moments.entropy - r.log()

@@ -1,17 +1,17 @@
-"""Variational EM of a noisy recording, whole: start, mean-field iterations, final draws, filter.
+"""Variational EM of a noisy recording: initial values, mean-field iterations, final draws, Wiener gain.
 
     x_fn = sqrt(g_n) s_fn + b_fn,    p(s, z, alpha | x, v) ~ r(s) r(z, alpha)
 
-    r(z)       chains at the expected power of the speech, as if it were observed    `inference.latent_factor`
-    r(s)       the Wiener filter of the expected precision, in closed form           `inference.mean_field`
+    r(z)       chains at the expected power of the speech, as if observed            `latent_factor`
+    r(s)       the Wiener filter of the expected precision, in closed form           `mean_field`
     r(alpha)   from the expected log joint, in closed form
     W, H       majorise-minimise steps on the expected power of the noise; g and pi in closed form
 
 Sadeghi and Alameda-Pineda, ICASSP 2020 (arXiv 1911.03930, VAE-MM) and TSP 2021 (arXiv 1912.10647, MIN-VAE).
-Nothing here names a model: any `SpeechModel` will do, with or without alpha, of any number of values.
+It runs with any `SpeechModel`, with or without alpha, of any number of values.
 
-Next to MCEM, which sums the speech out, r(s) is one more approximation: the bound is looser, and precisions
-are averaged where MCEM averages filters.
+MCEM integrates the speech out. Here r(s) is a further approximation: the evidence lower bound is looser, and
+precisions are averaged where MCEM averages Wiener gains.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ from avse.models.networks.lips import cached_embeddings
 
 
 class LatentStep(NamedTuple):
-    """Draws of r(z), where the chains stand, and the moments for the closed-form steps."""
+    """Draws of r(z), the new chain state, and the moments for the closed-form steps."""
 
     draws: Draws
     chain_state: ChainState
@@ -55,23 +55,23 @@ class LatentStep(NamedTuple):
 
 @dataclass(frozen=True)
 class VEM:
-    """Mean-field iterations, then a longer run of the chains and the filter of its moments.
+    """Mean-field iterations, then a longer run of the chains and the Wiener filter of its moments.
 
-    An iteration draws r(z) once and then goes through the closed-form steps `rounds` times, which costs no
-    call of the decoder.
+    An iteration draws r(z) once and then goes through the closed-form steps `rounds` times, which do not
+    evaluate the decoder.
 
     Args:
-        noise_init: first noise model.
-        latent_inits: first z of each chain, or of each chain and alpha (A, *, N, L); all draws count alike.
+        noise_init: returns the initial noise model.
+        latent_inits: initial z of each chain, or of each chain and alpha (A, *, N, L).
         e_step: draws of r(z) in an iteration.
-        final: draws for the estimate; all that it keeps are used.
+        final: final draws, all of which enter the estimate.
         factor: `Shared`, one r(z) for all alpha as in the papers, or `Structured`, r(z | alpha).
-        updates: of the parameters, after r(s) and r(alpha).
-        alpha_step: of r(alpha), from its prior and the expected log joint of every component.
-        rounds: of the closed-form steps in an iteration.
-        iterations: at most so many.
+        updates: updates of the parameters, after r(s) and r(alpha).
+        alpha_step: update of r(alpha), from its prior and the expected log joint of every component.
+        rounds: number of passes over the closed-form steps per iteration.
+        iterations: maximum number of iterations.
         tolerance: stop when the relative change of the free energy falls below it; 0 runs all iterations.
-        conditioning: `component_density.closed`, or `traced`, which forces traces of the model.
+        conditioning: `component_density.closed`, or `traced`, which always uses traces of the model.
         gain_floor: see `MCEM`.
     """
 
@@ -97,19 +97,19 @@ class VEM:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and lips.
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D).
 
-        Its `costs` are free energies a frame and bin, each under the noise model that the iteration began
-        with; the entropy of r(z) is part of them where the factor has particles.
+        Its `costs` are free energies in nats per frame and bin, each at the noise model before the iteration;
+        they include the entropy of r(z) if the factor has particles.
         """
         frames = power.shape[:-1]
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
-            starts = [start(speech, guide, power, visual, noise) for start in self.latent_inits]
-            prior = log_alpha(speech, starts[0].reshape(-1, *frames, starts[0].shape[-1])[0], visual)
+            initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
+            prior = log_alpha(speech, initial[0].reshape(-1, *frames, initial[0].shape[-1])[0], visual)
             model = ComponentDensity(self.conditioning(speech, visual), prior)
             field = MeanField.start(power, noise, prior)
-            chain_state = ChainState(self.factor.start(starts, len(prior), frames))
+            chain_state = ChainState(self.factor.start(initial, len(prior), frames))
             costs: list[float] = []
             converged = False
             while len(costs) < self.iterations and not converged:
@@ -150,7 +150,7 @@ class VEM:
         chain_state: ChainState,
         generator: Generator,
     ) -> LatentStep:
-        """r(z) at the expected power of the speech."""
+        """Draws and moments of r(z) at the expected power of the speech."""
         power = field.clean_power
         log_density = target(self.factor, model, power, field.responsibilities)
         draws, chain_state = e_step(log_density, chain_state, generator)
@@ -168,7 +168,7 @@ class VEM:
         return LatentStep(draws, chain_state, averages)
 
     def _closed_forms(self, field: MeanField, averages: Moments) -> tuple[MeanField, float]:
-        """r(s), r(alpha) and better parameters; the free energy under the old ones, a frame and bin."""
+        """Updated r(s), r(alpha) and parameters, and the free energy before, in nats per frame and bin."""
         costs = []
         for _ in range(self.rounds):
             field = update_alpha(update_speech(field, averages), averages, self.alpha_step)

@@ -1,7 +1,7 @@
-"""Trunks: what a model sees of the lips, made an embedding (*, N, D) -> (*, N, E).
+"""Trunks: networks that map the lips to an embedding (*, N, D) -> (*, N, E).
 
-The last of the D numbers of a frame tells whether the lips are seen (`avse.data.lips.front_end`). Where they
-are not, the embedding is a learned vector of its own, and what follows answers as it learnt to without lips.
+The last of the D numbers of a frame tells whether the lips are valid (`avse.data.lips.front_end`). Where they
+are not, the embedding is a learned vector.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from avse.models.networks.spectrum import ACTIVATIONS, mlp
 
 MAX_EMBEDDING = 8.0
-"""Of an embedding. Mouths stay below 6; pictures unlike any mouth, such as a head turned far aside, would
-give hundreds, and latents and spectra out of all range."""
+"""Clip embeddings to +-8. Those of mouths stay below 6; images unlike the training data, such as a head in
+profile, would give values in the hundreds, and latents and spectra outside the trained range."""
 
 
 class LipTrunk(nn.Module):
-    """Layers over the pixels, and an embedding for lips that are not seen.
+    """Layers over the pixels, and a learned embedding for missing lips.
 
     Args:
         layers: pixels (B, D - 1) -> embedding (B, E).
@@ -50,18 +50,18 @@ class LipTrunk(nn.Module):
 
 
 class LipCorruptionClassifier(nn.Module):
-    """d(v), the log odds that the lips of a frame are bad: a trunk of its own, then a linear map, bounded.
+    """d(v), the log odds that the lips of a frame are corrupted: its own trunk, then a bounded linear map.
 
         d(v) = B tanh(l(v) / B)
 
-    It starts at d = 0. Lips that are not seen have a learned d through the trunk's embedding for them. The
-    bound leaves the last word to the prior odds and the evidence: bad lips are not always useless, and lips
-    like none that were seen in training should convince nobody.
+    It is initialised at d = 0. Missing lips have a learned d, through the embedding of the trunk for them.
+    The limit B keeps the influence of the classifier below that of strong prior odds or evidence, since
+    corrupted lips may still be informative and the logit of lips unlike the training data is unreliable.
 
     Args:
         trunk: visual (*, N, D) -> embedding (*, N, E).
         embedding_size: E.
-        largest: B, nats.
+        largest: limit B of |d(v)|, nats.
     """
 
     def __init__(self, trunk: LipTrunk, embedding_size: int, largest: float = 4.0) -> None:
@@ -79,13 +79,13 @@ class LipCorruptionClassifier(nn.Module):
 
 
 class EmbeddingCache:
-    """Embeddings by trunk and `visual`, which are kept alive so that their identities stay theirs."""
+    """Embeddings by trunk and `visual`, which are kept alive so that their ids stay unique."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[int, int], tuple[LipTrunk, Tensor, Tensor]] = {}
 
     def put(self, trunk: LipTrunk, visual: Tensor, embedding: Tensor) -> None:
-        """Store what a trunk computed."""
+        """Store the embedding of `visual` by a trunk."""
         self._entries[id(trunk), id(visual)] = (trunk, visual, embedding)
 
     def get(self, trunk: LipTrunk, visual: Tensor) -> Tensor:
@@ -97,14 +97,14 @@ class EmbeddingCache:
 
 
 _CACHE: ContextVar[EmbeddingCache | None] = ContextVar("embedding cache", default=None)
-"""Of the running thread or task."""
+"""The cache of the running thread or task."""
 
 
 @contextmanager
 def cached_embeddings() -> Iterator[EmbeddingCache]:
     """Inside, every trunk computes its embedding of the same `visual` once.
 
-    For a stretch of work in which neither the weights nor the lips change: one recording, or one loss. The
+    Use it where neither the weights nor the lips change: for one recording, or one loss. The
     cache belongs to the running thread; concurrent calls have their own.
     """
     token = _CACHE.set(EmbeddingCache())
@@ -123,20 +123,20 @@ def shared_frame_mlp(
     dropout: float = 0.0,
     activation: str = "silu",
 ) -> nn.Sequential:
-    """Pixels (B, P side^2) -> embedding (B, E): one linear map for all pictures, then layers over time.
+    """Pixels (B, P side^2) -> embedding (B, E): one linear map for all video frames, then layers over time.
 
     Args:
-        side: of the pictures, pixels.
-        pictures: P.
+        side: side of a video frame, pixels.
+        pictures: number P of video frames.
         embedding_size: E.
-        features: numbers that a picture becomes.
+        features: number of features per video frame.
         hidden: size of the hidden layer.
-        dropout: before every layer but the first.
+        dropout: dropout probability before every layer but the first.
         activation: a key of `ACTIVATIONS`.
     """
     act = ACTIVATIONS[activation]
     return nn.Sequential(
-        *_each_picture(side, pictures, features, dropout, act),
+        *_each_video_frame(side, pictures, features, dropout, act),
         *_over_time(pictures * features, hidden, embedding_size, dropout, act),
     )
 
@@ -152,20 +152,20 @@ def motion_mlp(
 ) -> nn.Sequential:
     """As `shared_frame_mlp`, with the change from each video frame to the next as further inputs.
 
-    No linear map tells a picture that stands still from one that moves.
+    A linear map of the pixels cannot detect whether consecutive video frames are identical.
     """
     act = ACTIVATIONS[activation]
-    seen = nn.Sequential(*_each_picture(side, pictures, features, dropout, act))
+    shared = nn.Sequential(*_each_video_frame(side, pictures, features, dropout, act))
     size = pictures * features + pictures - 1
     return nn.Sequential(
-        Concat(seen, FrameDifference(pictures)), *_over_time(size, hidden, embedding_size, dropout, act)
+        Concat(shared, FrameDifference(pictures)), *_over_time(size, hidden, embedding_size, dropout, act)
     )
 
 
-def _each_picture(
+def _each_video_frame(
     side: int, pictures: int, features: int, dropout: float, act: type[nn.Module]
 ) -> list[nn.Module]:
-    """Pixels (B, P side^2) -> features of all pictures (B, P features)."""
+    """Pixels (B, P side^2) -> features of all video frames (B, P features)."""
     return [
         nn.Unflatten(1, (pictures, side**2)),
         nn.Linear(side**2, features),
@@ -190,11 +190,11 @@ def _over_time(
 
 
 class FrameDifference(nn.Module):
-    """1/2 log(1 + c / floor), where c is the mean square change from one picture to the next.
+    """1/2 log(1 + c / floor), where c is the mean square change from one video frame to the next.
 
     Args:
-        pictures: P.
-        floor: change that is next to none: a hundredth of the deviation of a clip's grey levels, squared.
+        pictures: number P of video frames.
+        floor: negligible change: the square of a hundredth of the standard deviation of the grey levels.
     """
 
     def __init__(self, pictures: int, floor: float = 1e-4) -> None:
@@ -209,10 +209,10 @@ class FrameDifference(nn.Module):
 
 
 class Concat(nn.Module):
-    """What several parts make of one input, side by side.
+    """The concatenated outputs of several modules for one input.
 
     Args:
-        parts: (B, D) -> (B, D_k) each.
+        parts: modules, (B, D) -> (B, D_k) each.
     """
 
     def __init__(self, *parts: nn.Module) -> None:
@@ -227,3 +227,47 @@ class Concat(nn.Module):
 def papers_mlp(side: int, pictures: int, embedding_size: int = 128) -> nn.Sequential:
     """4489-512-128, ReLU: the trunk of Sadeghi et al., TASLP 2020."""
     return mlp([pictures * side**2, 512, embedding_size], "relu")
+
+
+class Quantities(nn.Module):
+    """Some of the numbers of every instant: (B, P Q) -> (B, P K).
+
+    Args:
+        each: Q, numbers an instant.
+        wanted: which of them, first and one past the last.
+    """
+
+    def __init__(self, each: int, wanted: tuple[int, int]) -> None:
+        super().__init__()
+        self.each, self.wanted = each, wanted
+
+    def forward(self, shapes: Tensor) -> Tensor:
+        """Those of every instant, side by side."""
+        return shapes.unflatten(-1, (-1, self.each))[..., slice(*self.wanted)].flatten(-2)
+
+
+def shape_mlp(
+    instants: int,
+    quantities: int,
+    wanted: tuple[int, int],
+    embedding_size: int,
+    hidden: int = 128,
+    dropout: float = 0.0,
+    activation: str = "silu",
+) -> nn.Sequential:
+    """Shapes of the mouth (B, P Q) -> embedding (B, E): a perceptron over the wanted quantities.
+
+    Args:
+        instants: P.
+        quantities: Q, numbers an instant.
+        wanted: which of them, first and one past the last.
+        embedding_size: E.
+        hidden: size of the hidden layer.
+        dropout: after every layer.
+        activation: a key of `ACTIVATIONS`.
+    """
+    size = instants * (wanted[1] - wanted[0])
+    return nn.Sequential(
+        Quantities(quantities, wanted),
+        *_over_time(size, hidden, embedding_size, dropout, ACTIVATIONS[activation]),
+    )

@@ -1,7 +1,7 @@
 """The networks inside models and guides: each returns parameters of a distribution and never samples.
 
-Audio features are maps of the power spectrum (*, N, F) to what the encoder reads. The papers feed the power
-itself; its logarithm spreads loud and quiet frames evenly.
+Audio features are maps of the power spectrum (*, N, F) to the input of the encoder. The papers use the power
+itself; its logarithm gives loud and quiet frames a similar scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 POWER_FLOOR = 1e-6
-"""Power below which speech does not matter, 60 dB under the mean of a recording at the common level."""
+"""Power below which speech is negligible, 60 dB below the mean of a recording at the common level."""
 
 LOG_VARIANCE_RANGE = (-12.0, 4.0)
-"""Of an encoder's answer: an input unlike all that it was trained on must not give a variance of e^50."""
+"""Clip the log variance of an encoder to this range, for inputs unlike the training data."""
 
 MAX_ENCODER_MEAN = 16.0
-"""Of an encoder's answer, for the same reason: latents of speech lie within 12 of zero."""
+"""Clip the mean of an encoder to +-16, for the same inputs; latents of speech lie within +-12."""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 
@@ -49,7 +49,7 @@ class RawPower(nn.Module):
     """The power spectrum as it is: the papers' encoder input."""
 
     def fit(self, power: Tensor) -> None:
-        """Nothing to set."""
+        """Do nothing: there are no scales to set."""
 
     def forward(self, power: Tensor) -> Tensor:
         """Return `power` (*, F)."""
@@ -94,9 +94,10 @@ def mlp(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> nn.Seque
 
 
 def conditioned(layers: nn.Sequential, inputs: Tensor, shift: Tensor | None) -> Tensor:
-    """A mlp with `shift` (*, H) added before its first activation.
+    """An MLP with `shift` (*, H) added before its first activation.
 
-    Two linear maps into one hidden layer, added up: what the papers call concatenation.
+    The sum of two linear maps into one hidden layer equals one linear map of the concatenated inputs, as in
+    the papers.
     """
     if shift is None:
         return layers(inputs)
@@ -116,7 +117,7 @@ class GaussianEncoder(nn.Module):
         latent_size: L.
         activation: of the hidden layers, a key of `ACTIVATIONS`.
         dropout: of the hidden layers.
-        embedding_size: E of an embedding that is read beside the features; 0 for none.
+        embedding_size: E of an embedding that is concatenated with the features; 0 for none.
     """
 
     def __init__(
@@ -148,15 +149,15 @@ class GaussianEncoder(nn.Module):
 class SpectrumDecoder(nn.Module):
     """z (*, L) (and an embedding of the lips) -> hidden layers -> log sigma(z), (*, F).
 
-    The last layer speaks in units of `scale` about `shift`, the spread and mean of the log power of the
-    training frames, so that it learns as fast as the layers before it.
+    The output of the last layer is multiplied by `scale` and shifted by `shift`, the standard deviation and
+    mean of the log power of the training frames, so that it trains as fast as the layers before it.
 
     Args:
         latent_size: L.
         hidden: sizes of the hidden layers.
         bins: F.
         activation: of the hidden layers, a key of `ACTIVATIONS`.
-        embedding_size: E of an embedding that is read beside z; 0 for none.
+        embedding_size: E of an embedding that is concatenated with z; 0 for none.
     """
 
     shift: Tensor
@@ -188,7 +189,7 @@ class SpectrumDecoder(nn.Module):
         return self.given(embedding)(z)
 
     def given(self, embedding: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """`forward` as a function of z alone, at the weights of now; what z does not change is done once."""
+        """`forward` as a function of z alone, at the current weights; terms without z are computed once."""
         shift = None if self.condition is None else self.condition(embedding)
         first, *rest = self.trunk
         output = self._output()
@@ -207,7 +208,7 @@ class SpectrumDecoder(nn.Module):
         return log_variance
 
     def _output(self) -> Callable[[Tensor], Tensor]:
-        """The last layer in units of the log power, hidden (B, H) -> (B, F); where it is frozen, folded."""
+        """The last layer in units of the log power, hidden (B, H) -> (B, F); folded if frozen."""
         if self.output.weight.requires_grad:
             return lambda hidden: self.output(hidden).mul_(self.scale).add_(self.shift)
         # Folded anew each time: a change of the weights through `.data` leaves no trace to go by.

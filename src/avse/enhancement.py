@@ -144,7 +144,7 @@ def enhance(
             (T_v, 67, 67), or `Lips`. Its clock is that of the samples.
         fps: video frames a second of lips that come without times.
         video_offset: s by which the video is late: what is heard at t is seen at t + video_offset.
-        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes av-vae where the video
+        model: name in the zoo, folder of a saved pair, or a loaded pair; "auto" takes vae-mm where the video
             shows lips, else a-vae.
         algorithm: a name in `avse.inference.presets.PRESETS` or an algorithm object; "auto" takes the one
             that the pair was saved with.

@@ -90,8 +90,8 @@ class Recording:
     @classmethod
     def prepare(
         cls,
-        x: NDArray[Any],
-        sample_rate: int,
+        x: NDArray[Any] | Tensor,
+        sample_rate: float,
         pair: SpeechPair,
         lips: Lips | None = None,
         video_offset: float = 0.0,
@@ -263,7 +263,7 @@ def pair_and_lips(
     if model == "auto":
         lips = None if video is None else lips_from(video, fps)
         seen = lips is not None and bool(lips.valid.any())
-        return zoo.load("av-vae" if seen else "a-vae"), lips if seen else None
+        return zoo.load("vae-mm" if seen else "a-vae"), lips if seen else None
     pair = pair_named(model)
     if pair.config.lips is None:
         return pair, None

@@ -14,6 +14,7 @@ from avse.data.front_end import SILENCE
 from avse.data.lips import Lips, Reason
 from avse.data.lips.front_end import LipTrack
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.posterior import Posterior
 from avse.recording import Recording
 from avse.version import __version__
@@ -94,6 +95,9 @@ def enhancement_report(
     if recording.lips is not None and recording.track is not None:
         report["video"], notes = video_report(recording.lips, recording.track, video_offset, duration)
         report["notes"] += notes
+        if isinstance(algorithm, AnchoredMCEM):
+            report["video"]["trust"], notes = trust_report(posteriors)
+            report["notes"] += notes
     elif video_given:
         reason = (
             "no video frame shows the lips"
@@ -102,6 +106,21 @@ def enhancement_report(
         )
         report["notes"].append(f"the video was not used: {reason}")
     return report
+
+
+def trust_report(posteriors: Sequence[Posterior]) -> tuple[dict[str, float], list[str]]:
+    """How far the lips were trusted, and notes for people.
+
+    Args:
+        posteriors: of `AnchoredMCEM`, one a segment; responsibilities (2, *, N), [0] the weight of the lips.
+    """
+    weight = torch.cat([posterior.responsibilities[0].flatten() for posterior in posteriors])
+    mean, trusted = float(weight.mean()), float((weight > 0.5).double().mean())
+    notes = {
+        f"lips were trusted in {trusted:.0%} of the frames, with a mean weight of {mean:.2f}: less where the "
+        "sound is clear by itself, where they do not fit it, are not seen or look damaged": True
+    }
+    return {"mean_weight": mean, "frames_that_trusted_lips": trusted}, list(notes)
 
 
 def _segment_report(posterior: Posterior) -> dict[str, Any]:

@@ -211,7 +211,7 @@ def test_a_failed_write_keeps_the_old_file(noisy: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("avse.data.audio.sf.SoundFile", full)
     audio = Audio(np.ones((800, 1), dtype=np.float32), RATE)
-    monkeypatch.setattr("avse.cli.commands.read_audio", lambda path: audio)
+    monkeypatch.setattr("avse.cli.commands.read_audio", lambda path, track=None: audio)
     assert run(monkeypatch, "enhance", noisy, "--out", out) == cli.USER_ERROR
     assert out.read_bytes() == b"an earlier result"
 
@@ -227,7 +227,7 @@ def test_protected_folder_is_refused(noisy: Path, tmp_path: Path, monkeypatch: p
     ("video", "options", "words"),
     [
         ("absent.mp4", [], "absent.mp4"),
-        ("noisy.wav", [], "has no pictures"),
+        ("noisy.wav", [], "has no video frames"),
         ("noisy.wav", ["--out", "lips.png"], ".npz"),
         ("noisy.wav", ["--figure", "sheet.xyz"], "sheet.xyz"),
     ],

@@ -227,7 +227,10 @@ for k in range(int(sys.argv[5])):
 
 
 def test_two_processes_fill_one_folder(tmp_path: Path) -> None:
-    """Each entry is missed, computed and written by both at once; what is there in the end is whole."""
+    """Each entry is missed, computed and written by both at once; what is there in the end is whole.
+
+    Spectra of other processes may differ by the rounding of float32 transforms: 1e-4, or 1e-6 of the largest.
+    """
     folder, meeting = tmp_path / "cache", tmp_path / "meeting"
     meeting.mkdir()
     workers = [
@@ -244,7 +247,8 @@ def test_two_processes_fill_one_folder(tmp_path: Path) -> None:
     for k in range(COUNT):
         expected = caches.utterance_power(utterance(k), TINY)
         assert_same(LipsCache(folder).lips(unread(f"anna-{k}")), mouths(k))
-        assert torch.equal(SpectrumCache(folder, TINY).power(unread(f"anna-{k}")), expected)
+        near = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6 * float(expected.max()))
+        near(SpectrumCache(folder, TINY).power(unread(f"anna-{k}")), expected)
         for me in "ab":
-            assert (np.load(meeting / f"power-{k}-{me}.npy") == expected.numpy()).all()
+            near(torch.from_numpy(np.load(meeting / f"power-{k}-{me}.npy")), expected)
             assert (np.load(meeting / f"images-{k}-{me}.npy") == mouths(k).images).all()

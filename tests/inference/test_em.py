@@ -67,7 +67,7 @@ def test_step_sizes_adapt_in_burn_in_alone_and_travel_on(generator: Generator) -
 
 @pytest.mark.parametrize(("moves", "warmup"), [(3, 3), (3, 4), (0, 0), (3, -1)])
 def test_a_chain_that_keeps_nothing_is_refused(moves: int, warmup: int) -> None:
-    with pytest.raises(InputError, match="keeps none"):
+    with pytest.raises(InputError, match="keep no draw"):
         Chain(Counting(), moves, warmup)
 
 

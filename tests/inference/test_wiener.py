@@ -145,6 +145,7 @@ def test_posterior_variance_covers_the_uncertainty_of_z() -> None:
     frames, bins, draws = 8000, 3, 200
     true = noise(frames, bins)
     speech = AVAE(StandardNormal(1).double(), Line(3.0, 1, bins))
+    speech.decoder.a = torch.tensor([[2.0, -3.0, 4.0]], dtype=torch.float64)  # not by chance flat
     model = NoisySpeech(speech, true)
     z = torch.randn(frames, 1, dtype=torch.float64)
     target = true.frame_gain.sqrt()[:, None] * complex_normal(speech.decoder(z).exp())

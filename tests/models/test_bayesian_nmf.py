@@ -236,7 +236,7 @@ def functionals(speech: SpeechModel, noise: GammaNMF, site: dict[str, Tensor], p
     return torch.cat([z, z.square(), W, H.log(), gain[..., 0, :1]], -1)
 
 
-@pytest.mark.parametrize("make", [a_vae, min_vae])
+@pytest.mark.parametrize("make", [a_vae, pytest.param(min_vae, marks=pytest.mark.slow)])
 def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
     """One frame of two bins: z, W and H are three numbers, whose posterior is summed on a grid."""
     bins, frames = 2, 1
@@ -262,6 +262,7 @@ def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechMode
     )
 
 
+@pytest.mark.slow
 def test_nuts_agrees_with_our_own_hmc() -> None:
     """Four bins, six frames: 15 numbers, 400 chains of `HMC` on the density by hand in free coordinates."""
     bins, frames = 4, 6

@@ -1,4 +1,4 @@
-"""Model folders from anywhere: hostile ones are refused unbuilt, killed saves leave a whole pair."""
+"""Model folders from anywhere: hostile ones are refused before they are built, killed saves leave a pair."""
 
 import json
 import os
@@ -220,7 +220,7 @@ def test_files_have_ordinary_modes_and_a_card(tmp_path: Path, tiny_config: PairC
 
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_killed_save_leaves_a_whole_pair(kills: int, tmp_path: Path, tiny_config: PairConfig) -> None:
-    """Two pairs of other weights, levels and cards are saved in turn; a kill leaves one of them whole."""
+    """Two pairs of other weights, levels and cards are saved in turn; a kill leaves one, never a mix."""
     pairs = {}
     for level in ("rms", "peak"):
         front_end = replace(tiny_config.front_end, level=level)

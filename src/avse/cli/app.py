@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -64,16 +65,24 @@ def options(
 
 def default_output(noisy: Path) -> Path:
     """NAME_enhanced.wav for NAME.wav and NAME.mp4_enhanced.wav for NAME.mp4, so that they differ."""
-    name = noisy.stem if noisy.suffix.lower() == ".wav" else noisy.name
+    name = noisy.stem if noisy.suffix == ".wav" else noisy.name
     return noisy.parent / f"{name}_enhanced.wav"
+
+
+def default_lips(video: Path) -> Path:
+    """NAME_lips.npz for NAME.mp4 and NAME.mkv_lips.npz for NAME.mkv, so that they differ."""
+    return video.with_name(f"{video.stem if video.suffix == '.mp4' else video.name}_lips.npz")
 
 
 def main() -> None:
     """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may be missing here
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            utf8 = stream.encoding.lower() in ("utf-8", "utf8")  # there, names are printed byte for byte
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     try:
         app()
     except InputError as error:
@@ -86,6 +95,9 @@ def warnings_as_notes() -> Iterator[None]:
     """Show each warning once, as one plain line."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)  # addressed to programmers
+        warnings.filterwarnings("ignore", module=r"(lightning|pyro|torch)\.")
         warnings.showwarning = lambda message, *rest, **more: show_note(message)
         yield
 
@@ -191,13 +203,16 @@ def diagnose(
 @app.command()
 def lips(
     video: Annotated[Path, typer.Argument(help="Video of one speaker.")],
-    out: Annotated[Path | None, typer.Option(help="Where to write; default VIDEO_lips.npz.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write; default NAME_lips.npz, for others than .mp4 NAME.mkv_lips.npz."),
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Write a contact sheet of what was cut out.")] = None,
 ) -> None:
     """Cut the speaker's mouth out of a video: 67x67 grey pictures with time stamps and validity."""
     from avse.cli.commands import read_lips_file
 
-    destination = out or video.with_name(f"{video.stem}_lips.npz")
+    destination = out or default_lips(video)
     with warnings_as_notes(), console.status("reading lips"):
         counts = read_lips_file(video, destination, figure)
     console.print(", ".join(f"{reason}: {count}" for reason, count in counts.items() if count))

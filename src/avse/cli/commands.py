@@ -1,6 +1,7 @@
 """What the commands do, as functions from files to files."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from avse.checks import checked_count, checked_device, checked_seed
+from avse.cli.extras import extras
 from avse.data.audio import check_writable, read_audio, write_audio
 from avse.data.corpora.base import Corpus
 from avse.data.corpora.folder import FolderCorpus
 from avse.data.corpora.grid import GridCorpus
 from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
-from avse.data.corpora.synthetic import SyntheticCorpus
-from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, check_distinct, made_folder
 from avse.data.lips import Lips, Reason, read_lips
@@ -30,7 +30,6 @@ from avse.evaluation.figures import (
     write_figure,
 )
 from avse.evaluation.lips_figures import contact_sheet
-from avse.evaluation.metrics import all_metrics
 from avse.evaluation.posterior.diagnosis import verdict
 from avse.evaluation.posterior.report import posterior_report
 from avse.inference.mcmc.kernels import HMC
@@ -38,7 +37,6 @@ from avse.inference.presets import algorithm_named
 from avse.posterior_run import STEP, ChainSettings, summarize_posterior
 from avse.recording import pair_named
 from avse.zoo.pair import SpeechPair
-from avse.zoo.recipes import RECIPES, run
 
 
 def enhance_file(
@@ -67,7 +65,8 @@ def enhance_file(
     Raises:
         InputError: input, output, model or algorithm cannot be used.
     """
-    check_distinct(input=noisy, video=video, output=out, report=report, figure=figure)
+    check_distinct(input=noisy, output=out, report=report, figure=figure)
+    check_distinct(video=video, output=out, report=report, figure=figure)  # a video may be its own input
     checked_seed(seed)
     checked_device(device)
     audio = read_audio(noisy, audio_track)
@@ -132,7 +131,8 @@ def diagnose_file(
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
     long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
-    check_distinct(input=noisy, video=video, output=out)
+    check_distinct(input=noisy, output=out)
+    check_distinct(video=video, output=out)  # a video may be its own input
     checked_seed(seed)
     audio = read_audio(noisy)
     if out.suffix.lower() not in (".html", ".htm"):
@@ -149,7 +149,7 @@ def diagnose_file(
         long=long,
         seconds=seconds,
         seed=seed,
-        title=noisy.name,
+        title=os.fsencode(noisy.name).decode("utf-8", "replace"),
         progress=progress,
     )
     named = {} if model == "auto" else {"model": model}
@@ -221,12 +221,15 @@ def train_model(
     Raises:
         InputError: unknown recipe or corpus, no usable root, an output that cannot be written.
     """
+    with extras("train"):
+        from avse.zoo.recipes import RECIPES, run
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
     checked_seed(seed)
     checked_device("cpu" if device == "auto" else device)
     if epochs is not None:
         checked_count(epochs, "--epochs")
+    check_distinct(root=root, output=out, cache=cache)
     plan = RECIPES[recipe]()
     settings = replace(plan.settings, seed=seed)
     if epochs is not None:
@@ -258,6 +261,8 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
         InputError: unknown name, or a root is missing.
     """
     if name == "synthetic":
+        with extras("synthetic"):
+            from avse.data.corpora.synthetic import SyntheticCorpus
         return SyntheticCorpus(seed=seed)
     corpora: dict[str, Callable[..., Corpus]] = {
         "folder": FolderCorpus,
@@ -279,6 +284,9 @@ def run_demo(
     Returns the metrics of each recording by its name, and the files written.
     """
     made_folder(out)
+    with extras("synthetic", "metrics"):
+        from avse.data.corpora.synthetic.demo import talking_face
+        from avse.evaluation.metrics import all_metrics
     clean, noisy, rate, lips = talking_face(seed)
     hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))
     found = {}

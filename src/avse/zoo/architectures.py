@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from avse.data.errors import InputError
-from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.geometry import SHAPES
+from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.guides.audio import AudioGuide
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.base import SpeechGuide
@@ -24,9 +25,11 @@ from avse.models.networks.lips import (
     LipTrunk,
     motion_mlp,
     papers_mlp,
+    shape_mlp,
     shared_frame_mlp,
 )
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
+from avse.models.robust_prior import RobustPrior
 from avse.models.vae_mm import VAEMM
 
 FEATURES: dict[str, Callable[[int], RawPower | LogPower]] = {
@@ -65,18 +68,23 @@ def a_vae(
     return model, guide
 
 
-def lip_trunk(lips: LipFrontEnd, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
+def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
     """A trunk for lips.
 
     Args:
         lips: how they are shown.
         embedding_size: E.
-        kind: "shared" for one linear map of all pictures, "papers" for their mlp.
-        dropout: of the former.
+        kind: "shared" for one linear map of all pictures, "papers" for their perceptron; shapes of the mouth
+            have one kind of trunk, whatever is asked for.
+        dropout: of all but the papers'.
 
     Raises:
         InputError: an unknown kind.
     """
+    if isinstance(lips, LipShapeFrontEnd):
+        wanted = (0, len(SHAPES))
+        layers = shape_mlp(lips.instants, lips.quantities, wanted, embedding_size, dropout=dropout)
+        return LipTrunk(layers, embedding_size)
     if kind == "papers":
         return LipTrunk(papers_mlp(lips.side, lips.pictures, embedding_size), embedding_size)
     if kind != "shared":
@@ -88,7 +96,7 @@ def lip_trunk(lips: LipFrontEnd, embedding_size: int, kind: str = "shared", drop
 
 def v_vae(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     latent_size: int = 32,
     embedding_size: int = 128,
     trunk: str = "shared",
@@ -119,7 +127,7 @@ def v_vae(
 
 def av_vae(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     latent_size: int = 32,
     embedding_size: int = 128,
     trunk: str = "shared",
@@ -132,6 +140,8 @@ def av_vae(
     encoder_activation: str = "tanh",
     decoder_activation: str = "silu",
     dropout: float = 0.4,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
 ) -> tuple[SpeechModel, SpeechGuide]:
     """AV-VAE: prior and decoder that see the lips, and a guide that hears and sees.
 
@@ -150,13 +160,15 @@ def av_vae(
         encoder_activation: of its hidden layers.
         decoder_activation: likewise.
         dropout: of the trunk, and of nothing after it: guide and model must agree on the prior.
+        temperature: tau, of the prior's standard deviations, see `RobustPrior`.
+        epsilon: its share of N(0, I).
     """
     make_trunk = partial(lip_trunk, lips, embedding_size, trunk, dropout)
     shared_trunk = make_trunk()
     network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
     model = AVVAE(
         shared_trunk,
-        VisualPrior(network) if prior == "network" else StandardNormal(latent_size),
+        RobustPrior(network, temperature, epsilon) if prior == "network" else StandardNormal(latent_size),
         SpectrumDecoder(latent_size, decoder, bins, decoder_activation, embedding_size),
     )
     guide = AudioVisualGuide(
@@ -167,9 +179,56 @@ def av_vae(
     return model, guide
 
 
+def visual_prior_vae(
+    bins: int,
+    lips: LipView,
+    latent_size: int = 32,
+    embedding_size: int = 96,
+    prior_hidden: Sequence[int] = (128,),
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.3,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """AV-VAE of which the prior alone sees the lips: encoder and decoder are those of an A-VAE.
+
+    What is learnt of the voice then comes from every speaker that is heard, and not from the few that are
+    seen; with a defensive prior the evidence cannot fall far below the A-VAE's, see `RobustPrior`.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        embedding_size: E, of what the trunk makes of the lips.
+        prior_hidden: hidden sizes of the prior network, after the trunk.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads, "log-power" or "power" (the papers').
+        encoder_activation: of its hidden layers.
+        decoder_activation: likewise.
+        dropout: of the trunk.
+        temperature: tau, of the prior's standard deviations.
+        epsilon: its share of N(0, I).
+    """
+    network = GaussianEncoder(embedding_size, prior_hidden, latent_size, "relu")
+    model = AVVAE(
+        lip_trunk(lips, embedding_size, dropout=dropout),
+        RobustPrior(network, temperature, epsilon),
+        SpectrumDecoder(latent_size, decoder, bins, decoder_activation),
+    )
+    guide = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+    )
+    return model, guide
+
+
 def min_vae(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     version: int = 1,
     latent_size: int = 32,
     embedding_size: int = 128,
@@ -228,7 +287,7 @@ def min_vae(
 
 def vae_mm(
     bins: int,
-    lips: LipFrontEnd,
+    lips: LipView,
     first: Mapping[str, Any] | None = None,
     second: Mapping[str, Any] | None = None,
     pi: float = 0.5,
@@ -250,7 +309,13 @@ def vae_mm(
     visual_model, visual_guide = av_vae(bins, lips, **(second or {}))
     classifier = None
     if corruption_embedding_size:
-        layers = motion_mlp(lips.side, lips.pictures, corruption_embedding_size, dropout=dropout)
+        if isinstance(lips, LipShapeFrontEnd):
+            everything = (0, lips.quantities)
+            layers = shape_mlp(
+                lips.instants, lips.quantities, everything, corruption_embedding_size, dropout=dropout
+            )
+        else:
+            layers = motion_mlp(lips.side, lips.pictures, corruption_embedding_size, dropout=dropout)
         classifier = LipCorruptionClassifier(
             LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
         )
@@ -262,6 +327,7 @@ ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
     "a-vae": a_vae,
     "v-vae": v_vae,
     "av-vae": av_vae,
+    "visual-prior-vae": visual_prior_vae,
     "min-vae": min_vae,
     "vae-mm": vae_mm,
 }

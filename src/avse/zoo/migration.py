@@ -43,6 +43,8 @@ _AV_VAE: dict[str, Any] = {
     "tied": True,
     "prior": "network",
     "prior_hidden": [128],
+    "temperature": 1.0,
+    "epsilon": 0.0,
     "decoder_activation": "silu",
     "dropout": 0.4,
 }

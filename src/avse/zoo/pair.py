@@ -25,7 +25,7 @@ from torch import nn
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, made_folder
 from avse.data.front_end import FrontEnd
-from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
 from avse.models.base import SpeechModel
@@ -72,7 +72,7 @@ class PairConfig:
     architecture: str
     arguments: dict[str, Any]
     front_end: FrontEnd
-    lips: LipFrontEnd | None = None
+    lips: LipView | None = None
     algorithm: str = "mcem"
 
     @classmethod
@@ -89,14 +89,13 @@ class PairConfig:
         check_names(front_end["stft"], _field_names(STFT), "stft")
         check_stft(**front_end["stft"])
         if lips is not None:
-            check_names(lips, _field_names(LipFrontEnd), "lips")
-            check_lips(**lips)
+            check_lips(lips)
         check_number(front_end["high_pass"], "high_pass", 0.0, front_end["stft"]["sample_rate"] / 2)
         config = cls(
             values["architecture"],
             values["arguments"],
             FrontEnd(**{**front_end, "stft": STFT(**front_end["stft"])}),
-            None if lips is None else LipFrontEnd(**lips),
+            None if lips is None else lip_view(lips),
             values["algorithm"],
         )
         check_names(
@@ -115,7 +114,7 @@ class PairConfig:
         check_architecture(self.architecture, _completed(self.architecture, self.arguments), self.lips)
         check_front_end(self.front_end)
         if self.lips is not None:
-            check_lips(**asdict(self.lips))
+            check_lips(asdict(self.lips))
         check_algorithm(self.algorithm)
 
     def completed(self) -> "PairConfig":
@@ -164,6 +163,12 @@ class SpeechPair(ModelHubMixin):
         self.model, self.guide = ARCHITECTURES[config.architecture](
             bins=config.front_end.stft.bins, **visual, **config.arguments
         )
+
+    def __repr__(self) -> str:
+        """Name, architecture, bins and lips in one line."""
+        lips = "no lips" if self.config.lips is None else type(self.config.lips).__name__
+        bins = self.config.front_end.stft.bins
+        return f"SpeechPair({self.name!r}, {self.config.architecture}, {bins} bins, {lips})"
 
     @property
     def stft(self) -> STFT:

@@ -16,7 +16,7 @@ from avse.data.augmentation import (
     ColouredNoise,
     EqualiserAugmentation,
     LevelAugmentation,
-    LipAugmentation,
+    ShapeAugmentation,
 )
 from avse.data.corpora.base import Corpus
 from avse.data.datamodule import FrameDataModule
@@ -24,6 +24,7 @@ from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.corruption import LipCorruption
 from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.shape_front_end import LipShapeFrontEnd
 from avse.data.stft import STFT
 from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
@@ -104,7 +105,7 @@ class Recipe:
 
 
 def _a_vae() -> Recipe:
-    """Log-power features, frames of many levels, colours and speeds."""
+    """Log-power features, frames of many levels and colours, of hundreds of speakers."""
     return Recipe(
         PairConfig(
             "a-vae",
@@ -116,8 +117,7 @@ def _a_vae() -> Recipe:
         {
             "batch_size": 256,
             "epoch_frames": 64_000,
-            "max_utterances": 100,
-            "speeds": (0.9, 1.0, 1.1),
+            "balance": 0.25,
         },
     )
 
@@ -136,30 +136,58 @@ def _papers_a_vae() -> Recipe:
 def _a_vae_all_clips() -> Recipe:
     """The A-VAE on every clip of every speaker: what the audio-visual models are compared with."""
     recipe = _a_vae()
-    return replace(recipe, data={**recipe.data, "max_utterances": None})
+    return replace(recipe, data={**recipe.data, "balance": 0.0})
 
 
 def _v_vae() -> Recipe:
-    """Fifteen pictures around every frame, moved and lit at random, with dropout and weight decay."""
-    audio, lips = _a_vae(), LipFrontEnd()
+    """Shapes of the mouth at fifteen instants around a frame, changed at random; speakers drawn evenly."""
+    audio, lips = _a_vae(), LipShapeFrontEnd()
     return Recipe(
-        replace(audio.pair, architecture="v-vae", arguments={"latent_size": 32}, lips=lips),
+        replace(
+            audio.pair,
+            architecture="v-vae",
+            arguments={"latent_size": 32, "embedding_size": 96, "dropout": 0.3},
+            lips=lips,
+        ),
         replace(audio.settings, max_epochs=16, weight_decay=0.05),
-        (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), LipAugmentation(lips)),
-        {"batch_size": 256, "epoch_frames": 64_000},
+        (LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), ShapeAugmentation(lips)),
+        {"batch_size": 256, "epoch_frames": 64_000, "balance": 0.75},
     )
 
 
 def _av_vae() -> Recipe:
-    """As the V-VAE, with a prior network, and an encoder whose audio input is noisy."""
+    """As the V-VAE, with a prior network, and an encoder whose audio input is noisy.
+
+    Half of the frames are speech without a video: few speakers are seen, but many are heard.
+    """
     visual = _v_vae()
     return replace(
         visual,
         pair=replace(visual.pair, architecture="av-vae", algorithm="mcem-lips"),
+        data={**visual.data, "unseen_share": 0.5},
         settings=replace(visual.settings, max_epochs=36, patience=36, keep="last"),
         objective=prior_mixed,
         callbacks=(FrozenAudioPath(0.2),),
         corruption=ColouredNoise(),
+    )
+
+
+def _visual_prior() -> Recipe:
+    """A prior network that sees the shapes of the mouth, on the frozen encoder and decoder of the A-VAE."""
+    visual = _v_vae()
+    voice = ("model.decoder", "guide.features", "guide.encoder")
+    return replace(
+        visual,
+        pair=replace(
+            visual.pair,
+            architecture="visual-prior-vae",
+            arguments={"latent_size": 32, "decoder_activation": "silu"},
+            algorithm="mcem-lips",
+        ),
+        settings=replace(visual.settings, max_epochs=8),
+        data={**visual.data, "max_utterances": 250},
+        pretrained=(PretrainedInit("a-vae", {name: name for name in voice}),),
+        trainable=("model.lips", "model.prior"),
     )
 
 
@@ -215,21 +243,28 @@ def _min_vae_v2() -> Recipe:
 
 def _vae_mm() -> Recipe:
     """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were corrupted."""
-    audio, visual, lips = _a_vae(), _av_vae(), LipFrontEnd()
-    arguments = {"first": audio.pair.arguments, "second": visual.pair.arguments, "pi": 0.005}
+    audio, visual, lips = _a_vae(), _av_vae(), LipShapeFrontEnd()
+    arguments = {
+        "first": audio.pair.arguments,
+        "second": visual.pair.arguments,
+        "pi": 0.05,
+    }
     return Recipe(
-        replace(visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-mixture"),
-        TrainingSettings(max_epochs=16, weight_decay=0.05, keep="last"),
-        (LipAugmentation(lips, hidden=0.0),),
+        replace(
+            visual.pair, architecture="vae-mm", arguments=arguments, lips=lips, algorithm="mcem-anchored"
+        ),
+        TrainingSettings(max_epochs=8, weight_decay=0.05, keep="last"),
+        (ShapeAugmentation(lips, hidden=0.02),),
         {
             "batch_size": 256,
             "epoch_frames": 64_000,
-            "max_utterances": 60,
-            "lip_corruption": LipCorruption(copies=8, labelled=True),
+            "max_utterances": 25,
+            "balance": 0.75,
+            "lip_corruption": LipCorruption(copies=3, labelled=True),
         },
         objective=lambda pair: AlphaLikelihood(),
         pretrained=(
-            PretrainedInit("a-vae-grid", {"model": "model.components.1", "guide": "guide.branches.1"}),
+            PretrainedInit("a-vae", {"model": "model.components.1", "guide": "guide.branches.1"}),
             PretrainedInit("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
         ),
         trainable=("model.corruption_classifier",),
@@ -285,6 +320,7 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "a-vae-all-clips": _a_vae_all_clips,
     "v-vae": _v_vae,
     "av-vae": _av_vae,
+    "visual-prior": _visual_prior,
     "min-vae-v1": _min_vae_v1,
     "min-vae-v2": _min_vae_v2,
     "vae-mm": _vae_mm,

@@ -10,6 +10,7 @@ import json
 import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.front_end import LipFrontEnd
+from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.inference.presets import PRESETS
 from avse.models.networks.spectrum import ACTIVATIONS
 from avse.zoo.architectures import ARCHITECTURES, FEATURES, NESTED_ARGUMENTS, TRUNKS
@@ -72,7 +74,7 @@ def builder_arguments(architecture: str) -> dict[str, Any]:
     return {name: p.default for name, p in parameters.items() if name not in ("bins", "lips")}
 
 
-def check_architecture(architecture: str, arguments: Any, lips: LipFrontEnd | None) -> None:
+def check_architecture(architecture: str, arguments: Any, lips: LipView | None) -> None:
     """Check that a builder can be called with these arguments, all of which are named.
 
     Raises:
@@ -120,7 +122,7 @@ CHOICES: dict[str, Sequence[str]] = {
 }
 """Arguments of the builders that are one of a few texts."""
 
-RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99)}
+RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99), "temperature": (0.01, 100.0), "epsilon": (0.0, 0.99)}
 WHOLE_RANGES = {"version": (1, 2), "corruption_embedding_size": (0, MAX_SIZE)}
 MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden"})
 
@@ -177,17 +179,24 @@ def check_front_end(front_end: FrontEnd) -> None:
     check_number(front_end.high_pass, "high_pass", 0.0, stft.sample_rate / 2)
 
 
-def check_lips(side: Any, pictures: Any, spacing: Any, normalised: Any) -> None:
-    """Check types and ranges of a lip front end; `LipFrontEnd` itself checks the rest.
+def check_lips(values: Mapping[str, Any]) -> None:
+    """Check names, types and ranges of a lip front end of either kind; the class itself checks the rest.
 
     Raises:
-        InputError: a setting of another type or out of range.
+        InputError: a setting that is unknown, missing, of another type or out of range.
     """
-    check_whole(side, "lips: side", 1, MAX_SIZE)
-    check_whole(pictures, "lips: pictures", 1, MAX_PICTURES)
-    check_number(spacing, "lips: spacing", 0.0, MAX_SPACING)
-    if not isinstance(normalised, bool):
-        raise InputError(f"lips: normalised {shortened(normalised)}: must be true or false")
+    shapes = isinstance(values, Mapping) and "instants" in values
+    kind = LipShapeFrontEnd if shapes else LipFrontEnd
+    check_names(values, [field.name for field in fields(kind)], "lips")
+    if shapes:
+        check_whole(values["instants"], "lips: instants", 1, MAX_PICTURES)
+        check_number(values["step"], "lips: step", 0.0, MAX_SPACING)
+        return
+    check_whole(values["side"], "lips: side", 1, MAX_SIZE)
+    check_whole(values["pictures"], "lips: pictures", 1, MAX_PICTURES)
+    check_number(values["spacing"], "lips: spacing", 0.0, MAX_SPACING)
+    if not isinstance(values["normalised"], bool):
+        raise InputError(f"lips: normalised {shortened(values['normalised'])}: must be true or false")
 
 
 def check_algorithm(name: Any) -> None:

@@ -249,7 +249,7 @@ def test_sounds_are_seeded_and_take_all_draws_in_turn() -> None:
 
     first = sounds(0, 8)
     assert first.shape == (8, 3, 40)
-    torch.testing.assert_close(first, sounds(0, 8), rtol=0, atol=0)
+    torch.testing.assert_close(first, sounds(0, 8), rtol=1e-9, atol=1e-12)
     assert not torch.equal(first, sounds(1, 8))
     # Where the speech is far louder than the noise, a sound is nearly the mixture: with three draws of four.
     near = ((first - stft.synthesis(x, 40)).square().mean((1, 2)) < 0.1).reshape(2, 4)
