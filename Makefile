@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-export OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS ?= 1
 
 # Index of the CPU wheels of torch, such as https://download.pytorch.org/whl/cpu; empty for pip's own.
 TORCH_INDEX ?=

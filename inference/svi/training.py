@@ -6,8 +6,8 @@ The loss is minus the evidence lower bound per frame, in nats:
 
 Lightning brings early stopping, checkpoints, resuming and devices. The randomness of an epoch depends on the
 seed and the epoch alone, so that a resumed run repeats an uninterrupted one: exactly in the same process on a
-CPU with the same number of threads, else to within rounding, which training amplifies. Checkpoints are written
-whole or not at all: a run may be killed at any moment and resumed.
+CPU with the same number of threads, else to within rounding, which training amplifies. Checkpoints are
+written whole or not at all: a run may be killed at any moment and resumed.
 """
 
 import csv

@@ -423,7 +423,7 @@ def test_offset_must_be_a_number_for_any_model(listening: SpeechPair) -> None:
         avse.enhance(noise(0.1), RATE, model=listening, video=clock(), video_offset=np.nan)
 
 
-@pytest.mark.parametrize(("video", "name"), [(True, "av-vae"), (False, "a-vae")])
+@pytest.mark.parametrize(("video", "name"), [(True, "vae-mm"), (False, "a-vae")])
 def test_auto_takes_the_model_that_fits(
     video: bool, name: str, pair: SpeechPair, listening: SpeechPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,7 +433,7 @@ def test_auto_takes_the_model_that_fits(
     assert asked == [name]
     assert report["requested"]["model"] == "auto"
     assert report["model"] == (pair if video else listening).name
-    assert report["architecture"]["architecture"] == name
+    assert report["architecture"]["architecture"] == (pair if video else listening).config.architecture
 
 
 # The command line
@@ -580,7 +580,7 @@ def light_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_noisy_video_is_its_own_video(
     tmp_path: Path, saved: Path, pair: SpeechPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With "auto", which then takes av-vae, and with a model that looks."""
+    """With "auto", which then takes vae-mm, and with a model that looks."""
     clip, report = write_video(tmp_path / "noisy.mp4"), tmp_path / "report.json"
     assert has_pictures(clip)
     assert run(monkeypatch, clip, "--model", saved, "--json", report) == 0
@@ -591,7 +591,7 @@ def test_a_noisy_video_is_its_own_video(
     asked: list[object] = []
     monkeypatch.setattr(zoo, "load", lambda wanted: asked.append(wanted) or pair)
     assert run(monkeypatch, clip, "--json", report) == 0
-    assert asked == ["av-vae"]
+    assert asked == ["vae-mm"]
     assert json.loads(report.read_text())["video"] == own["video"]
 
 

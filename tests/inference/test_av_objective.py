@@ -498,7 +498,7 @@ def chosen(callback: FrozenAudioPath, steps: Sequence[int]) -> list[bool]:
 
 
 def test_some_steps_freeze_and_a_resumed_run_freezes_the_same(fit: Fit) -> None:
-    """In each step exactly what is free moves; two epochs of four and the rest equal four, exactly (one process)."""
+    """In each step exactly what is free moves; two epochs of four and the rest equal four."""
     whole = fit("whole", 0.4, epochs=4)
     part = fit("parts", 0.4, epochs=4, callbacks=[StopAfter(1)])
     rest = fit("parts", 0.4, epochs=4, resume=True)

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes as if it had not stopped, it keeps the best weights, it writes nowhere else."""
+"""Training: it learns, it resumes as if never stopped, it keeps the best weights, it writes nowhere else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

