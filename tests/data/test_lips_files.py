@@ -143,7 +143,7 @@ def test_any_damage_is_told(tmp_path: Path, images: np.ndarray, name: str) -> No
 def test_contact_sheet_frames_what_is_not_valid(images: np.ndarray) -> None:
     reasons = np.array([0, 0, Reason.NO_FACE, 0, 0, 0], np.uint8)
     figure = contact_sheet(Lips(images, np.arange(6) / 25, reasons, 25), columns=4, title="s1")
-    assert "5 of 6 pictures" in figure.get_suptitle()
+    assert "5 of 6 video frames" in figure.get_suptitle()
     labels = [axes.get_xlabel() for axes in figure.axes]
     assert labels[:6] == ["", "", "no face", "", "", ""]
     figure.canvas.draw()

@@ -772,7 +772,7 @@ def test_an_impossible_component_is_as_if_it_were_not_there(factor: LatentFactor
     power, fitted = 4 * rand(N, F), noise()
     algorithm = vem_at(fitted, factor, 3, updates=(UpdateNoise(), update_gain, update_pi))
     if isinstance(factor, Structured):  # chains of its own: only averages over many draws are alike
-        chain = Chain(MALA(0.5), 250, 50, target_acceptance=0.57)
+        chain = Chain(MALA(0.5), 1000, 50, target_acceptance=0.57)
         algorithm = replace(algorithm, e_step=chain, final=chain)
     mixed, alone = run(algorithm, both, power), run(replace(algorithm, factor=Shared()), one, power)
     assert torch.equal(mixed.responsibilities[0], torch.zeros(N, dtype=torch.float64))
@@ -784,7 +784,7 @@ def test_an_impossible_component_is_as_if_it_were_not_there(factor: LatentFactor
         torch.testing.assert_close(mixed.z, alone.z)
         assert mixed.costs == pytest.approx(alone.costs)
     else:
-        assert (mixed.wiener_gain - alone.wiener_gain).abs().mean() < 0.05
+        assert (mixed.wiener_gain - alone.wiener_gain).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("factor", [Shared(4), Structured(4)], ids=lambda f: type(f).__name__)
