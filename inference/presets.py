@@ -67,7 +67,7 @@ def papers_hmc_mcem() -> MCEM:
 
 
 def default_mcem() -> MCEM:
-    """The schedule with the best results on validation speech; docs/decisions/inference.md has the comparisons.
+    """The schedule with the best results on validation speech; see docs/decisions/inference.md.
 
     Noise initialised by a quantile, with smooth activations (`avse.models.nmf`); no frame gain, since the
     speech model covers the level. Two chains per frame, initialised by the encoder at a first estimate of the

@@ -138,7 +138,7 @@ def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
         front_end = {**VERSION_1_FRONT_END, **front_end}
         if isinstance(front_end["stft"], Mapping):
             front_end["stft"] = {**VERSION_1_STFT, **front_end["stft"]}
-    if isinstance(lips, Mapping):
+    if isinstance(lips, Mapping) and lips.keys() <= VERSION_1_LIPS.keys():
         lips = {**VERSION_1_LIPS, **lips}
     migrated = {"algorithm": "mcem", **fields, "arguments": own, "lips": lips}
     return migrated if front_end is None else {**migrated, "front_end": front_end}

@@ -16,6 +16,7 @@ from avse.data.augmentation import (
     ColouredNoise,
     EqualiserAugmentation,
     LevelAugmentation,
+    LipAugmentation,
     ShapeAugmentation,
 )
 from avse.data.corpora.base import Corpus
@@ -192,16 +193,21 @@ def _visual_prior() -> Recipe:
 
 
 def _min_vae_v1() -> Recipe:
-    """From the A-VAE and the trunk of the AV-VAE; a third of the frames of the audio encoder is corrupted."""
-    visual = _v_vae()
+    """From the A-VAE and the trunk of the V-VAE; a third of the frames of the audio encoder is corrupted.
+
+    The lips are shown as pictures, as to the trained V-VAE.
+    """
+    visual, lips = _v_vae(), LipFrontEnd()
     return replace(
         visual,
         pair=replace(
             visual.pair,
             architecture="min-vae",
-            arguments={"version": 1, "latent_size": 32, "embedding_size": 96, "dropout": 0.3},
+            arguments={"version": 1, "latent_size": 32},
+            lips=lips,
             algorithm="mcem-branches",
         ),
+        augmentations=(LevelAugmentation(-15.0, 4.0), EqualiserAugmentation(1.0), LipAugmentation(lips)),
         settings=replace(visual.settings, max_epochs=20, patience=20, keep="last"),
         objective=visual_branch_mixed,
         corruption=ColouredNoise(share=1 / 3),
@@ -220,13 +226,17 @@ def _min_vae_v1() -> Recipe:
 
 
 def _min_vae_v2() -> Recipe:
-    """From the encoder of the A-VAE, decoder and prior network of the AV-VAE; the latter now encodes lips."""
-    first = _min_vae_v1()
-    arguments = {**first.pair.arguments, "version": 2, "visual_activation": "relu"}
+    """From the encoder of the A-VAE, decoder and prior network of the AV-VAE; the latter now encodes lips.
+
+    The lips are shown as shapes, as to the trained AV-VAE.
+    """
+    first, visual = _min_vae_v1(), _av_vae()
+    arguments = {**visual.pair.arguments, "version": 2, "visual_activation": "relu"}
     audio_init, _ = first.pretrained
     return replace(
         first,
-        pair=replace(first.pair, arguments=arguments),
+        pair=replace(first.pair, arguments=arguments, lips=visual.pair.lips),
+        augmentations=visual.augmentations,
         pretrained=(
             replace(audio_init, parts={k: v for k, v in audio_init.parts.items() if k.startswith("guide")}),
             PretrainedInit(
