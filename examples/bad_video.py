@@ -26,6 +26,7 @@ from scipy.stats import rankdata
 import avse
 from avse import zoo
 from avse.data.audio import read_audio
+from avse.data.augmentation import LipAugmentation
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.lips import read_lips
@@ -44,6 +45,13 @@ def drawn_mouths(args: argparse.Namespace) -> SpeechPair:
     recipe = RECIPES["vae-mm"]()
     heard, seen = recipe.pretrained
     pretrained = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
+    drawn = zoo.load("av-vae-synthetic").config  # a model of drawn mouths, which sees their pixels
+    arguments = {**recipe.pair.arguments, "second": drawn.arguments}
+    recipe = replace(
+        recipe,
+        pair=replace(recipe.pair, arguments=arguments, lips=drawn.lips),
+        augmentations=(LipAugmentation(drawn.lips, hidden=0.0),),
+    )
     settings = replace(recipe.settings, max_epochs=args.epochs, seed=args.seed)
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences)
     with tempfile.TemporaryDirectory() as folder:

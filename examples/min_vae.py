@@ -21,6 +21,7 @@ import torch
 import avse
 from avse import zoo
 from avse.data.audio import Samples, read_audio, resample
+from avse.data.augmentation import LipAugmentation
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.lips import Lips, read_lips
@@ -42,6 +43,13 @@ def trained_on_drawings(args: argparse.Namespace) -> SpeechPair:
     recipe = RECIPES["min-vae-v2"]()
     heard, seen = recipe.pretrained
     pretrained = (replace(heard, pair="a-vae"), replace(seen, pair="av-vae-synthetic"))
+    drawn = zoo.load("av-vae-synthetic").config  # a model of drawn mouths, which sees their pixels
+    arguments = {"version": 2, "latent_size": 32, "visual_activation": "relu"}
+    recipe = replace(
+        recipe,
+        pair=replace(recipe.pair, arguments=arguments, lips=drawn.lips),
+        augmentations=(*recipe.augmentations[:-1], LipAugmentation(drawn.lips)),
+    )
     settings = replace(recipe.settings, max_epochs=args.epochs, seed=args.seed)
     corpus = SyntheticCorpus(speakers=8, sentences=args.sentences)  # the eight voices that these parts know
     with tempfile.TemporaryDirectory() as folder:
