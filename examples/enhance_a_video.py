@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> None:
         video = args.video
 
     # Drawn mouths have a model of their own: real lips have not taught it, nor the other way round.
-    pair = avse.load(args.model or ("av-vae-synthetic" if args.video is None else "av-vae"))
+    pair = avse.load(args.model or ("av-vae-synthetic" if args.video is None else "vae-mm"))
     with progress_bar("enhancing") as progress:
         enhancement = avse.enhance(samples, rate, video=video, model=pair, seed=args.seed, progress=progress)
     view, track = pair.config.lips, enhancement.lips
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
     seen = enhancement.report["video"]
     print(f"{seen['pictures']} pictures, {seen['fps']:.4g} a second: {seen['reasons']}")
     print(f"lips are seen in {seen['frames_with_lips']:.0%} of the {len(track.valid)} frames of the sound")
-    print(f"a frame is shown {view.pictures} pictures, {view.spacing * 1000:.0f} ms apart")
+    print(f"the model is given {view.size} numbers of the lips with every frame")
     print(f"took {enhancement.report['real_time_factor']:.2f} of the recording's duration")
     for note in enhancement.report["notes"]:
         print(f"note: {note}")
