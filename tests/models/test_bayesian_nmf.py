@@ -152,7 +152,7 @@ def test_without_a_start_alpha_gives_z_a_wrong_shape() -> None:
     away = torch.stack([z[0] + 1e6, z[1]])
     further = torch.stack([z[0] + 1e9, z[1]])
     assert float(potential({"z": away})) == float(potential({"z": further}))
-    with pytest.raises(ValueError, match="start"):
+    with pytest.raises(ValueError, match="initial value"):
         nuts(model, {})
 
 
