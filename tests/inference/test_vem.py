@@ -95,17 +95,6 @@ class Mixture(SpeechModel):
         """The trace is two orders slower here."""
         return ClosedMixture(self)
 
-
-class ClosedMixture(ConditionedSpeech):
-    def __init__(self, model: "Mixture") -> None:
-        self.model = model
-
-    def __call__(self, z: Tensor) -> Evaluation:
-        model, alpha = self.model, torch.arange(len(self.model.pi)).reshape(-1, *[1] * (z.dim() - 1))
-        log_prior = dist.Normal(model.means[alpha], model.scales[alpha]).log_prob(z).sum(-1)
-        log_variance = (z.unsqueeze(-2) @ model.slopes[alpha]).squeeze(-2) + model.offsets[alpha]
-        return Evaluation(log_prior + model.log_pi[alpha], log_variance)
-
     def by_hand(self, a: int, z: Tensor, power: Tensor) -> tuple[float, list[float], float]:
         """log p(z | a), sigma_f and log p(power | z, a) in one frame, without the library."""
         log_prior = sum(
@@ -122,6 +111,17 @@ class ClosedMixture(ConditionedSpeech):
         ]
         log_likelihood = sum(-math.log(v) - float(p) / v for v, p in zip(sigma, power, strict=True))
         return log_prior, sigma, log_likelihood
+
+
+class ClosedMixture(ConditionedSpeech):
+    def __init__(self, model: "Mixture") -> None:
+        self.model = model
+
+    def __call__(self, z: Tensor) -> Evaluation:
+        model, alpha = self.model, torch.arange(len(self.model.pi)).reshape(-1, *[1] * (z.dim() - 1))
+        log_prior = dist.Normal(model.means[alpha], model.scales[alpha]).log_prob(z).sum(-1)
+        log_variance = (z.unsqueeze(-2) @ model.slopes[alpha]).squeeze(-2) + model.offsets[alpha]
+        return Evaluation(log_prior + model.log_pi[alpha], log_variance)
 
 
 def vae_mm(latents: int = L, values: int = A, spread: float = 1.0) -> Mixture:
@@ -303,7 +303,7 @@ def test_the_step_of_the_noise_written_out() -> None:
         H = H * torch.sqrt((W.T @ (target_power / V**2)) / (W.T @ (1 / V)))
     torch.testing.assert_close(result.variance(), (W @ H).T)
     torch.testing.assert_close(result.W.sum(-2), torch.ones(K, dtype=torch.float64))
-    assert torch.equal(result.gain, field.noise.frame_gain)
+    assert torch.equal(result.frame_gain, field.noise.frame_gain)
     # Negative control: without nu the target is another.
     point = replace(field, speech=WienerMoments(field.speech.gain, torch.zeros_like(field.power)))
     assert (UpdateNoise(rounds=2)(point, some_moments()).noise.variance() - (W @ H).T).abs().max() > 0.01
