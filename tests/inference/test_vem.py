@@ -1069,7 +1069,7 @@ def test_a_structured_factor_asks_each_component_for_its_own_z_alone() -> None:
     slow = replace(story, speech=traced(model, visual))
     calls: list[None] = []
     for component in (model.first, model.second):
-        component.decoder.register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[operator, union-attr]
+        component.decoder.trunk[0].register_forward_hook(lambda *ignored: calls.append(None))  # type: ignore[operator, union-attr]
     density = target(Structured(), story, power, r)(z)
     assert len(calls) == 2
     torch.testing.assert_close(density, target(Structured(), slow, power, r)(z), rtol=1e-10, atol=1e-10)
