@@ -136,8 +136,8 @@ def enhance(
     """Enhance a noisy recording.
 
     Args:
-        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale works), int16 or int32; a tensor
-            of them, which may be (C, T); or a sound file.
+        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale up to 1e30 works), int16 or
+            int32; a tensor of them, which may be (C, T); or a sound file, (T,) if it has one channel.
         sample_rate: Hz, needed for samples. Speech above half the model's rate is not modelled and is
             removed.
         video: the speaker's face: a video file; or lips that are cropped already: a file, an array
@@ -167,7 +167,8 @@ def enhance(
         checked_device(device)
     if isinstance(x, str | Path):
         audio = read_audio(x)
-        x, sample_rate = audio.samples, audio.sample_rate
+        mono = audio.samples.shape[1] == 1
+        x, sample_rate = audio.samples[:, 0] if mono else audio.samples, audio.sample_rate
     if sample_rate is None:
         raise InputError("samples without a sample rate: give sample_rate in Hz")
     pair, lips = pair_and_lips(model, video, fps, video_offset)

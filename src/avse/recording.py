@@ -33,6 +33,10 @@ SEGMENT = 30.0
 """Longest segment, seconds."""
 OVERLAP = 1.0
 """Cross-fade between segments, seconds."""
+MIN_SAMPLE_RATE = 1000
+"""Hz."""
+MAX_SAMPLE = 1e30
+"""Samples past it have no spectrum in single precision."""
 MAX_PEAK = 1e4
 """Samples past it are divided by their peak before their squares are taken in single precision."""
 SAMPLE_TYPES = (np.int16, np.int32)
@@ -206,15 +210,14 @@ def checked_sample_rate(sample_rate: Any) -> int:
     Raises:
         InputError: not a whole number of Hz, or less than 1000.
     """
+    message = f"sample rate {sample_rate} Hz: give a whole number, at least {MIN_SAMPLE_RATE} Hz"
     try:
-        rate = float(sample_rate)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"sample rate {sample_rate!r}: give a whole number of Hz") from error
-    if not np.isfinite(rate) or rate != round(rate):
-        raise InputError(f"sample rate {sample_rate!r} Hz: give a whole number")
-    if rate < 1000:
-        raise InputError(f"sample rate {sample_rate} Hz: give at least 1000 Hz")
-    return checked_rate(round(rate))
+        rate = checked_rate(sample_rate)
+    except InputError as error:
+        raise InputError(message) from error
+    if rate < MIN_SAMPLE_RATE:
+        raise InputError(message)
+    return rate
 
 
 def is_channels_first(x: Any) -> bool:
@@ -251,6 +254,8 @@ def checked_samples(x: Any) -> NDArray[np.floating[Any]]:
         raise InputError(f"samples of type {samples.dtype}: give floats, int16 or int32")
     if not np.isfinite(samples).all():
         raise InputError("samples contain NaN or infinite values: repair or cut them out first")
+    if np.abs(samples).max() > MAX_SAMPLE:
+        raise InputError(f"samples beyond {MAX_SAMPLE:g}: divide them by their peak first")
     return samples.astype(np.float32) if samples.dtype == np.float16 else samples
 
 

@@ -110,7 +110,7 @@ def test_integer_samples_are_read_as_full_scale() -> None:
         (np.zeros((2, 100)), RATE, "not .C, T."),
         (np.array([0.0, np.nan]), RATE, "NaN"),
         (np.array([0.0, np.inf]), RATE, "infinite"),
-        (np.array(["a"]), RATE, "give floats"),
+        (np.array(["a"]), RATE, "give floats, int16 or int32"),
         (np.zeros(100), 0, "1000 Hz"),
     ],
 )
