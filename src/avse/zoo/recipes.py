@@ -220,7 +220,7 @@ def _min_vae_v1() -> Recipe:
                     "guide.encoder": "guide.branches.1.encoder",
                 },
             ),
-            PretrainedInit("av-vae", {"model.lips": "guide.branches.0.lips"}),
+            PretrainedInit("v-vae", {"guide.lips": "guide.branches.0.lips"}),
         ),
     )
 
