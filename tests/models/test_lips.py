@@ -208,7 +208,7 @@ def test_change_from_picture_to_picture() -> None:
 
 
 def test_a_watchful_map_sees_a_still_mouth_whatever_it_looks_like() -> None:
-    """Concat what the linear map makes of the pictures stands their change."""
+    """The change of the video frames is concatenated with the output of the linear map."""
     layers = motion_mlp(5, 3, E, features=2)
     still = torch.randn(7, 1, 25).expand(7, 3, 25).flatten(1)
     beside = layers[0](still)
