@@ -140,6 +140,150 @@ def metrics_figure(systems: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
+def em_figure(
+    exact: Sequence[float],
+    sampled: Sequence[float],
+    truth: float,
+    draws: Tensor,
+    mean: Tensor,
+    covariance: Tensor,
+) -> Figure:
+    """EM with draws beside exact EM: log evidence, its difference between the two, and one posterior.
+
+    Args:
+        exact: log evidence per frame before every iteration of exact EM, nats.
+        sampled: the same of EM with draws.
+        truth: log evidence per frame of the parameters that the data was drawn with.
+        draws: of a two-dimensional z, (D, 2).
+        mean: of the exact posterior, (2,).
+        covariance: of the exact posterior, (2, 2).
+    """
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    both = slice(0, min(len(exact), len(sampled)))
+    left.plot(exact, "o", color=SPEECH, markerfacecolor="none", label="exact E-step")
+    left.plot(sampled, color=NOISE, label="E-step with draws")
+    left.axhline(truth, color="black", linestyle=":", label="true parameters")
+    left.set(title="log evidence", xlabel="iteration", ylabel="log p(s) per frame (nats)")
+    left.set_ylim(truth - 2, max(*exact, truth) + 0.2)
+    left.legend(frameon=False)
+    gap = np.asarray(sampled)[both] - np.asarray(exact)[both]
+    middle.plot(gap, ".-", color=NOISE)
+    middle.axhline(0, color="black", linewidth=0.8)
+    middle.set(title="draws minus exact", xlabel="iteration", ylabel="difference per frame (nats)")
+    for deviations in (1, 2):
+        ellipse = ellipse_points(mean.numpy(), covariance.numpy(), deviations)
+        right.plot(*ellipse.T, color=SPEECH, label="exact, 1 and 2 std" if deviations == 1 else None)
+    right.plot(*draws.numpy().T, ".", alpha=0.3, color=NOISE, label="draws", zorder=0)
+    right.set(title="posterior of z, first frame", xlabel="$z_1$", ylabel="$z_2$", aspect="equal")
+    right.margins(y=0.2)
+    right.legend(loc="upper center", frameon=False, ncols=2)
+    for axes in (left, middle):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def ellipse_points(
+    mean: NDArray[np.floating], covariance: NDArray[np.floating], deviations: float, count: int = 200
+) -> NDArray[np.floating]:
+    """Points (count, 2) at a Mahalanobis distance of `deviations` from the mean of a normal in the plane."""
+    angle = np.linspace(0, 2 * np.pi, count)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    return mean + (deviations * np.linalg.cholesky(covariance) @ circle).T
+
+
+def bounds_figure(histories: dict[str, Sequence[dict[str, float]]], title: str = "") -> Figure:
+    """Validation ELBO per frame of several training runs against the epoch.
+
+    The first epoch is left out where others follow: its bound is far from theirs and would set the scale.
+    """
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, history in histories.items():
+        kept = [row for row in (history[1:] if len(history) > 1 else history) if "validation_loss" in row]
+        epochs = [row["epoch"] + 1 for row in kept]
+        axes.plot(epochs, [-row["validation_loss"] for row in kept], ".-", label=name)
+    axes.set(title=title, xlabel="epoch", ylabel="validation ELBO per frame (nats)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
+
+
+def grouped_bars_figure(
+    series: dict[str, Sequence[float]], groups: Sequence[str], ylabel: str, legend_title: str = ""
+) -> Figure:
+    """Bars of every series side by side in each group, with their values above them.
+
+    Args:
+        series: name -> a value for each group.
+        groups: names of the groups, on the horizontal axis.
+        ylabel: quantity and unit.
+        legend_title: what the series differ in.
+    """
+    figure = Figure(figsize=(2.5 + 1.8 * len(groups), 3.6), layout="constrained")
+    axes = figure.add_subplot(ylabel=ylabel)
+    width = 0.8 / len(series)
+    for index, (name, values) in enumerate(series.items()):
+        middle = np.arange(len(groups)) + width * (index - (len(series) - 1) / 2)
+        bars = axes.bar(middle, values, width=0.92 * width, label=name)
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.margins(y=0.12)
+    figure.legend(title=legend_title, loc="outside right upper", frameon=False)
+    return figure
+
+
+def efficiency_figure(rates: dict[str, float], rhats: dict[str, float], limit: float = 1.1) -> Figure:
+    """Effective draws per second of samplers beside the R-hat of their chains.
+
+    Where R-hat is above the limit the chains have not converged and the ESS means nothing: no bar is drawn.
+
+    Args:
+        rates: name -> bulk ESS per second.
+        rhats: name -> R-hat.
+        limit: of R-hat.
+    """
+    figure = Figure(figsize=(9, 0.8 + 0.5 * len(rates)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = list(rates)
+    good = [rhats[name] < limit for name in names]
+    left.barh(
+        names, [rhats[name] - 1 for name in names], left=1, color=[SPEECH if g else NOISE for g in good]
+    )
+    left.axvline(limit, color="black", linestyle="--", linewidth=0.8)
+    left.bar_label(left.containers[0], labels=[f"{rhats[name]:.2f}" for name in names], padding=3)
+    left.set(xlabel=f"R-hat (dashed: {limit:g})", title="do the chains agree?")
+    bars = right.barh(
+        names, [rates[name] if g else 0 for name, g in zip(names, good, strict=True)], color=SPEECH
+    )
+    labels = [f"{rates[name]:.2g}" if g else "not converged" for name, g in zip(names, good, strict=True)]
+    right.bar_label(bars, labels=labels, padding=3)
+    right.set(xlabel="effective draws per second", title="how fast?")
+    left.invert_yaxis()
+    for axes in (left, right):
+        axes.margins(x=0.25)
+    if not any(good):
+        right.set_xlim(0, 1)
+    return figure
+
+
+def draw_intervals(
+    axes: Axes,
+    at: Tensor | NDArray[np.floating],
+    lower: Tensor | NDArray[np.floating],
+    median: Tensor | NDArray[np.floating],
+    upper: Tensor | NDArray[np.floating],
+    truth: Tensor | NDArray[np.floating],
+    label: str = "posterior",
+    probability: float = 0.9,
+) -> None:
+    """Credible intervals, their median and the truth, each (N,), against `at` (N,)."""
+    axes.fill_between(at, lower, upper, color=SPEECH, alpha=0.3, label=f"{label}, {probability:.0%} interval")
+    axes.plot(at, median, color=SPEECH, label=f"{label}, median")
+    axes.plot(at, truth, color="black", linewidth=1, label="truth")
+
+
 def check_figure_format(path: Path) -> None:
     """Raise `InputError` unless matplotlib can write files of this suffix."""
     from matplotlib.backend_bases import FigureCanvasBase
