@@ -29,6 +29,8 @@ METRIC_NAMES = {
     "estoi": "extended STOI",
 }
 SPEECH, NOISE = "#1b6ca8", "#c0504d"
+SERIES = (NOISE, SPEECH, "#6aa84f", "#8a6fd1")
+"""Colours of systems that are compared."""
 
 
 def level_db(power: Tensor | NDArray[np.floating]) -> NDArray[np.floating]:
@@ -266,6 +268,48 @@ def efficiency_figure(rates: dict[str, float], rhats: dict[str, float], limit: f
     if not any(good):
         right.set_xlim(0, 1)
     return figure
+
+
+def improvement_figure(
+    gains: dict[str, dict[str, NDArray[np.floating]]],
+    levels: Sequence[float],
+    title: str = "",
+) -> Figure:
+    """Mean improvements of systems against the input's level, above their paired differences.
+
+    Under each panel: the second system minus every other one, clip by clip, with standard errors.
+
+    Args:
+        gains: metric -> system -> improvement of every clip, (levels, clips).
+        levels: of speech over noise, dB.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(4.8 * len(gains), 6.8), layout="constrained")
+    grid = figure.subplots(2, len(gains), sharex=True, height_ratios=(3, 2), squeeze=False)
+    for (top, bottom), (metric, systems) in zip(grid.T, gains.items(), strict=True):
+        names = list(systems)
+        for name, colour, style in zip(names, SERIES, ("s-", "o-", "o:", "^-"), strict=False):
+            top.plot(levels, systems[name].mean(-1), style, color=colour, label=name)
+            if name != names[1]:
+                mean, error = mean_and_error(systems[names[1]] - systems[name])
+                label = f"{names[1]} minus {name}"
+                bottom.errorbar(levels, mean, error, fmt=style, color=colour, capsize=3, label=label)
+        top.set(title=METRIC_NAMES.get(metric, metric), ylabel="improvement", xticks=levels)
+        bottom.set(xlabel="level of the input (dB)", ylabel="difference")
+        for axes in (top, bottom):
+            axes.axhline(0, color="black", linewidth=0.8)
+    above, below = (axes.get_legend_handles_labels() for axes in grid[:, 0])
+    head = figure.legend(*above, title=title, loc="outside upper center", ncols=3, frameon=False)
+    head.get_title().set_multialignment("center")
+    figure.legend(*below, loc="outside lower center", ncols=1, frameon=False)
+    return figure
+
+
+def mean_and_error(values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Mean and standard error over the last dimension, (*, clips) -> (*); of one clip the error is NaN."""
+    count = values.shape[-1]
+    spread = values.std(-1, ddof=1) if count > 1 else np.full(values.shape[:-1], np.nan)
+    return values.mean(-1), spread / np.sqrt(count)
 
 
 def draw_intervals(

@@ -13,7 +13,6 @@ from matplotlib.image import imread
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ARGUMENTS = {
-    "bad_video.py": ["--speakers", "3", "--sentences", "1", "--epochs", "1", "--figure", "figure.png"],
     "compare_samplers.py": [
         "--seconds",
         "0.3",
@@ -43,7 +42,6 @@ ARGUMENTS = {
     "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
 WRITES = {
-    "bad_video.py": ["figure.png"],
     "compare_samplers.py": ["figure.png"],
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
@@ -72,6 +70,7 @@ VIDEOS = {
 
 def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
+    monkeypatch.delenv("AVSE_DATA", raising=False)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -121,4 +120,27 @@ def test_every_example_is_listed_and_short() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == set(ARGUMENTS) | set(VIDEOS)
     for name in names:
-        assert len((EXAMPLES / name).read_text().splitlines()) < 150, name
+        source = (EXAMPLES / name).read_text()
+        assert len(source.splitlines()) < 100, name
+        assert "avse.cli" not in source, name
+
+
+def test_bad_video_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="give a video, or set AVSE_DATA"):
+        run_example("bad_video.py", [], tmp_path, monkeypatch)
+
+
+def test_default_clips_are_of_validation_speakers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither speakers that models were trained on nor those that are kept for tests."""
+    lines = ["path,kind,speaker_or_type,split"]
+    for speaker, split in {"s1": "validation", "s4": "train", "s30": "test"}.items():
+        lines.append(f"grid/{speaker}/a.mkv,av,{speaker},{split}")
+    lines += [
+        f"grid/{speaker}/{k}.mkv,av,{speaker},validation" for speaker in ("s32", "s3") for k in range(8)
+    ]
+    (tmp_path / "splits.csv").write_text("\n".join(lines))
+    monkeypatch.setenv("AVSE_DATA", str(tmp_path))
+    clip = runpy.run_path(str(EXAMPLES / "bad_video.py"))["default_clip"]()
+    assert clip == tmp_path / "grid/s3/0.mkv"
+    clips = runpy.run_path(str(EXAMPLES / "lips_help_at_low_snr.py"))["default_clips"](tmp_path)
+    assert clips == [tmp_path / f"grid/{speaker}/{k}.mkv" for speaker in ("s3", "s32") for k in (0, 2, 4, 6)]
