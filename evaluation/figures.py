@@ -1,15 +1,16 @@
 """Figures of an enhancement and of a training run. Each function returns a matplotlib figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from avse.data.errors import InputError
@@ -98,12 +99,20 @@ def enhancement_figure(
     return figure
 
 
+def without_first_epochs(history: Sequence[dict[str, float]]) -> Sequence[dict[str, float]]:
+    """The history less its first third, at least one epoch, whose bounds are far off and would set the scale.
+
+    A history of one epoch is left as it is.
+    """
+    return history[max(1, len(history) // 3) :] if len(history) > 1 else history
+
+
 def training_figure(history: Sequence[dict[str, float]], title: str = "") -> Figure:
     """Minus the evidence lower bound a frame against the epoch, training and validation.
 
-    The first epoch is left out where others follow: its bound is far from theirs and would set the scale.
+    The first epochs are left out, see `without_first_epochs`.
     """
-    history = history[1:] if len(history) > 1 else history
+    history = without_first_epochs(history)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for key, label, colour in (
@@ -197,12 +206,12 @@ def ellipse_points(
 def bounds_figure(histories: dict[str, Sequence[dict[str, float]]], title: str = "") -> Figure:
     """Validation ELBO per frame of several training runs against the epoch.
 
-    The first epoch is left out where others follow: its bound is far from theirs and would set the scale.
+    The first epochs are left out, see `without_first_epochs`.
     """
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, history in histories.items():
-        kept = [row for row in (history[1:] if len(history) > 1 else history) if "validation_loss" in row]
+        kept = [row for row in without_first_epochs(history) if "validation_loss" in row]
         epochs = [row["epoch"] + 1 for row in kept]
         axes.plot(epochs, [-row["validation_loss"] for row in kept], ".-", label=name)
     axes.set(title=title, xlabel="epoch", ylabel="validation ELBO per frame (nats)")
@@ -212,27 +221,30 @@ def bounds_figure(histories: dict[str, Sequence[dict[str, float]]], title: str =
 
 
 def grouped_bars_figure(
-    series: dict[str, Sequence[float]], groups: Sequence[str], ylabel: str, legend_title: str = ""
+    panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], legend_title: str = ""
 ) -> Figure:
-    """Bars of every series side by side in each group, with their values above them.
+    """Panels of bars, those of every series side by side in each group.
 
     Args:
-        series: name -> a value for each group.
-        groups: names of the groups, on the horizontal axis.
-        ylabel: quantity and unit.
+        panels: quantity and unit -> name of the series -> a value for each group.
+        groups: names of the groups, on the horizontal axes.
         legend_title: what the series differ in.
     """
-    figure = Figure(figsize=(2.5 + 1.8 * len(groups), 3.6), layout="constrained")
-    axes = figure.add_subplot(ylabel=ylabel)
-    width = 0.8 / len(series)
-    for index, (name, values) in enumerate(series.items()):
-        middle = np.arange(len(groups)) + width * (index - (len(series) - 1) / 2)
-        bars = axes.bar(middle, values, width=0.92 * width, label=name)
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
-    axes.set_xticks(range(len(groups)), groups)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.margins(y=0.12)
-    figure.legend(title=legend_title, loc="outside right upper", frameon=False)
+    figure = Figure(figsize=((1.5 + 0.8 * len(groups)) * len(panels), 3.8), layout="constrained")
+    for axes, (quantity, series) in zip(
+        figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True
+    ):
+        width = 0.8 / len(series)
+        for index, (name, values) in enumerate(series.items()):
+            middle = np.arange(len(groups)) + width * (index - (len(series) - 1) / 2)
+            axes.bar(middle, values, width=0.92 * width, label=name)
+        axes.set_xticks(range(len(groups)), groups)
+        axes.set(title=quantity)
+        axes.axhline(0, color="black", linewidth=0.8)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        *handles, title=legend_title, loc="outside lower center", ncols=len(handles[0]), frameon=False
+    )
     return figure
 
 
@@ -254,7 +266,8 @@ def efficiency_figure(rates: dict[str, float], rhats: dict[str, float], limit: f
         names, [rhats[name] - 1 for name in names], left=1, color=[SPEECH if g else NOISE for g in good]
     )
     left.axvline(limit, color="black", linestyle="--", linewidth=0.8)
-    left.bar_label(left.containers[0], labels=[f"{rhats[name]:.2f}" for name in names], padding=3)
+    plain = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    left.bar_label(left.containers[0], labels=[f"{rhats[name]:.2f}" for name in names], padding=4, bbox=plain)
     left.set(xlabel=f"R-hat (dashed: {limit:g})", title="do the chains agree?")
     bars = right.barh(
         names, [rates[name] if g else 0 for name, g in zip(names, good, strict=True)], color=SPEECH
@@ -312,20 +325,52 @@ def mean_and_error(values: NDArray[np.floating]) -> tuple[NDArray[np.floating], 
     return values.mean(-1), spread / np.sqrt(count)
 
 
-def draw_intervals(
-    axes: Axes,
-    at: Tensor | NDArray[np.floating],
-    lower: Tensor | NDArray[np.floating],
-    median: Tensor | NDArray[np.floating],
-    upper: Tensor | NDArray[np.floating],
-    truth: Tensor | NDArray[np.floating],
-    label: str = "posterior",
-    probability: float = 0.9,
-) -> None:
-    """Credible intervals, their median and the truth, each (N,), against `at` (N,)."""
-    axes.fill_between(at, lower, upper, color=SPEECH, alpha=0.3, label=f"{label}, {probability:.0%} interval")
-    axes.plot(at, median, color=SPEECH, label=f"{label}, median")
-    axes.plot(at, truth, color="black", linewidth=1, label="truth")
+class Intervals(NamedTuple):
+    """Credible intervals and the truth at N places, for a panel of `intervals_figure`.
+
+    Attributes:
+        xlabel: what the places are, with their unit.
+        at: the places, (N,).
+        lower, median, upper: of the posterior, (N,).
+        truth: (N,).
+        title: of the panel.
+        others: further estimates by name, (N,) each.
+    """
+
+    xlabel: str
+    at: ArrayLike
+    lower: ArrayLike
+    median: ArrayLike
+    upper: ArrayLike
+    truth: ArrayLike
+    title: str = ""
+    others: Mapping[str, ArrayLike] = MappingProxyType({})
+
+
+def intervals_figure(panels: Sequence[Intervals], ylabel: str, probability: float = 0.9) -> Figure:
+    """Credible intervals, their medians and the truth, a panel under the other.
+
+    All of the truth is shown, but for levels more than 80 below its highest.
+    """
+    figure = Figure(figsize=(9, max(4.0, 1.9 * len(panels))), layout="constrained")
+    shared = len({panel.xlabel for panel in panels}) == 1
+    for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        lower, upper, truth = (np.asarray(own) for own in (panel.lower, panel.upper, panel.truth))
+        axes.fill_between(
+            panel.at, lower, upper, color=SPEECH, alpha=0.3, label=f"{probability:.0%} interval"
+        )
+        axes.plot(panel.at, panel.median, color=SPEECH, label="posterior median")
+        for (name, values), colour in zip(panel.others.items(), SERIES, strict=False):
+            axes.plot(panel.at, values, "--", color=colour, label=name)
+        axes.plot(panel.at, truth, color="black", linewidth=1, label="truth")
+        shown = np.concatenate([lower, upper, truth.clip(truth.max() - 80)])
+        axes.set(title=panel.title, ylabel=ylabel, ylim=(shown.min() - 1, shown.max() + 1))
+        axes.margins(x=0)
+        if not shared or panel is panels[-1]:
+            axes.set_xlabel(panel.xlabel)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=len(handles[0]), frameon=False)
+    return figure
 
 
 def check_figure_format(path: Path) -> None:

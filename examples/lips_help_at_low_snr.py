@@ -3,10 +3,10 @@
     AVSE_DATA=/path/to/recordings python examples/lips_help_at_low_snr.py     # takes about ten minutes
     python examples/lips_help_at_low_snr.py --clips clean1.mp4 clean2.mp4 ... --figure lips_help.png
 
-The lesson: compare clip by clip, with standard errors, and with a control, the same lips played backwards:
-the same mouth saying something else. Where the default does better with the true lips, it reads them; where
-it does better than the A-VAE, they help. Expect help in loud noise only, and backward lips that cost little,
-since the default trusts lips as far as they fit the sound.
+The lesson: compare clip by clip, with standard errors, in more than one metric, and with a control, the same
+lips played backwards. Where the default does better with the true lips than with those, it reads them; where
+it does better than the A-VAE, they help. On the default clips, in pink noise, lips add 0.08 of STOI at -10 dB
+and 0.02 at 5 dB, and take 0.3 to 0.6 dB of SI-SDR; backward lips cost 2 to 5 dB. docs/results.md has others.
 
 The default clips are eight of GRID's speakers s3 and s32: no shipped model was trained on them, but settings
 were chosen on them. Without AVSE_DATA, drawn mouths and a model of their own take their place; they show how
