@@ -1,16 +1,16 @@
 """Do lips help, and when? The improvement by sound alone and by sound and lips, against the input's level.
 
-    AVSE_DATA=/path/to/recordings python examples/lips_help_at_low_snr.py     # takes about ten minutes
+    AVSE_DATA=/path/to/recordings python examples/lips_help_at_low_snr.py       # takes some minutes
     python examples/lips_help_at_low_snr.py --clips clean1.mp4 clean2.mp4 ... --figure lips_help.png
 
 The lesson: compare clip by clip, with standard errors, in more than one metric, and with a control, the same
 lips played backwards. Where the default does better with the true lips than with those, it reads them; where
-it does better than the A-VAE, they help. On the default clips, in pink noise, lips add 0.08 of STOI at -10 dB
-and 0.02 at 5 dB, and take 0.3 to 0.6 dB of SI-SDR; backward lips cost 2 to 5 dB. docs/results.md has others.
+it does better than the A-VAE, they help. On the default clips in pink noise lips add 0.08 of STOI at -10 dB
+and 0.02 at 5 dB, and take 0.3 to 0.6 dB of SI-SDR; in a crowd they add 0.085 and 1.6 dB at -10 dB. Lips that
+are played backwards cost 2 to 5 dB.
 
 The default clips are eight of GRID's speakers s3 and s32: no shipped model was trained on them, but settings
-were chosen on them. Without AVSE_DATA, drawn mouths and a model of their own take their place; they show how
-the comparison works, and nothing about real lips.
+were chosen on them. Without AVSE_DATA, drawn mouths with a model of their own show how the comparison works.
 """
 
 import argparse

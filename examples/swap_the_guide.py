@@ -46,10 +46,10 @@ class SecondLook(AudioGuide):
         return dist.Normal(guess + change.mean, change.scale).to_event(1)
 
 
-def improvement(pair: SpeechPair, corpus: SyntheticCorpus, voices: int, seed: int) -> float:
-    """Mean SI-SDR that enhancement adds to a sentence of each test voice, dB."""
+def improvement(pair: SpeechPair, corpus: SyntheticCorpus, seed: int) -> float:
+    """Mean SI-SDR that enhancement adds to a sentence of each of seven test voices, dB."""
     rate, gains = pair.stft.sample_rate, []
-    for index, utterance in enumerate(corpus.utterances("test")[:: corpus.sentences][:voices]):
+    for index, utterance in enumerate(corpus.utterances("test")[:: corpus.sentences][:7]):
         clean = resample(*utterance.load_audio(), rate)
         noisy, _ = mix(clean, pink_noise(len(clean), np.random.default_rng((seed, index))), level_db=0.0)
         enhanced = avse.enhance(noisy, rate, model=pair, seed=seed).speech
@@ -61,7 +61,6 @@ def main(args: argparse.Namespace) -> None:
     pair = SpeechPair(PairConfig("a-vae", {}, FrontEnd()))
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences, seed=args.seed)
     data = FrameDataModule([corpus], pair.config.front_end, cache=args.out / "spectra", seed=args.seed)
-    frames = data.frames("train").power
     settings = TrainingSettings(max_epochs=args.epochs, kl_warmup=200, gradient_norm=200.0, seed=args.seed)
     guides = {
         "one glance": lambda _: AudioGuide(LogPower(BINS), GaussianEncoder(BINS, [2 * HIDDEN], LATENTS)),
@@ -72,14 +71,14 @@ def main(args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         decoder = SpectrumDecoder(LATENTS, [HIDDEN], BINS)
         model, guide = AVAE(StandardNormal(LATENTS), decoder), make(decoder)
-        model.fit_scales(frames)
-        guide.fit_scales(frames)
+        model.fit_scales(data.frames("train").power)
+        guide.fit_scales(data.frames("train").power)
         svi = SVI(model, guide, settings, augmentations=[LevelAugmentation()])
         report = train(svi, data, args.out / name.replace(" ", "-"))
         histories[name] = report.history
         pair.model, pair.guide = model, guide
         pair.modules().requires_grad_(False)
-        gain = improvement(pair, corpus, args.voices, args.seed)
+        gain = improvement(pair, corpus, args.seed)
         print(f"{name}: {report.validation_elbo:.1f} nats a frame, SI-SDR {gain:+.1f} dB")
     if args.figure is not None:
         write_figure(args.figure, bounds_figure(histories, "two guides, one model"))
@@ -91,7 +90,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--speakers", type=int, default=42)
     result.add_argument("--sentences", type=int, default=4)
     result.add_argument("--epochs", type=int, default=15)
-    result.add_argument("--voices", type=int, default=7, help="to enhance")
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--figure", type=Path)
     return result
