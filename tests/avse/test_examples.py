@@ -37,7 +37,6 @@ ARGUMENTS = {
     ],
     "swap_the_guide.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--figure", "figure.png"],
     "swap_the_prior.py": [*("--seconds", "0.5", "--algorithms", "mcem", "vem"), *("--figure", "figure.png")],
-    "min_vae.py": ["--sentences", "1", "--epochs", "1", "--figure", "figure.png"],
     "train_a_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
     "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
@@ -51,7 +50,6 @@ WRITES = {
     "inspect_the_posterior.py": ["figure.png", "sounds/sound_0.wav"],
     "swap_the_guide.py": ["figure.png", "runs/swap-the-guide/second-look/report.json"],
     "swap_the_prior.py": ["figure.png"],
-    "min_vae.py": ["figure.png"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
     "train_av_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
 }
@@ -63,7 +61,7 @@ VIDEOS = {
     "bad_video.py": ["clip.mkv", "--figure", "figure.png"],
     "enhance_a_video.py": ["clip.mkv", *ARGUMENTS["enhance_a_video.py"]],
     "lips_help_at_low_snr.py": ["--clips", "clip.mkv", "--levels", "0", "--noise", "clip.mkv"],
-    "min_vae.py": ["clip.mkv", "--noise", "clip.mkv", "--figure", "figure.png"],
+    "min_vae.py": ["clip.mkv", "--levels", "0", "--figure", "figure.png"],
     "speech_from_lips.py": ["clip.mkv", "--out", "."],
 }
 
@@ -125,9 +123,12 @@ def test_every_example_is_listed_and_short() -> None:
         assert "avse.cli" not in source, name
 
 
-def test_bad_video_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match="give a video, or set AVSE_DATA"):
-        run_example("bad_video.py", [], tmp_path, monkeypatch)
+@pytest.mark.parametrize("name", ["bad_video.py", "min_vae.py"])
+def test_an_example_without_recordings_says_what_it_needs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=r"give .*, or set AVSE_DATA"):
+        run_example(name, [], tmp_path, monkeypatch)
 
 
 def test_default_clips_are_of_validation_speakers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,5 +143,6 @@ def test_default_clips_are_of_validation_speakers(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("AVSE_DATA", str(tmp_path))
     clip = runpy.run_path(str(EXAMPLES / "bad_video.py"))["default_clip"]()
     assert clip == tmp_path / "grid/s3/0.mkv"
-    clips = runpy.run_path(str(EXAMPLES / "lips_help_at_low_snr.py"))["default_clips"](tmp_path)
-    assert clips == [tmp_path / f"grid/{speaker}/{k}.mkv" for speaker in ("s3", "s32") for k in (0, 2, 4, 6)]
+    expected = [tmp_path / f"grid/{speaker}/{k}.mkv" for speaker in ("s3", "s32") for k in (0, 2, 4, 6)]
+    assert runpy.run_path(str(EXAMPLES / "lips_help_at_low_snr.py"))["default_clips"](tmp_path) == expected
+    assert runpy.run_path(str(EXAMPLES / "min_vae.py"))["default_clips"]() == expected
