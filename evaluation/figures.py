@@ -95,6 +95,7 @@ def enhancement_figure(
         ylabel="cost per bin (nats)",
         xlim=(1, max(2, len(costs))),
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title)
     return figure
 

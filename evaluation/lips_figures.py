@@ -178,7 +178,6 @@ def _draw_curves(axes: Axes, track: LipTrack, duration: float) -> None:
         axes.plot(time, curve, linewidth=1, label=name.replace("_", " "))
     low, high = axes.get_ylim()
     axes.fill_between(time, low, high, where=~valid, color=INVALID, step="mid")
-    axes.legend(loc="upper right", fontsize=7, ncols=2)
-    axes.set(
-        xlim=(0, duration), yticks=[], xlabel="time (s)", title="shape of the mouth, as the model sees it"
-    )
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=2, frameon=False)
+    title = "shape of the mouth, as the model sees it; red: no lips seen"
+    axes.set(xlim=(0, duration), yticks=[], xlabel="time (s)", title=title)

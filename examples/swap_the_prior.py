@@ -8,7 +8,7 @@ densities off a trace of it and enumerate alpha by themselves; none knows a mode
 decoder was trained with N(0, I), and on one clip differences of half a decibel are chance.
 
 The papers' schedule ("paper") may print a higher SI-SDR than the default here. Over 47 mixtures of six
-noises it is 0.4 dB below it, and below it in PESQ and STOI (docs/results.md). On this clip most of the
+noises it was 0.4 dB below it, and below it in PESQ and STOI (docs/results.md). On this clip most of the
 difference comes from the random initial value of its noise: the default with that value and no gain floor
 gains 8.0 dB in place of 5.7 dB. And with the papers' schedule STOI falls by 0.035, where with the default it
 rises by 0.021.
