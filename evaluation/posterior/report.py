@@ -330,8 +330,8 @@ def _tables(summary: PosteriorSummary) -> list[Table]:
     ):
         if values is not None:
             levels = values.new_tensor([0.05, 0.5, 0.95])
-            quantiles = values.flatten().nanquantile(levels).tolist()
-            sampler.rows.append([name, *(_number(value, 3) for value in quantiles), note])
+            quantile_values = values.flatten().nanquantile(levels).tolist()
+            sampler.rows.append([name, *(_number(value, 3) for value in quantile_values), note])
     events = Table("Failures", ["event", "value"])
     if diagnosis.diverged is not None:
         events.rows.append(["divergent transitions", f"{_share(diagnosis.diverged):.2%}"])
