@@ -60,8 +60,8 @@ class VisualWeight:
         snr_slope: width of the transition in dB.
         window: number of frames over which the signal-to-noise ratio is averaged.
         min_shift: smallest shift in frames at which lips and sound are compared as a control.
-        synchrony_snr: audio-only signal-to-noise ratio in dB above which lips that do not match the sound lower
-            the weight.
+        synchrony_snr: audio-only signal-to-noise ratio in dB above which lips that do not match the sound
+            lower the weight.
     """
 
     max_weight: float = 0.8
