@@ -1,4 +1,4 @@
-"""Mixture models on talking faces: corrupted lips, noisy encoder input, and how well alpha detects the former.
+"""Mixture models on talking faces with corrupted lips or noisy encoder input; alpha as a corruption detector.
 
     python benchmarks/mixtures.py              # enhancement, s1 test sentences, -5 and 0 dB
     python benchmarks/mixtures.py alpha        # AUC of alpha as a detector of corrupted lips
@@ -33,7 +33,7 @@ from avse.data.lips import Lips
 from avse.data.lips.corruption import corrupt_lips
 from avse.enhancement import Enhancement
 from avse.evaluation import benchmark
-from avse.evaluation.metrics import all_metrics
+from avse.evaluation.metrics import improvements
 from avse.guides.wrappers import CorruptedGuide, corrupted
 from avse.inference.algorithm import Algorithm
 from avse.inference.presets import default_vem, lips_mcem, min_vae_mcem, mixture_mcem, papers_vem
@@ -168,9 +168,8 @@ def ablation_row(spec: benchmark.MixtureSpec, model: str, algorithm: Algorithm) 
         mixture, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed
     )
     spent = (time.perf_counter() - start) / (len(mixture) / benchmark.RATE)
-    before, after = (all_metrics(speech, x, benchmark.RATE) for x in (mixture, result.speech))
-    gains = [after[metric] - before[metric] for metric in benchmark.SHOWN]
-    return [*gains, spent, result.posterior.costs[-1]]
+    gains = improvements(speech, mixture, result.speech, benchmark.RATE)
+    return [*(gains[metric] for metric in benchmark.SHOWN), spent, result.posterior.costs[-1]]
 
 
 def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:

@@ -87,9 +87,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("recording", type=Path, nargs="?", help="video of a speaker")
     result.add_argument("--models", nargs="+", default=["a-vae", "av-vae-synthetic"])
     result.add_argument("--seconds", type=float, default=1.0)
-    result.add_argument("--warmup", type=int, default=60)
-    result.add_argument("--draws", type=int, default=60)
-    result.add_argument("--samples", type=int, default=500, help="of importance sampling")
+    result.add_argument("--warmup", type=int, default=40)
+    result.add_argument("--draws", type=int, default=40)
+    result.add_argument("--samples", type=int, default=400, help="of importance sampling")
     result.add_argument("--seed", type=int, default=0)
     return result
 
