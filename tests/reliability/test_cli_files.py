@@ -112,7 +112,7 @@ def test_a_figure_that_fails_leaves_the_results(
     def failing(*_: object) -> None:
         raise RuntimeError("xelatex not found\nsecond line")
 
-    monkeypatch.setattr("avse.cli.commands.write_figure", failing)
+    monkeypatch.setattr("avse.evaluation.figures.write_figure", failing)
     out, report = noisy.with_name("o.wav"), noisy.with_name("o.json")
     options = ["--out", out, "--json", report, "--figure", noisy.with_name("b.png")]
     assert run(monkeypatch, "enhance", noisy, "--model", "a-vae", *options) == 0

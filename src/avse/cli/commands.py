@@ -1,4 +1,7 @@
-"""What the commands do, as functions from files to files."""
+"""What the commands do, as functions from files to files.
+
+Matplotlib and ArviZ are imported by what draws and diagnoses, so that other commands start without them.
+"""
 
 import json
 import os
@@ -22,19 +25,7 @@ from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips.files import lips_from, save_lips
 from avse.data.lips.video import has_pictures
 from avse.enhancement import enhance
-from avse.evaluation.figures import (
-    check_figure_format,
-    metrics_figure,
-    plain_text,
-    training_figure,
-    write_figure,
-)
-from avse.evaluation.lips_figures import contact_sheet
-from avse.evaluation.posterior.diagnosis import verdict
-from avse.evaluation.posterior.report import posterior_report
-from avse.inference.mcmc.kernels import HMC
 from avse.inference.presets import algorithm_named
-from avse.posterior_run import STEP, ChainSettings, summarize_posterior
 from avse.recording import pair_named
 from avse.zoo.pair import SpeechPair
 
@@ -75,6 +66,8 @@ def enhance_file(
         if path is not None:
             check_destination(path)
     if figure is not None:
+        from avse.evaluation.figures import check_figure_format, plain_text, write_figure
+
         check_figure_format(figure)
     if algorithm != "auto":
         algorithm_named(algorithm)
@@ -130,6 +123,11 @@ def diagnose_file(
     Raises:
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
+    from avse.evaluation.posterior.diagnosis import verdict
+    from avse.evaluation.posterior.report import posterior_report
+    from avse.inference.mcmc.kernels import HMC
+    from avse.posterior_run import STEP, ChainSettings, summarize_posterior
+
     long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
     check_distinct(input=noisy, output=out)
     check_distinct(video=video, output=out)  # a video may be its own input
@@ -196,6 +194,9 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
         if path is not None:
             check_destination(path)
     if figure is not None:
+        from avse.evaluation.figures import check_figure_format, write_figure
+        from avse.evaluation.lips_figures import contact_sheet
+
         check_figure_format(figure)
     lips = read_lips(video)
     save_lips(out, lips)
@@ -222,6 +223,7 @@ def train_model(
         InputError: unknown recipe or corpus, no usable root, an output that cannot be written.
     """
     with extras("train"):
+        from avse.evaluation.figures import training_figure, write_figure
         from avse.zoo.recipes import RECIPES, run
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
@@ -286,6 +288,8 @@ def run_demo(
     made_folder(out)
     with extras("synthetic", "metrics"):
         from avse.data.corpora.synthetic.demo import talking_face
+        from avse.evaluation.figures import metrics_figure, write_figure
+        from avse.evaluation.lips_figures import contact_sheet
         from avse.evaluation.metrics import all_metrics
     clean, noisy, rate, lips = talking_face(seed)
     hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))
