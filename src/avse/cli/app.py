@@ -232,6 +232,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or any Lightning accelerator.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached spectra.")] = None,
+    licence: Annotated[
+        str, typer.Option(help="Of the weights, for their card, such as cc-by-4.0; it depends on the speech.")
+    ] = "unknown",
 ) -> None:
     """Train a model on clean speech; noise is never needed."""
     from avse.cli.commands import train_model
@@ -239,7 +242,16 @@ def train(
     # Lightning's progress goes to stderr: stdout holds the summary alone.
     with warnings_as_notes(), redirect_stdout(sys.stderr):
         summary = train_model(
-            recipe, corpus, root, out, epochs=epochs, seed=seed, device=device, resume=resume, cache=cache
+            recipe,
+            corpus,
+            root,
+            out,
+            epochs=epochs,
+            seed=seed,
+            device=device,
+            resume=resume,
+            cache=cache,
+            licence=licence,
         )
     print(json.dumps(summary))
 

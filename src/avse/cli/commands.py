@@ -216,6 +216,7 @@ def train_model(
     device: str = "cpu",
     resume: bool = False,
     cache: Path | None = None,
+    licence: str = "unknown",
 ) -> dict[str, Any]:
     """Train the pair of a recipe; returns a summary of the run.
 
@@ -231,6 +232,8 @@ def train_model(
     checked_device("cpu" if device == "auto" else device)
     if epochs is not None:
         checked_count(epochs, "--epochs")
+    if not licence.strip() or not licence.isprintable():
+        raise InputError(f"licence {licence!r}: give a name such as cc-by-4.0, or unknown")
     check_distinct(root=root, output=out, cache=cache)
     plan = RECIPES[recipe]()
     settings = replace(plan.settings, seed=seed)
@@ -244,6 +247,7 @@ def train_model(
         device=device,
         resume=resume,
         cache=cache,
+        licence=licence,
     )
     write_figure(out / "training.png", training_figure(report.history, title=recipe))
     return {
