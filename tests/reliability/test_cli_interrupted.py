@@ -101,6 +101,7 @@ the file in question; for a report or a figure it is above that of the sound.
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path) -> None:
     noisy = tmp_path / "n.wav"
     sf.write(noisy, 0.1 * np.random.default_rng(0).standard_normal(800), RATE)

@@ -1,8 +1,10 @@
 """`avse train`: what it refuses, what it goes on without, and what it prints."""
 
 import json
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +120,35 @@ def test_a_run_is_kept_apart_from_other_runs_and_survives_damage(
         path.write_bytes(b"")
     one_line(train(RECIPE, *usual, "--resume"), "damaged checkpoint", str(tmp_path / "run"))
     assert {path.name for path in pair} == {path.name for path in (tmp_path / "run" / "pair").iterdir()}
+
+
+def test_an_interrupted_run_keeps_the_older_pair_and_can_go_on(
+    corpus: Sequence[object], train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = ["--out", tmp_path / "run", "--epochs", 3, "--cache", tmp_path / "cache", *corpus]
+    assert train(RECIPE, *usual).code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run" / "pair").iterdir()}
+
+    @contextmanager
+    def interrupting(label: str) -> Iterator[Callable[[float], None]]:
+        """A bar of training at which somebody types control-C after the first epoch."""
+        yield lambda fraction: signal.raise_signal(signal.SIGINT) if fraction > 0.4 else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr("avse.zoo.recipes.progress_bar", interrupting)
+        interrupted = train(RECIPE, *usual)
+    assert interrupted.code == 128 + signal.SIGINT, interrupted
+    assert interrupted.out == ""
+    (note,) = [line for line in interrupted.err if "interrupted" in line]
+    assert "--resume" in note
+    assert "Traceback" not in "".join(interrupted.err)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert {path: path.read_bytes() for path in (tmp_path / "run" / "pair").iterdir()} == before
+    resumed = train(RECIPE, *usual, "--resume")
+    assert resumed.code == 0, resumed
+    assert json.loads(resumed.out)["epochs"] == 3
+    history = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["history"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
 
 
 def test_an_output_that_is_no_folder_is_one_line(

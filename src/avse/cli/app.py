@@ -241,18 +241,22 @@ def train(
 
     # Lightning's progress goes to stderr: stdout holds the summary alone.
     with warnings_as_notes(), redirect_stdout(sys.stderr):
-        summary = train_model(
-            recipe,
-            corpus,
-            root,
-            out,
-            epochs=epochs,
-            seed=seed,
-            device=device,
-            resume=resume,
-            cache=cache,
-            licence=licence,
-        )
+        try:
+            summary = train_model(
+                recipe,
+                corpus,
+                root,
+                out,
+                epochs=epochs,
+                seed=seed,
+                device=device,
+                resume=resume,
+                cache=cache,
+                licence=licence,
+            )
+        except KeyboardInterrupt:
+            show_note(f"{out}: interrupted; the same command with --resume goes on from the last whole epoch")
+            raise
     print(json.dumps(summary))
 
 
