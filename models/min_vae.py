@@ -71,6 +71,10 @@ class MINVAE(SpeechModel):
         self.visual_log_variance = nn.Parameter(torch.zeros(()))
         self.log_odds = nn.Parameter(torch.logit(torch.tensor(float(pi))))
 
+    def alpha_logit(self, visual: Tensor | None = None) -> Tensor:
+        """log(pi / (1 - pi)), ()."""
+        return self.log_odds
+
     @property
     def pi(self) -> Tensor:
         """Probability of alpha = 1, ()."""
