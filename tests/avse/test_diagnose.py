@@ -46,8 +46,8 @@ def test_writes_one_page_and_says_the_verdict(
     assert "&lt;b&gt;&amp;.wav" in text
     assert "<b>" not in text
     assert "Not mixed" in text
-    assert "Only the first 0.5 s of 1.0 s were looked at." in text
-    assert "Only the first of 2 channels was looked at." in text
+    assert "Only the first 0.5 s of 1.0 s were analysed." in text
+    assert "Only the first of 2 channels was analysed." in text
     assert sorted(noisy.parent.iterdir()) == sorted([*before, out])
 
 
@@ -103,7 +103,7 @@ MISTAKES = {
     "not a page": (lambda folder, good: [good, "--out", folder / "report.pdf"], "report.pdf"),
     "one chain": (lambda folder, good: [good, "--chains", 1], "chains"),
     "few draws": (lambda folder, good: [good, "--draws", 3], "draws"),
-    "warm-up": (lambda folder, good: [good, "--warmup", -1], "warm-up"),
+    "warmup": (lambda folder, good: [good, "--warmup", -1], "warmup"),
     "leapfrog": (lambda folder, good: [good, "--leapfrog-steps", 0], "leapfrog"),
     "no seconds": (lambda folder, good: [good, "--seconds", 0], "seconds"),
     "many seconds": (lambda folder, good: [good, "--seconds", 3600], "seconds"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from avse.checks import checked_count, checked_device, checked_seed
 from avse.cli.extras import extras
@@ -186,6 +187,8 @@ def _lips_of(
 def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[str, int]:
     """Cut the speaker's mouth out of every picture of a video and save it; returns the count of each reason.
 
+    The figure shows the landmarks of the mouth, and its shape over the level of the sound.
+
     Raises:
         InputError: no usable video, no face, or an output that cannot be written.
     """
@@ -196,15 +199,33 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
         if path is not None:
             check_destination(path)
     if figure is not None:
-        from avse.evaluation.figures import check_figure_format, write_figure
-        from avse.evaluation.lips_figures import contact_sheet
+        from avse.evaluation.figures import check_figure_format, plain_text, write_figure
+        from avse.evaluation.lips_figures import shapes_sheet
 
         check_figure_format(figure)
     lips = read_lips(video)
     save_lips(out, lips)
     if figure is not None:
-        write_figure(figure, contact_sheet(lips, title=video.name))
+        write_figure(figure, shapes_sheet(lips, *_sound_level(video), title=plain_text(video.name)))
     return {reason.text: int((lips.reasons == reason).sum()) for reason in Reason}
+
+
+def _sound_level(video: Path) -> tuple[NDArray[np.floating] | None, NDArray[np.floating] | None]:
+    """Level of a video's sound in dB, not under 60 dB below its highest, and its times in s, (N,) each.
+
+    None twice for a video without sound.
+    """
+    from avse.evaluation.figures import level_db
+
+    try:
+        audio = read_audio(video)
+    except InputError:
+        return None, None
+    hop = max(1, round(0.02 * audio.sample_rate))
+    mono = audio.samples.mean(axis=1)
+    blocks = np.pad(mono, (0, -len(mono) % hop)).reshape(-1, hop)
+    level = level_db(np.square(blocks).mean(axis=1))
+    return np.maximum(level, level.max() - 60), (np.arange(len(level)) + 0.5) * hop / audio.sample_rate
 
 
 def train_model(
