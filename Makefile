@@ -10,22 +10,26 @@ TORCH_INDEX ?=
 
 SHIFTS ?= 1 2 3 4 5
 
+# Processes that share the tests.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
+
 .PHONY: demo test test-all test-seeds lint bench clean
 
 demo: $(READY)
 	$(BIN)/avse demo --out demo
 
 test: $(READY) lint
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY) lint
-	$(BIN)/pytest -q
+	$(PYTEST)
 
 # Statistical tests hold whatever the seed: each run adds another number to all of them.
 test-seeds: $(READY)
 	@for shift in $(SHIFTS); do \
 		echo "seeds shifted by $$shift"; \
-		AVSE_SEED_SHIFT=$$shift $(BIN)/pytest -q -m "statistical and not slow" || exit 1; \
+		AVSE_SEED_SHIFT=$$shift $(PYTEST) -m "statistical and not slow" || exit 1; \
 	done
 
 lint: $(READY)

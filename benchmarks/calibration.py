@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import common
 import torch
 from matplotlib.figure import Figure
 from scipy.stats import chi2
@@ -118,16 +119,26 @@ def judged(draws: Tensor, truth: Tensor) -> Verdict:
     return Verdict(covered[0], covered[1], float(chi2.sf(statistic, BINS_OF_RANKS - 1)), counts)
 
 
-def picture(verdicts: dict[str, Verdict]) -> Figure:
-    """Histograms of the ranks, one panel a method; flat is calibrated."""
-    figure = Figure(figsize=(2.6 * len(verdicts), 2.6), layout="constrained")
-    panels = figure.subplots(1, len(verdicts), sharey=True, squeeze=False)[0]
-    for axes, (name, verdict) in zip(panels, verdicts.items(), strict=True):
-        axes.bar(range(BINS_OF_RANKS), verdict.ranks.tolist(), width=0.9)
+def picture(verdicts: dict[str, Verdict], methods: int) -> Figure:
+    """Histograms of the ranks, one panel a method, one row a model; flat is calibrated.
+
+    Args:
+        verdicts: title -> verdict, all methods of one model after those of another.
+        methods: how many there are.
+    """
+    rows = len(verdicts) // methods
+    figure = Figure(figsize=(3.1 * methods, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, methods, sharex=True, sharey=True, squeeze=False)
+    for axes, (name, verdict) in zip(panels.flat, verdicts.items(), strict=True):
+        middle = (torch.arange(BINS_OF_RANKS) + 0.5) / BINS_OF_RANKS
+        axes.bar(middle, verdict.ranks.tolist(), width=0.9 / BINS_OF_RANKS)
         axes.axhline(float(verdict.ranks.mean()), color="black", linewidth=0.8)
-        axes.set(title=name, xlabel="rank of the truth", xticks=[])
-        axes.title.set_size(8)
-    panels[0].set_ylabel("frames and bands")
+        axes.set(title=name, xticks=[0, 0.5, 1])
+        axes.title.set_size(10)
+    for axes in panels[-1]:
+        axes.set_xlabel("rank of the truth among the draws")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("frames")
     return figure
 
 
@@ -165,8 +176,8 @@ def main() -> None:
             print(lines[-1], flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "calibration.md").write_text("\n".join(lines) + "\n")
-    picture(verdicts).savefig(args.out / "calibration.png", dpi=110)
+    picture(verdicts, len(methods)).savefig(args.out / "calibration.png", dpi=110)
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -19,11 +19,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from lips import NOISES, own, read
 from numpy.typing import NDArray
-from quality import DATA, noises
+from quality import noises
 from scipy.stats import rankdata
 
 import avse
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
 
-    rows = benchmark.table_rows(DATA / "splits.csv", "av", args.split)
+    rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", args.split)
     clips = [path for path, speaker in rows if speaker in args.speakers]
     specs = benchmark.cross(clips, noises(NOISES), args.levels, args.seed, args.share)
     start = time.perf_counter()
@@ -220,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import common
 import numpy as np
 import torch
 from pyro.infer import MCMC
@@ -147,4 +148,4 @@ def recording_power(pair: SpeechPair, samples: np.ndarray, rate: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

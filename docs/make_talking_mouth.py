@@ -35,7 +35,7 @@ def main() -> None:
         rows.append(np.hstack(draw_mouth(random_face(generator), shapes, generator)))
 
     figure, (top, middle, bottom) = plt.subplots(
-        3, 1, figsize=(8, 9), height_ratios=(6.2, 1.2, 1.2), layout="constrained"
+        3, 1, figsize=(9, 9), height_ratios=(6.2, 1.5, 1.2), layout="constrained"
     )
     top.imshow(np.vstack(rows), cmap="gray", vmin=0, vmax=255)
     top.set_xticks((np.arange(len(SOUNDS)) + 0.5) * SIZE, list(SOUNDS))
@@ -47,13 +47,15 @@ def main() -> None:
     track = articulation(speech.phonemes, duration, times)
     middle.plot(times, track[:, APERTURE], label="aperture")
     middle.plot(times, track[:, PROTRUSION], label="protrusion", linewidth=0.8)
-    middle.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", frameon=False)
-    middle.set(xlim=(0, duration), ylim=(0, 1.42), xticks=[])
-    for index, (symbol, start) in enumerate(speech.phonemes):
-        middle.text(start, 1.1 + 0.16 * (index % 2), symbol, fontsize=7)  # neighbours on two lines
+    middle.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="small", frameon=False)
+    middle.set(xlim=(0, duration), ylim=(0, 1.65), xticks=[], yticks=[0, 0.5, 1])
+    ends = [start for _, start in speech.phonemes[1:]] + [duration]
+    for index, ((symbol, start), end) in enumerate(zip(speech.phonemes, ends, strict=True)):
+        height = 1.1 + 0.17 * (index % 3)  # neighbours on three lines, in the middle of their sounds
+        middle.text((start + end) / 2, height, symbol, fontsize=8, ha="center")
         middle.axvline(start, color="0.85", linewidth=0.6, zorder=0)
     bottom.plot(np.arange(len(speech.samples)) / speech.sample_rate, speech.samples, linewidth=0.3)
-    bottom.set(xlim=(0, duration), yticks=[], xlabel=f"s    “{TEXT}”")
+    bottom.set(xlim=(0, duration), yticks=[], xlabel=f"time (s)    “{TEXT}”")
     figure.savefig(Path(__file__).with_name("talking_mouth.png"), dpi=100)
 
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
 from avse.data.lips import Lips, Reason
@@ -97,6 +99,44 @@ def shapes_sheet(
     return figure
 
 
+def lip_weight_figure(
+    lips: Lips,
+    bad: NDArray[np.bool_],
+    times: NDArray[np.floating],
+    curves: dict[str, NDArray[np.floating]],
+    title: str = "",
+) -> Figure:
+    """Video frames, and under them how far a mixture relied on sound alone instead of lips, over time.
+
+    Args:
+        lips: T_v images.
+        bad: whether an image was corrupted on purpose, (T_v,); drawn in red.
+        times: of the frames of the sound, s, (N,).
+        curves: name -> probability or weight of the sound alone, (N,) each.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    strip, axes = figure.subplots(2, 1, height_ratios=(1, 3), sharex=True)
+    end = max(float(times[-1]), float(lips.times[-1]))
+    for time in (np.arange(15) + 0.5) / 15 * end:  # as many as fit side by side
+        index = int(np.abs(lips.times - time).argmin())
+        image = OffsetImage(lips.images[index], zoom=0.62, cmap="gray", norm=Normalize(0, 255))
+        edge = {"edgecolor": INVALID if bad[index] else "0.7", "linewidth": 2.5 if bad[index] else 0.8}
+        strip.add_artist(AnnotationBbox(image, (time, 0.5), pad=0.05, bboxprops=edge))
+    strip.set(ylim=(0, 1), title="video frames; red edge: corrupted on purpose")
+    strip.axis("off")
+    truth = bad[np.abs(times[:, None] - lips.times).argmin(1)]
+    axes.fill_between(
+        times, -0.02, 1.02, where=truth, step="mid", color=INVALID, alpha=0.15, linewidth=0, label="corrupted"
+    )
+    for name, values in curves.items():
+        axes.plot(times, values, label=name, linewidth=1.2)
+    axes.set(xlabel="time (s)", ylabel="sound alone instead of lips", xlim=(0, end), ylim=(-0.02, 1.02))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(curves) + 1, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
 def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) -> None:
     """The lips as a model receives them, video frames side by side in time; red where none are seen.
 
@@ -138,7 +178,6 @@ def _draw_curves(axes: Axes, track: LipTrack, duration: float) -> None:
         axes.plot(time, curve, linewidth=1, label=name.replace("_", " "))
     low, high = axes.get_ylim()
     axes.fill_between(time, low, high, where=~valid, color=INVALID, step="mid")
-    axes.legend(loc="upper right", fontsize=7, ncols=2)
-    axes.set(
-        xlim=(0, duration), yticks=[], xlabel="time (s)", title="shape of the mouth, as the model sees it"
-    )
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=2, frameon=False)
+    title = "shape of the mouth, as the model sees it; red: no lips seen"
+    axes.set(xlim=(0, duration), yticks=[], xlabel="time (s)", title=title)

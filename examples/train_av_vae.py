@@ -6,16 +6,14 @@ The lesson: what an AV-VAE adds to an A-VAE, part by part. A trunk sees the lips
 read what it saw. Sound says more about sound than lips ever will, and plain training would let the lips
 wither: the objective asks the prior to predict speech from lips alone, some steps teach only what sees, and
 some frames hide their lips. At the end the bounds are compared with the frames' own lips, with those of other
-frames, and with none: lips are of use if the first is best. They are worth few nats beside clean sound, and
-hundreds without it. What is trained here is small and knows drawn mouths only; the shipped AV-VAE comes from
-`avse train av-vae` on real videos.
+frames, and with none: lips are of use if the first is best. What is trained here is small and knows drawn
+mouths only; the shipped AV-VAE comes from `avse train av-vae` on real videos.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from avse.data.augmentation import LevelAugmentation, LipAugmentation
 from avse.data.corpora.synthetic import SyntheticCorpus
@@ -70,20 +68,12 @@ def main(args: argparse.Namespace) -> None:
     print("validation bounds, nats a frame:        heard and seen   seen alone")
     held_out = data.frames("validation")
     batch = held_out[list(range(len(held_out)))]
-    for name, visual in looks(batch["visual"], args.seed).items():
-        shown = {"power": batch["power"] + POWER_FLOOR, "visual": visual}
-        both, seen = bound(model, guide, shown), bound(model, sight, shown)
-        print(f"    {name:<34}{both:16.1f}{seen:13.1f}")
-
-
-def looks(visual: Tensor, seed: int) -> dict[str, Tensor]:
-    """The frames' own lips (N, D), those of other frames, and none."""
-    order = torch.randperm(len(visual), generator=torch.Generator().manual_seed(seed))
-    return {
-        "own lips": visual,
-        "lips of another frame": visual[order],
-        "hidden lips": torch.zeros_like(visual),
-    }
+    order = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(args.seed))
+    own, hidden = batch["visual"], torch.zeros_like(batch["visual"])
+    shown = {"own lips": own, "lips of another frame": own[order], "hidden lips": hidden}
+    for name, visual in shown.items():
+        told = {"power": batch["power"] + POWER_FLOOR, "visual": visual}
+        print(f"    {name:<34}{bound(model, guide, told):16.1f}{bound(model, sight, told):13.1f}")
 
 
 def bound(model: AVVAE, guide: SpeechGuide, batch: Batch) -> float:

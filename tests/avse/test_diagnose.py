@@ -135,7 +135,7 @@ def test_the_old_page_is_kept_when_the_new_one_fails(noisy: Path, monkeypatch: p
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("avse.cli.commands.posterior_report", full)
+    monkeypatch.setattr("avse.evaluation.posterior.report.posterior_report", full)
     assert run(monkeypatch, noisy, "--out", out, "--seconds", 0.3, *FEW) == cli.USER_ERROR
     assert out.read_bytes() == b"an earlier report"
     assert sorted(path.name for path in noisy.parent.iterdir()) == ["noisy.wav", "report.html"]
