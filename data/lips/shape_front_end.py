@@ -1,9 +1,9 @@
-"""From the lips of a video to the shape of the mouth around every frame of the sound.
+"""Visual features for every STFT frame from the shape of the mouth, instead of video frames.
 
-The other view of the lips beside the pictures of `avse.data.lips.front_end`: what carries over from few
-speakers to strangers is how lips move, not how they look. Every frame of the sound at time t is shown, at t
-and a few instants around it, the normalised quantities of `avse.data.lips.geometry` and three that tell how
-far to trust them; the last number of a frame is the validity, as there.
+An alternative to the pixels of `avse.data.lips.front_end`: for few training speakers, the movement of the
+lips generalises better to other speakers than their appearance. The features of an STFT frame at time t are,
+at t and at a few instants around it, the normalised shape quantities of `avse.data.lips.geometry` and three
+quantities that measure their reliability; the last feature is the validity, as in `avse.data.lips.front_end`.
 """
 
 from dataclasses import dataclass, replace
@@ -19,22 +19,23 @@ from avse.data.lips.geometry import SHAPES, mouth_shape, normalised
 from avse.data.lips.landmarks import CORNERS, Landmarks, find_landmarks
 from avse.data.lips.lips import Lips, Reason, frame_index, interpolate_gaps
 
-TRUST = ("error", "seen", "change")
-"""Names of the quantities that tell how far the shapes are to be trusted: log of the landmarks' mean expected
-error over the width of the mouth, + 3; log odds that the lips are seen, / 4; and 1/2 log(1 + 10^4 c), c the
-mean square change from the picture before over the variance of the pictures' grey levels, - 2."""
+RELIABILITY = ("landmark_error", "visibility", "frame_change")
+"""Names of the quantities that measure the reliability of the shapes: 3 + the logarithm of the mean expected
+error of the landmarks over the width of the mouth; a quarter of the log odds that the lips are visible; and
+-2 + log(1 + 10^4 c) / 2 with c the mean squared change from the previous video frame over the variance of the
+grey levels of the clip."""
 
-LARGEST = 4.0
-"""Of a shape, in deviations of the clip: no mouth goes further."""
+MAX_SHAPE = 4.0
+"""Limit to which normalised shape quantities are clipped, in standard deviations of the clip."""
 
 
 @dataclass(frozen=True)
 class LipShapeFrontEnd:
-    """What a model sees of the shape of the mouth: settings that travel with every trained pair.
+    """Settings of the shape features; they are saved with every trained pair.
 
     Args:
-        instants: P, how many instants a frame is shown, an odd number.
-        step: between them, s.
+        instants: P, the number of instants per STFT frame, odd.
+        step: time between instants in s.
 
     Raises:
         InputError: a setting out of range.
@@ -51,18 +52,18 @@ class LipShapeFrontEnd:
 
     @property
     def quantities(self) -> int:
-        """K + 3, numbers an instant: `SHAPES`, then `TRUST`."""
-        return len(SHAPES) + len(TRUST)
+        """K + 3, the number of quantities per instant: `SHAPES`, then `RELIABILITY`."""
+        return len(SHAPES) + len(RELIABILITY)
 
     @property
     def size(self) -> int:
-        """D, numbers a frame: P (K + 3), and the validity."""
+        """D = P (K + 3) + 1, the number of features per STFT frame."""
         return self.instants * self.quantities + 1
 
     def track(self, lips: Lips, frame_times: ArrayLike, offset: float = 0.0) -> LipTrack:
-        """As `LipFrontEnd.track`; `LipTrack.pictures` holds the quantities, float32 (T_v, K + 3).
+        """As `LipFrontEnd.track`; `LipTrack.pictures` contains the quantities, float32 (T_v, K + 3).
 
-        Pictures in which the network sees no lips are invalid as well (`Reason.HIDDEN`).
+        Video frames in which the landmark network finds no lips are also invalid (`Reason.HIDDEN`).
         """
         found = find_landmarks(lips.images, lips.valid)
         lips = with_hidden(lips, found)
@@ -70,8 +71,8 @@ class LipShapeFrontEnd:
         kept = interpolate_gaps(replace(lips, images=np.zeros_like(lips.images)))
         index = torch.from_numpy(np.searchsorted(lips.times, kept.times))
         centre = np.asarray(frame_times, np.float64) + offset
-        around = (np.arange(self.instants) - self.instants // 2) * self.step
-        where = frame_index(kept, centre[:, None] + around)
+        offsets = (np.arange(self.instants) - self.instants // 2) * self.step
+        where = frame_index(kept, centre[:, None] + offsets)
         middle = where.place[:, self.instants // 2, None]
         return LipTrack(
             described[index],
@@ -80,7 +81,7 @@ class LipShapeFrontEnd:
         )
 
     def absent(self, frames: int) -> LipTrack:
-        """The track of N `frames` for which there is no video."""
+        """The track of N STFT `frames` without a video."""
         return LipTrack(
             torch.zeros(1, self.quantities),
             torch.zeros(frames, self.instants, dtype=torch.float64),
@@ -88,7 +89,7 @@ class LipShapeFrontEnd:
         )
 
     def visual(self, track: LipTrack) -> Tensor:
-        """The frames of a track as the models take them, float32 (N, D)."""
+        """Visual features of a track, float32 (N, D)."""
         before = track.place.floor()
         share = (track.place - before).float()[..., None]
         left, right = (track.pictures[end.long()] for end in (before, track.place.ceil()))
@@ -97,13 +98,13 @@ class LipShapeFrontEnd:
 
 
 LipView = LipFrontEnd | LipShapeFrontEnd
-"""How lips are shown to a model."""
+"""Either front end for the visual input of a model."""
 
 
 def with_hidden(lips: Lips, found: Landmarks) -> Lips:
-    """The lips, good pictures in which none are seen marked as `Reason.HIDDEN`.
+    """The lips, with valid video frames in which the lips are not visible marked as `Reason.HIDDEN`.
 
-    The log odds of `Landmarks.seen` are smoothed by a running median of three pictures.
+    The log odds of `Landmarks.seen` are smoothed by a running median over three video frames.
     """
     odds = np.pad(found.seen, 1, mode="edge")
     smooth = np.median(np.stack([odds[:-2], odds[1:-1], odds[2:]]), axis=0)
@@ -112,24 +113,26 @@ def with_hidden(lips: Lips, found: Landmarks) -> Lips:
 
 
 def described_shapes(lips: Lips, found: Landmarks) -> NDArray[np.float32]:
-    """The quantities of every picture, `SHAPES` and `TRUST`, float32 (T_v, K + 3)."""
-    good = lips.valid
-    shapes = normalised(mouth_shape(found.points, good), good).clip(-LARGEST, LARGEST)
+    """`SHAPES` and `RELIABILITY` of every video frame, float32 (T_v, K + 3)."""
+    valid = lips.valid
+    shapes = normalised(mouth_shape(found.points, valid), valid).clip(-MAX_SHAPE, MAX_SHAPE)
     width = np.linalg.norm(found.points[:, CORNERS[1]] - found.points[:, CORNERS[0]], axis=-1)
     error = np.log(found.error.mean(1) / max(float(np.median(width)), 1e-3)) + 3
     images = lips.images.astype(np.float32)
     change = np.square(np.diff(images, axis=0, prepend=images[:1])).mean((1, 2))
     change[:1] = change[1:2] if len(change) > 1 else 0
-    moved = np.log1p(1e4 * change / max(float(images[good].var()) if good.any() else 1.0, 1.0)) / 2 - 2
-    trust = np.stack([error, found.seen.clip(-8, 8) / 4, moved], -1)
-    return np.concatenate([shapes, trust], -1).astype(np.float32)
+    frame_change = (
+        np.log1p(1e4 * change / max(float(images[valid].var()) if valid.any() else 1.0, 1.0)) / 2 - 2
+    )
+    reliability = np.stack([error, found.seen.clip(-8, 8) / 4, frame_change], -1)
+    return np.concatenate([shapes, reliability], -1).astype(np.float32)
 
 
 def lip_view(values: dict[str, object]) -> LipView:
-    """The inverse of `dataclasses.asdict` for either view.
+    """The inverse of `dataclasses.asdict` for either front end.
 
     Raises:
-        TypeError: values of neither.
+        TypeError: the values are not those of either front end.
     """
     kind = LipShapeFrontEnd if "instants" in values else LipFrontEnd
     return kind(**values)  # type: ignore[arg-type]

@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from avse.data.lips.face_detector import SURE, Boxes, Face, detect_faces, distinct, overlap, refine_landmarks
+from avse.data.lips.face_detector import (
+    ONET_THRESHOLD,
+    Boxes,
+    Face,
+    detect_faces,
+    distinct,
+    overlap,
+    refine_landmarks,
+)
 
 SEARCH_EVERY, SEARCH_LOST = 0.5, 0.1  # s between searches: always, and while the foremost face is lost
 CENTRAL = 0.5  # of the frame's width and height: a face that far from the middle weighs 1 / e
@@ -55,7 +63,7 @@ class Tracker:
         seen = [
             (track, face)
             for track, face in zip(tracks, refine_landmarks(frame, _boxes(tracks)), strict=True)
-            if face.score > SURE
+            if face.score > ONET_THRESHOLD
         ]
         weights = np.array([track.weight for track, _ in seen])
         for i in distinct(_boxes([face for _, face in seen]), weights, 0.5):

@@ -322,7 +322,7 @@ def test_lips_speak_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: SyntheticCorpus(seed=-1), "at least 0"),
         (lambda: SyntheticCorpus().utterances("dev"), "train, validation, test"),  # type: ignore[arg-type]
         (lambda: utterance_speech(0, 0, -1), "from 0"),
-        (lambda: synthetic_lips(0, 0, 0, 0.0), "0.0 pictures a second: give a positive"),
+        (lambda: synthetic_lips(0, 0, 0, 0.0), "0.0 video frames per second: give a positive"),
         (lambda: synthetic_lips(0, 0, 0, -25.0), "give a positive"),
         (lambda: synthetic_lips(0, 0, 0, float("inf")), "give a positive"),
         (lambda: synthetic_lips(0, 0, 0, float("nan")), "give a positive"),

@@ -1,4 +1,4 @@
-"""Synthetic talking faces: speech by espeak-ng with drawn mouths, made without any download."""
+"""Synthetic talking faces: espeak-ng speech with drawn mouths; no download is needed."""
 
 from avse.data.corpora.synthetic.corpus import SyntheticCorpus, synthetic_lips, utterance_speech
 

@@ -1,7 +1,7 @@
-"""A corpus that needs no download: random sentences spoken by random espeak-ng voices, with drawn lips.
+"""Synthetic corpus: random sentences spoken by random espeak-ng voices, with drawn lips; no download needed.
 
-All follows from a seed: an utterance is synthesised when it is asked for. It is clean and exactly labelled
-(each phoneme with its time), good for tests and first trainings, no stand-in for human speech in a result.
+An utterance is a function of the seed and is synthesised when it is loaded. The speech is clean and its
+phonemes have exact times. The corpus is meant for tests and first trainings; results need human speech.
 """
 
 import math
@@ -18,13 +18,13 @@ from avse.data.corpora.synthetic.visemes import articulation
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason
 
-FPS = 30.0  # pictures a second of the lips of the corpus
+FPS = 30.0  # video frames per second of the lips
 
-# Every change of a list below, or of LANGUAGES, changes the corpora drawn from it. The variants have no echo.
+# Changing a list below, or LANGUAGES, changes all corpora. The voice variants are those without echo.
 # fmt: off
 MALE = ("m1", "m3", "m4", "m5", "m6", "m7", "m8", "Michael", "Nguyen", "Mario", "robert", "marcelo")
 FEMALE = ("f1", "Annie", "anika", "aunty", "steph", "belinda", "linda")
-# A sentence fills a pattern with one choice from each list that the pattern names.
+# A sentence is a pattern whose fields are replaced by random words of the lists of the same name.
 PATTERNS = ("{command} {colour} {place} {letter} {digit} {ending}.", "{person} {did} {thing} {when}.")
 WORDS = {
     "command": ("Move", "Turn", "Bring", "Keep", "Push", "Leave"),
@@ -42,7 +42,7 @@ WORDS = {
 
 
 def _voice(seed: int, speaker: int) -> Voice:
-    """The voice of a speaker; odd speakers are female, so that two neighbours are one of each."""
+    """The voice of a speaker; speakers of odd index are female, those of even index male."""
     rng = np.random.default_rng((seed, speaker, 0))
     language, variant = rng.choice(LANGUAGES), rng.choice(FEMALE if speaker % 2 else MALE)
     pitch, pitch_range, words_per_minute = rng.integers((30, 30, 140), (71, 71, 201)).tolist()
@@ -56,7 +56,11 @@ def _sentence(seed: int, speaker: int, index: int) -> str:
 
 
 def utterance_speech(seed: int, speaker: int, index: int) -> SyntheticSpeech:
-    """Sentence `index` of a speaker, both counted from 0, in the corpus of this seed."""
+    """Sentence `index` of a speaker, both counted from 0, in the corpus of this seed.
+
+    Raises:
+        InputError: a number is below 0.
+    """
     if (least := min(seed, speaker, index)) < 0:
         raise InputError(f"seed, speaker and index count from 0: {least} is none")
     return synthesise(_sentence(seed, speaker, index), _voice(seed, speaker))
@@ -70,20 +74,20 @@ def _load_audio(seed: int, speaker: int, index: int) -> tuple[NDArray[np.float32
 def synthetic_lips(
     seed: int, speaker: int, index: int, fps: float = FPS
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Pictures (T, 67, 67) of the mouth that says `utterance_speech(seed, speaker, index)`, and their times.
+    """Video frames (T, 67, 67) of the mouth in `utterance_speech(seed, speaker, index)`, and times in s.
 
-    Picture k is taken at k / fps seconds on the clock of the samples, as a video file stamps it, and T is
-    the duration times fps, rounded up. A speaker keeps one face.
+    Frame k is at k / fps seconds relative to the first sample, and T is the duration times fps, rounded up.
+    All utterances of a speaker show the same face.
 
     Raises:
-        InputError: a number below 0, or fps not positive and finite.
+        InputError: a number is below 0, or fps is not positive and finite.
     """
     if not 0 < fps < math.inf:
-        raise InputError(f"a mouth at {fps} pictures a second: give a positive number")
+        raise InputError(f"a mouth at {fps} video frames per second: give a positive number")
     speech = utterance_speech(seed, speaker, index)
     duration = len(speech.samples) / speech.sample_rate
     times = np.arange(math.ceil(duration * fps)) / fps
-    # The last number keeps these draws apart from those of the voice and of the sentence.
+    # The last number makes these seeds differ from those of the voice and of the sentence.
     face = random_face(np.random.default_rng((seed, speaker, 0, 1)))
     scene = np.random.default_rng((seed, speaker, 1 + index, 1))
     return draw_mouth(face, articulation(speech.phonemes, duration, times), scene), times
@@ -96,10 +100,18 @@ def _load_lips(seed: int, speaker: int, index: int) -> Lips:
 
 @dataclass(frozen=True)
 class SyntheticCorpus:
-    """Random speakers, about 2/3, 1/6 and 1/6 of them in each split, with random sentences each.
+    """Random speakers with random sentences; about 2/3, 1/6 and 1/6 of the speakers are in each split.
 
-    What a speaker says, and how it looks, depends on the seed alone, not on how many speakers or sentences
-    there are. All lips, 30 pictures a second, are valid. `InputError` below 3 speakers, 1 sentence or seed 0.
+    The sentences and the face of a speaker depend on the seed alone, not on the number of speakers or
+    sentences. All lips, at 30 video frames per second, are valid.
+
+    Args:
+        speakers: number of speakers, at least 3.
+        sentences: number of sentences per speaker, at least 1.
+        seed: seed of all random numbers, at least 0.
+
+    Raises:
+        InputError: a number is out of range.
     """
 
     speakers: int = 12
@@ -113,7 +125,7 @@ class SyntheticCorpus:
                 raise InputError(f"a synthetic corpus cannot have {field}={value}: use at least {low}")
 
     def utterances(self, split: Split) -> list[Utterance]:
-        """The utterances of one split, speaker by speaker."""
+        """The utterances of one split, ordered by speaker."""
         check_split(split)
         held_out = max(1, round(self.speakers / 6))
         edges = (0, self.speakers - 2 * held_out, self.speakers - held_out, self.speakers)

@@ -20,9 +20,9 @@ class TalkingFace(NamedTuple):
 
 
 def talking_face(seed: int) -> TalkingFace:
-    """A synthetic voice with a drawn mouth in pink noise at -5 dB, saying what its model never heard.
+    """A synthetic voice with a drawn mouth in pink noise at -5 dB.
 
-    The model, `av-vae-synthetic`, knows the voice from other sentences.
+    The speaker is in the training data of the model `av-vae-synthetic`, the sentence is not.
     """
     sentences = SyntheticCorpus(sentences=120).utterances("train")
     face = sentences[20 + seed % 100]  # the model was trained on the first twenty

@@ -1,7 +1,8 @@
 """Speech with exactly timed phonemes, spoken by espeak-ng.
 
-What espeak-ng says depends on what it said before: pitch flutter, gain control and cycle counter live in C
-statics that no call resets. So a fresh copy of the library, in its initial state, speaks each utterance.
+The output of espeak-ng depends on earlier utterances: pitch flutter, gain control and cycle counter are
+static variables in C that no call resets. Each utterance is therefore synthesised by a new copy of the
+library in its initial state.
 """
 
 import ctypes
@@ -26,7 +27,7 @@ from avse.data.errors import InputError
 LANGUAGES = ("en", "en-us", "en-029", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 """English with its accents, as espeak-ng names them."""
 PAUSE = "_"
-"""The symbol of silence among the phonemes."""
+"""Symbol of silence among the phonemes."""
 
 # Values from espeak-ng's speak_lib.h.
 _SYNCHRONOUS, _OPTIONS = 2, 0x0001 | 0x8000  # report phonemes, do not exit without data
@@ -34,7 +35,7 @@ _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _FROM_CHARACTER, _FLAGS = 1, 0x0001 | 0x1000  # UTF-8, pause at the end
 _LIST_END, _PHONEME = 0, 7
 
-# espeak_Initialize sets the LC_CTYPE of the whole process: one utterance at a time, which puts it back.
+# espeak_Initialize sets the LC_CTYPE of the process: utterances are serialised, and each restores it.
 _LOCK = threading.Lock()
 
 
@@ -79,13 +80,16 @@ class SyntheticSpeech:
 
 @dataclass(frozen=True)
 class Voice:
-    """How espeak-ng speaks; `InputError` when a number is out of range or the variant unknown.
+    """Settings of an espeak-ng voice.
 
     Attributes:
-        language: an espeak-ng voice, which is a language and accent, as "en-us" or "en-gb-scotland".
-        variant: an espeak-ng voice variant, which is a vocal tract, as "m3" or "f1".
-        pitch, pitch_range: 0 to 99, 50 being the variant's own; range 0 is monotone.
+        language: an espeak-ng voice, that is, language and accent, such as "en-us" or "en-gb-scotland".
+        variant: an espeak-ng voice variant, that is, a vocal tract, such as "m3" or "f1".
+        pitch, pitch_range: 0 to 99; 50 is the default of the variant, range 0 is monotone.
         words_per_minute: 80 to 450.
+
+    Raises:
+        InputError: a number is out of range or the variant is unknown.
     """
 
     language: str = "en-us"
@@ -98,7 +102,7 @@ class Voice:
         for field, low, high in (("pitch", 0, 99), ("pitch_range", 0, 99), ("words_per_minute", 80, 450)):
             if not low <= (value := getattr(self, field)) <= high:
                 raise InputError(f"{field} {value} is out of range: use {low} to {high}")
-        # espeak-ng itself would speak without the variant and say nothing.
+        # espeak-ng would silently ignore an unknown variant.
         known = sorted(os.listdir(os.path.join(espeakng_loader.get_data_path(), "voices", "!v")))
         if self.variant not in known:
             raise InputError(f"unknown voice variant {self.variant!r}: use one of {', '.join(known)}")
@@ -108,7 +112,7 @@ class Voice:
 def _fresh_espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
     """The library in its initial state, and its sample rate in Hz."""
     with _LOCK, tempfile.TemporaryDirectory(prefix="avse-espeak-") as folder:
-        try:  # a copy: a file that the process already holds would not be loaded anew
+        try:  # a copy, because a file that is already loaded would not be loaded again
             library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
         except OSError as error:
             raise InputError(f"cannot load espeak-ng ({error}): let TMPDIR name another folder") from error
@@ -118,7 +122,7 @@ def _fresh_espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
             rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _OPTIONS)
             if rate <= 0:
                 raise InputError(f"espeak-ng cannot read its data in {data}: reinstall espeakng-loader")
-            library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise; the clock has seeded it
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise, otherwise seeded by the clock
             yield library, rate
         finally:
             library.espeak_Terminate()
@@ -127,9 +131,10 @@ def _fresh_espeak() -> Iterator[tuple[ctypes.CDLL, int]]:
 
 
 def synthesise(text: str, voice: Voice) -> SyntheticSpeech:
-    """Speak a text; the same arguments give the same samples, in any process and in any order.
+    """Synthesise a text; equal arguments give equal samples, independent of earlier utterances.
 
-    `InputError` when the text has nothing to speak, or espeak-ng does not know the voice's language.
+    Raises:
+        InputError: the text contains no word, or the language of the voice is unknown.
     """
     values: list[int] = []
     events: list[tuple[str, int]] = []
@@ -160,7 +165,7 @@ def synthesise(text: str, voice: Voice) -> SyntheticSpeech:
 
 
 def _cover(events: Sequence[tuple[str, int]], length: int, rate: int) -> tuple[Phoneme, ...]:
-    """Timed phonemes from (symbol, first sample) pairs: from time 0, none empty, pauses merged."""
+    """Timed phonemes from (symbol, first sample) pairs, starting at 0, none empty, with pauses merged."""
     symbols = {0: PAUSE} | {sample: symbol for symbol, sample in events if sample < length}
     phonemes: list[Phoneme] = []
     for sample, symbol in symbols.items():

@@ -1,11 +1,11 @@
-"""Draw a talking mouth, as the grey 67 x 67 region that lip trackers cut out.
+"""Draw video frames of a talking mouth: grey 67 x 67 images, like those that lip trackers crop.
 
-A picture is computed, not painted: every part (lips, opening, teeth, chin) is a curve y(x) or a soft spot on
-the plane of the face, and a pixel takes the part's grey in proportion to its depth inside. All pictures of a
-block are computed together.
+Every part (lips, opening, teeth, chin) is a curve y(x) or a smooth spot on the plane of the face, and a pixel
+takes the grey level of a part in proportion to its depth inside. All video frames of a block are computed
+together.
 
-The plane is in half pictures: x to the right, y down, (0, 0) between the lips of a centred upright face, so
-that the picture spans -1 to 1. Below the lips the skin hangs on the jaw and moves down as the mouth opens.
+Coordinates are in half images: x to the right, y down, (0, 0) between the lips of a centred upright face, so
+that the image spans -1 to 1. The skin below the lips moves down with the jaw as the mouth opens.
 
 Not modelled: turning of the head, cast shadows, changes of exposure and focus.
 """
@@ -20,23 +20,23 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 SIZE = 67
-"""Height and width of the pictures in pixels."""
+"""Height and width of the video frames in pixels."""
 
-_BLOCK = 32  # pictures computed together: their arrays stay in the processor's cache
-_HALF = (SIZE - 1) / 2  # pixels to the unit of the plane
-_TEXTURE = 256  # side of the texture, which spans twice the picture
+_BLOCK = 32  # video frames computed together; their arrays fit into the CPU cache
+_HALF = (SIZE - 1) / 2  # pixels per unit of length
+_TEXTURE = 256  # side of the texture, which spans twice the image
 
 Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Face:
-    """How somebody looks around the mouth, before a camera.
+    """Appearance of a mouth region and properties of the camera.
 
-    Greys are on a scale from 0 to 255, lengths in half pictures, angles in radians.
+    Grey levels are on a scale from 0 to 255, lengths in half images, angles in radians.
 
     Attributes:
-        skin, lips, teeth, cavity: greys in even light.
+        skin, lips, teeth, cavity: grey levels in uniform light.
         mouth: half the width of the resting mouth.
         opening: largest distance between the lips.
         upper_lip, lower_lip: their thickness in the middle, at rest.
@@ -46,14 +46,14 @@ class Face:
         folds: strength of the folds from the nose to the corners, 0 to 1.
         stubble: density of the beard, 0 to 1.
         texture: seed of the pattern of skin and stubble.
-        centre: where the middle of the mouth is in the picture, x and y.
-        tilt: of the head, clockwise.
-        light: direction that the light comes from, 0 from the right, pi/2 from below.
-        contrast: of the light across the face, 0 even.
-        gloss: of the lips, 0 to 1.
-        motion: standard deviation of the head's slow motion.
-        blur: of the lens, standard deviation in pixels.
-        noise: of the camera, standard deviation in greys.
+        centre: x and y of the middle of the mouth in the image.
+        tilt: clockwise tilt of the head.
+        light: direction of the light source, 0 from the right, pi/2 from below.
+        contrast: contrast of the light across the face, 0 for uniform light.
+        gloss: gloss of the lips, 0 to 1.
+        motion: standard deviation of the slow motion of the head.
+        blur: standard deviation of the blur of the lens in pixels.
+        noise: standard deviation of the camera noise in grey levels.
     """
 
     skin: float
@@ -81,7 +81,7 @@ class Face:
 
 
 def random_face(generator: np.random.Generator) -> Face:
-    """A face of an imaginary population: all of its attributes are drawn independently, but for the greys."""
+    """A random face; its attributes are independent, except that the grey of the lips depends on the skin."""
     uniform = generator.uniform
     skin = uniform(95, 205)
     return Face(
@@ -113,24 +113,24 @@ def random_face(generator: np.random.Generator) -> Face:
 def draw_mouth(
     face: Face, articulation: NDArray[np.float64], generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Pictures (T, 67, 67) of aperture, width, protrusion and teeth, each in [0, 1], (T, 4).
+    """Video frames (T, 67, 67) for aperture, width, protrusion and teeth, each in [0, 1], (T, 4).
 
-    The generator gives the motion of the head, with periods of 40 to 200 pictures, and the camera's noise.
+    The generator draws the motion of the head, with periods of 40 to 200 video frames, and the camera noise.
     """
     count = len(articulation)
-    pictures = np.empty((count, SIZE, SIZE), dtype=np.uint8)
+    frames = np.empty((count, SIZE, SIZE), dtype=np.uint8)
     pose = _head_motion(face, count, generator)
     for start in range(0, count, _BLOCK):
         block = slice(start, start + _BLOCK)
-        grey = _picture(face, articulation[block].astype(np.float32), pose[block])
+        grey = _render(face, articulation[block].astype(np.float32), pose[block])
         grey = ndimage.gaussian_filter(grey, (0, face.blur, face.blur), mode="nearest", truncate=3)
         grey += np.float32(face.noise) * generator.standard_normal(grey.shape, dtype=np.float32)
-        pictures[block] = np.clip(np.rint(grey), 0, 255)
-    return pictures
+        frames[block] = np.clip(np.rint(grey), 0, 255)
+    return frames
 
 
 def _head_motion(face: Face, count: int, generator: np.random.Generator) -> Array:
-    """Right, down and clockwise of each picture, (T, 3): three slow sines each."""
+    """Shift right, shift down and clockwise rotation of each video frame, (T, 3): three slow sines each."""
     periods = generator.uniform(40, 200, (3, 3, 1))
     phases = generator.uniform(0, 2 * np.pi, (3, 3, 1))
     waves = np.sin(2 * np.pi * np.arange(count) / periods + phases).sum(0) * np.sqrt(2 / 3)
@@ -138,7 +138,7 @@ def _head_motion(face: Face, count: int, generator: np.random.Generator) -> Arra
     return (rest + face.motion * waves.T).astype(np.float32)
 
 
-def _picture(face: Face, articulation: Array, pose: Array) -> Array:
+def _render(face: Face, articulation: Array, pose: Array) -> Array:
     """Greys (T, 67, 67), without blur and noise."""
     right, down, tilt = pose.T[:, :, None, None]
     rows, columns = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j].astype(np.float32)
