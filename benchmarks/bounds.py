@@ -12,9 +12,9 @@ looked for in AVSE_DATA (default ../shared/data). Writes benchmarks/results/boun
 import argparse
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
-from quality import DATA
 from rich.progress import track
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    corpus = GridCorpus(DATA / "grid", kinds=("av",))
+    corpus = GridCorpus(common.recordings() / "grid", kinds=("av",))
     pairs = {name: zoo.load(name) for name in ("v-vae", "a-vae-grid", "av-vae")}
     spectra = SpectrumCache(default_cache(), pairs["v-vae"].config.front_end)
     training = torch.cat([spectra.power(each) for each in corpus.utterances("train")[::8]])
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

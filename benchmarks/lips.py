@@ -21,8 +21,9 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import common
 import numpy as np
-from quality import DATA, noises
+from quality import noises
 from scipy import ndimage
 
 import avse
@@ -142,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
 
-    rows = benchmark.table_rows(DATA / "splits.csv", "av", args.split)
+    rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", args.split)
     clips = [path for path, speaker in rows if speaker in args.speakers]
     names = [str(path) for path in clips]
     specs = benchmark.cross(clips, noises(NOISES), args.levels, args.seed, args.share)
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -1,13 +1,13 @@
-"""Mixture models on talking faces: what damaged lips, or a deaf encoder, do to them, and what alpha tells.
+"""Mixture models on talking faces with corrupted lips or noisy encoder input; alpha as a corruption detector.
 
     python benchmarks/mixtures.py              # enhancement, s1 test sentences, -5 and 0 dB
-    python benchmarks/mixtures.py alpha        # AUC with which alpha tells damaged from whole lips
+    python benchmarks/mixtures.py alpha        # AUC of alpha as a detector of corrupted lips
     python benchmarks/mixtures.py ablation     # VEM shared, VEM structured, MCEM collapsed, MCEM structured
 
-"bad": a third of the lips is corrupted (`avse.data.lips.corruption`), the same third for every system.
-"deaf": the audio encoder is given noise in a third of the frames, drawn at random. The noises are those of
-`lips.py`; the data is looked for in AVSE_DATA (default ../shared/data). Writes tables to
-benchmarks/results/.
+Systems "-corrupted-lips": a third of the lips is corrupted (`avse.data.lips.corruption`), the same third for
+all systems. Systems "-noisy-encoder": noise is added to the input of the audio encoder in a random third of
+the frames. The noise types are those of `lips.py`; the data is read from AVSE_DATA (default ../shared/data).
+Writes tables to benchmarks/results/.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from lips import NOISES, own, read
 from numpy.typing import NDArray
-from quality import DATA, noises
+from quality import noises
 from scipy.stats import rankdata
 
 import avse
@@ -33,7 +34,7 @@ from avse.data.lips import Lips
 from avse.data.lips.corruption import corrupt_lips
 from avse.enhancement import Enhancement
 from avse.evaluation import benchmark
-from avse.evaluation.metrics import all_metrics
+from avse.evaluation.metrics import improvements
 from avse.guides.wrappers import CorruptedGuide, corrupted
 from avse.inference.algorithm import Algorithm
 from avse.inference.presets import default_vem, lips_mcem, min_vae_mcem, mixture_mcem, papers_vem
@@ -50,38 +51,45 @@ MODELS = {
     "min1": "min-vae-v1",
     "min2": "min-vae-v2",
 }
-LISTENS = ("a", "av", "min1", "min2")
-"""Whose encoder hears something that can be buried."""
-SYSTEMS = [*MODELS, *(f"{name}-bad" for name in MODELS if name != "a"), *(f"{name}-deaf" for name in LISTENS)]
-BURIED = ColouredNoise(share=1 / 3, low=-10.0, high=0.0)
+AUDIO_ENCODERS = ("a", "av", "min1", "min2")
+"""Models with an audio encoder at test time."""
+SYSTEMS = [
+    *MODELS,
+    *(f"{name}-corrupted-lips" for name in MODELS if name != "a"),
+    *(f"{name}-noisy-encoder" for name in AUDIO_ENCODERS),
+]
+ENCODER_NOISE = ColouredNoise(share=1 / 3, low=-10.0, high=0.0)
 
 
-def spoilt(clip: str, seed: int = 0) -> tuple[Lips, NDArray[np.bool_]]:
-    """The lips of a clip with a third spoilt, and which pictures are."""
+def corrupted_lips(clip: str, seed: int = 0) -> tuple[Lips, NDArray[np.bool_]]:
+    """The lips of a clip, a third of them corrupted, and whether each video frame is corrupted."""
     return corrupt_lips(read(clip), np.random.default_rng(zlib.crc32(f"{seed}/{Path(clip).name}".encode())))
 
 
-def hard_of_hearing(pair: SpeechPair) -> SpeechPair:
-    """The pair whose guide hears noise in a third of the frames, though it is not being trained."""
+def with_noisy_encoder(pair: SpeechPair) -> SpeechPair:
+    """The pair with noise added to the input of its guide in a third of the frames, as in training."""
     result = SpeechPair(pair.config)
-    result.model, result.guide = pair.model, corrupted(pair.guide, BURIED)
+    result.model, result.guide = pair.model, corrupted(pair.guide, ENCODER_NOISE)
     for part in result.guide.modules():
         part.training = isinstance(part, CorruptedGuide)
     return result
 
 
 def enhanced(mixture: benchmark.Samples, spec: benchmark.MixtureSpec, system: str) -> benchmark.Samples:
+    """The mixture enhanced by one of `SYSTEMS`."""
     name, _, condition = system.partition("-")
     pair = zoo.load(MODELS[name])
-    lips = None if name == "a" else spoilt(spec.clip)[0] if condition == "bad" else own(spec.clip, [])
-    if condition == "deaf":
-        pair = hard_of_hearing(pair)
+    lips = None if name == "a" else own(spec.clip, [])
+    if condition == "corrupted-lips":
+        lips, _ = corrupted_lips(spec.clip)
+    if condition == "noisy-encoder":
+        pair = with_noisy_encoder(pair)
         torch.manual_seed(spec.seed)
     return avse.enhance(mixture, benchmark.RATE, video=lips, model=pair, seed=spec.seed).speech
 
 
 def quality(specs: Sequence[benchmark.MixtureSpec], systems: Sequence[str], jobs: int) -> str:
-    """Improvements of every system, and the differences from the A-VAE and the AV-VAE."""
+    """Tables of the improvements of every system and of its differences from the A-VAE and the AV-VAE."""
     scores = benchmark.run(specs, {name: partial(enhanced, system=name) for name in systems}, jobs)
     tables = [benchmark.systems_table(scores)]
     tables += [
@@ -91,7 +99,7 @@ def quality(specs: Sequence[benchmark.MixtureSpec], systems: Sequence[str], jobs
 
 
 def modes() -> dict[str, Algorithm]:
-    """Ways to a posterior of alpha; the last is what the shipped VAE-MM does."""
+    """Algorithms by name that infer alpha; the last is that of the shipped VAE-MM."""
     mixture = mixture_mcem()
     return {
         "VEM, the paper's": papers_vem(),
@@ -103,33 +111,37 @@ def modes() -> dict[str, Algorithm]:
 
 
 def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """Area under the curve of a score that should be larger where positive; ties count half."""
+    """Area under the ROC curve of a score that should be larger for positives; ties count half."""
     ranks, count = rankdata(score), int(positive.sum())
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
 
 
-def alpha_of(result: Enhancement, lips: Lips, bad: NDArray[np.bool_], speech: benchmark.Samples) -> NDArray:
-    """r(alpha = 1) and whether the lips are spoilt, of the frames in which somebody speaks: (N', 2)."""
+def alpha_in_speech(
+    result: Enhancement, lips: Lips, corrupt: NDArray[np.bool_], speech: benchmark.Samples
+) -> NDArray:
+    """r(alpha = 1) and whether the lips are corrupted, in the N' frames with speech: (N', 2)."""
     r = result.posterior.responsibilities[1].reshape(-1)
     times = np.asarray(result.stft.frame_times(len(r)))
     nearest = np.abs(times[:, None] - lips.times).argmin(1)
     power = result.stft.analysis(torch.from_numpy(speech.astype(np.float32))).abs().square().mean(-1)
     active = (power > 1e-3 * power.mean()).numpy()
-    return np.stack([r.numpy()[active], bad[nearest][active]], axis=1)
+    return np.stack([r.numpy()[active], corrupt[nearest][active]], axis=1)
 
 
 def alpha_row(spec: benchmark.MixtureSpec, clean: bool, model: str, algorithm: Algorithm) -> NDArray:
-    """`alpha_of` one mixture, or of its speech alone."""
+    """`alpha_in_speech` for one mixture, or for its clean speech."""
     torch.set_num_threads(1)
     speech, mixture = benchmark.make_mixture(spec)
-    lips, bad = spoilt(spec.clip)
-    heard = speech if clean else mixture
-    result = avse.enhance(heard, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed)
-    return alpha_of(result, lips, bad, speech)
+    lips, corrupt = corrupted_lips(spec.clip)
+    samples = speech if clean else mixture
+    result = avse.enhance(
+        samples, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed
+    )
+    return alpha_in_speech(result, lips, corrupt, speech)
 
 
 def alpha(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
-    """AUC of alpha of the VAE-MM by mode and level."""
+    """Table of the AUC of alpha in the VAE-MM, by algorithm and level."""
     levels = sorted({spec.level for spec in specs}, reverse=True)
     head = ["clean speech", *(f"{level:g} dB" for level in levels)]
     lines = [f"| AUC | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
@@ -141,32 +153,31 @@ def alpha(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
             own_rows = [
                 row for (spec, c), row in zip(work, rows, strict=True) if (c, spec.level) == (clean, level)
             ]
-            score, bad = np.concatenate(own_rows).T
-            cells.append(f"{auc(score, bad > 0.5):.2f}")
+            score, corrupt = np.concatenate(own_rows).T
+            cells.append(f"{auc(score, corrupt > 0.5):.2f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def ablation_row(spec: benchmark.MixtureSpec, model: str, algorithm: Algorithm) -> list[float]:
-    """Improvements, time as a share of real time, and the last cost of one mixture with damaged lips."""
+    """Improvements, real-time factor and final objective for one mixture with corrupted lips."""
     torch.set_num_threads(1)
     speech, mixture = benchmark.make_mixture(spec)
-    lips, _ = spoilt(spec.clip)
+    lips, _ = corrupted_lips(spec.clip)
     start = time.perf_counter()
     result = avse.enhance(
         mixture, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed
     )
     spent = (time.perf_counter() - start) / (len(mixture) / benchmark.RATE)
-    before, after = (all_metrics(speech, x, benchmark.RATE) for x in (mixture, result.speech))
-    gains = [after[metric] - before[metric] for metric in benchmark.SHOWN]
-    return [*gains, spent, result.posterior.costs[-1]]
+    gains = improvements(speech, mixture, result.speech, benchmark.RATE)
+    return [*(gains[metric] for metric in benchmark.SHOWN), spent, result.posterior.costs[-1]]
 
 
 def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
-    """Quality, time and objective of the ways to a posterior, for VAE-MM and MIN-VAE.
+    """Table of quality, time and objective of the algorithms, for VAE-MM and MIN-VAE.
 
-    The objective is the free energy (VEM) or the mean of -log p(x | z) (MCEM) a frame and bin, as at the
-    recording's own level; only objectives of one kind compare.
+    The objective is the free energy (VEM) or the mean of -log p(x | z) (MCEM) per frame and bin, at the level
+    of the recording; objectives of VEM and MCEM cannot be compared.
     """
     collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": min_vae_mcem(), "min-vae-v2": min_vae_mcem()}
     names = [*benchmark.SHOWN.values(), "times real time", "objective"]
@@ -190,13 +201,13 @@ def main() -> None:
     parser.add_argument("--speakers", nargs="+", default=["s1"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--levels", nargs="+", type=float, default=LEVELS)
-    parser.add_argument("--share", type=int, default=4, help="take every so-manyth mixture")
+    parser.add_argument("--share", type=int, default=4, help="use one mixture in SHARE")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
 
-    rows = benchmark.table_rows(DATA / "splits.csv", "av", args.split)
+    rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", args.split)
     clips = [path for path, speaker in rows if speaker in args.speakers]
     specs = benchmark.cross(clips, noises(NOISES), args.levels, args.seed, args.share)
     start = time.perf_counter()
@@ -210,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import common
 import numpy as np
 
 import avse
-from avse.data.errors import InputError
 from avse.evaluation import benchmark
 
-DATA = Path(os.environ.get("AVSE_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 GRID_SPEAKERS = {"test": ("s30", "s34"), "validation": ("s3", "s32")}
 NOISES = ("cafe", "street", "babble", "car", "domestic_other", "white")
 LEVELS = (-5.0, 0.0, 5.0)
@@ -29,16 +28,14 @@ TARGETS = {"si_sdr": 6.0, "pesq_wb": 0.12, "stoi": 0.0}
 
 
 def clips(split: str) -> list[Path]:
-    table = DATA / "splits.csv"
-    if not table.is_file():
-        raise InputError(f"{table}: no such file; set AVSE_DATA to the folder of the recordings")
+    table = common.recordings() / "splits.csv"
     speech = [path for path, _ in benchmark.table_rows(table, "speech", split)]
     grid = [p for p, speaker in benchmark.table_rows(table, "av", split) if speaker in GRID_SPEAKERS[split]]
     return speech + grid
 
 
 def noises(names: Sequence[str] = NOISES) -> dict[str, list[Path]]:
-    rows = benchmark.table_rows(DATA / "splits.csv", "noise", "all")
+    rows = benchmark.table_rows(common.recordings() / "splits.csv", "noise", "all")
     return {name: sorted(path for path, own in rows if own == name) for name in names}
 
 
@@ -90,4 +87,4 @@ def report(name: str, value: float, target: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -1,14 +1,14 @@
-"""Effective draws a second of the samplers of z, on one recording in one run.
+"""Effective sample size per second of the samplers of z, on one recording.
 
     python benchmarks/samplers.py
 
 A synthetic voice in pink noise at 0 dB; the noise model is fitted by the default schedule and then held, and
-every sampler explores the same posterior p(z | x) of the shipped A-VAE with four chains from the same four
-starts, two from each of the schedule's own chains. "Effective" is the rank-normalised bulk ESS of each
-frame's log joint and of its speech level in five octaves, the median over frames and functionals; chains that
-do not mix disagree, and have few. NUTS is Pyro's, on all frames jointly. Times are the sampling's own,
-warm-up included. HMC should have five times the rate of the papers' random walk, and three times that of
-joint NUTS. Writes benchmarks/results/samplers.md.
+all samplers sample the same posterior p(z | x) of the shipped A-VAE with four chains from the same four
+initial values, two from each chain of that schedule. The ESS is the rank-normalised bulk ESS of the log joint
+of each frame and of its speech level in five octaves, the median over frames and functionals. NUTS is Pyro's,
+on all frames jointly; the row "under Pyro MCMC" runs HMC by `FrameMCMCKernel` in `pyro.infer.MCMC`. Times are
+those of sampling, warmup included. HMC should have five times the rate of the papers' random walk, and three
+times that of joint NUTS. Writes benchmarks/results/samplers.md.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import common
 import numpy as np
 import torch
 from pyro.infer import MCMC
@@ -31,34 +32,50 @@ from avse.evaluation.posterior.functionals import band_level, log_joint, octaves
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.kernels import HMC, MALA, Kernel, RandomWalk
 from avse.inference.mcmc.log_density import closure
-from avse.inference.mcmc.pyro_kernel import nuts
+from avse.inference.mcmc.pyro_kernel import FrameMCMCKernel, nuts
 from avse.inference.presets import default_mcem
 from avse.models.noisy import NoisySpeech
 from avse.zoo.pair import SpeechPair
 
 
 class Run(NamedTuple):
-    """Draws (C, D, N, L), and the seconds that they took."""
+    """Draws (C, D, N, L) and the time in s that they took."""
 
     z: Tensor
     seconds: float
 
 
-def by_chain(kernel: Kernel, moves: int, target: float | None) -> Callable[..., Run]:
-    """Half of the moves are warm-up."""
+def by_chain(kernel: Kernel, num_steps: int, target: float | None) -> Callable[..., Run]:
+    """A `Chain` for all frames and chains at once; half of the transitions are warmup."""
 
     def run(model: NoisySpeech, power: Tensor, start: Tensor, generator: Generator) -> Run:
         begin = time.perf_counter()
         with torch.no_grad():
-            chain = Chain(kernel, moves, moves // 2, target)
+            chain = Chain(kernel, num_steps, num_steps // 2, target)
             draws, _ = chain(closure(model, power=power), ChainState(start), generator)
         return Run(draws.z.transpose(0, 1), time.perf_counter() - begin)
 
     return run
 
 
-def by_nuts(moves: int, depth: int) -> Callable[..., Run]:
-    """Chains on all frames together, one after the other; half of the moves are warm-up."""
+def by_pyro(kernel: Kernel, num_steps: int, target: float | None) -> Callable[..., Run]:
+    """The same under `pyro.infer.MCMC`, all frames and chains in one tensor; half of the steps are warmup."""
+
+    def run(model: NoisySpeech, power: Tensor, start: Tensor, generator: Generator) -> Run:
+        seed = int(torch.randint(2**31, (), generator=generator))
+        begin = time.perf_counter()
+        with torch.no_grad():
+            frame_kernel = FrameMCMCKernel(model, kernel, start, seed, target)
+            half = num_steps // 2
+            mcmc = MCMC(frame_kernel, num_samples=half, warmup_steps=half, disable_progbar=True)
+            mcmc.run(power=power)
+        return Run(mcmc.get_samples()["z"].transpose(0, 1), time.perf_counter() - begin)
+
+    return run
+
+
+def by_nuts(num_steps: int, depth: int) -> Callable[..., Run]:
+    """Chains on all frames jointly, one after the other; half of the transitions are warmup."""
 
     def run(model: NoisySpeech, power: Tensor, start: Tensor, generator: Generator) -> Run:
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
@@ -66,7 +83,7 @@ def by_nuts(moves: int, depth: int) -> Callable[..., Run]:
         chains = []
         for z in start:
             kernel = nuts(model, {"z": z}, max_tree_depth=depth)
-            mcmc = MCMC(kernel, num_samples=moves // 2, warmup_steps=moves // 2, disable_progbar=True)
+            mcmc = MCMC(kernel, num_samples=num_steps // 2, warmup_steps=num_steps // 2, disable_progbar=True)
             mcmc.run(power=power)
             chains.append(mcmc.get_samples()["z"])
         return Run(torch.stack(chains), time.perf_counter() - begin)
@@ -79,8 +96,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--moves", type=int, default=400, help="of HMC; cheaper kernels get more")
-    parser.add_argument("--nuts-moves", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=400, help="transitions of HMC; cheaper kernels get more")
+    parser.add_argument("--nuts-steps", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -91,16 +108,17 @@ def main() -> None:
     voice = utterance_speech(args.seed, speaker=0, index=0)
     clean = np.resize(voice.samples, round(args.seconds * voice.sample_rate))
     noisy, _ = mix(clean, pink_noise(len(clean), np.random.default_rng(args.seed)), 0.0)
-    power = heard(pair, noisy, voice.sample_rate)
+    power = recording_power(pair, noisy, voice.sample_rate)
     fitted = default_mcem()(pair.model, pair.guide, power, None, generator)
     model, start = NoisySpeech(pair.model, fitted.noise), fitted.z[:, [0, -1]].flatten(0, 1)
 
     samplers = {
-        "random walk, the papers'": by_chain(RandomWalk(0.1), 8 * args.moves, None),
-        "random walk, adapted": by_chain(RandomWalk(0.1), 8 * args.moves, 0.234),
-        "MALA": by_chain(MALA(0.1), 4 * args.moves, 0.57),
-        "HMC, 8 steps": by_chain(HMC(0.1, 8), args.moves, 0.7),
-        "NUTS, all frames jointly": by_nuts(args.nuts_moves, 6),
+        "random walk, the papers'": by_chain(RandomWalk(0.1), 8 * args.steps, None),
+        "random walk, adapted": by_chain(RandomWalk(0.1), 8 * args.steps, 0.234),
+        "MALA": by_chain(MALA(0.1), 4 * args.steps, 0.57),
+        "HMC, 8 steps": by_chain(HMC(0.1, 8), args.steps, 0.7),
+        "HMC, 8 steps, under Pyro MCMC": by_pyro(HMC(0.1, 8), args.steps, 0.7),
+        "NUTS, all frames jointly": by_nuts(args.nuts_steps, 6),
     }
     lines = ["| sampler | draws | s | ESS a second | median R-hat |", "|---" * 5 + "|"]
     rates: dict[str, float] = {}
@@ -123,11 +141,11 @@ def main() -> None:
     (args.out / "samplers.md").write_text("\n".join(lines) + "\n")
 
 
-def heard(pair: SpeechPair, samples: np.ndarray, rate: int) -> Tensor:
-    """|x|^2 (N, F) at the pair's rate and level."""
+def recording_power(pair: SpeechPair, samples: np.ndarray, rate: int) -> Tensor:
+    """|x|^2 (N, F) at the sample rate and level of the pair."""
     signal = torch.from_numpy(resample(samples, rate, pair.stft.sample_rate)).float()
     return pair.config.front_end.analysis(signal).values.abs().square()
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

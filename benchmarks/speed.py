@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import common
 import numpy as np
 import torch
 
@@ -159,4 +160,4 @@ def show(name: str, value: float, limit: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -195,12 +196,8 @@ class FrameDataModule(L.LightningDataModule):
         if split not in self._frames:
             utterances = self.utterances(split)
             speeds = self.speeds if split == "train" else (1.0,)
-            heard = [
-                (utterance, speed)
-                for utterance in track(utterances, f"spectra ({split})", transient=True)
-                for speed in speeds
-            ]
-            powers = self._powers(heard)
+            heard = [(utterance, speed) for utterance in utterances for speed in speeds]
+            powers = self._powers(heard, f"spectra ({split})")
             power = torch.cat(powers)
             loud = power.sum(-1) > 0
             if not loud.any():
@@ -224,11 +221,15 @@ class FrameDataModule(L.LightningDataModule):
             self._frames[split] = FrameDataset(power[loud], lips, self.lips, bad)
         return self._frames[split]
 
-    def _powers(self, heard: Sequence[tuple[Utterance, float]]) -> list[Tensor]:
-        """|X|^2 of utterances at a speed; all files that cannot be read are named in one `InputError`."""
+    def _powers(self, heard: Sequence[tuple[Utterance, float]], label: str) -> list[Tensor]:
+        """|X|^2 of utterances at a speed, under a bar on stderr that is called `label`.
+
+        Raises:
+            InputError: names all files that cannot be read.
+        """
         powers: list[Tensor] = []
         faults: dict[str, str] = {}
-        for utterance, speed in heard:
+        for utterance, speed in track(heard, label, transient=True, console=Console(stderr=True)):
             try:
                 powers.append(self.cache.power(utterance, speed))
             except InputError as error:

@@ -195,20 +195,25 @@ def differences_table(scores: Sequence[Score], reference: str, metrics: dict[str
     """Mean of every system minus the reference on the same mixtures, a column a level.
 
     Behind each mean is its standard error over the clips, of which a few noises and levels share one voice.
+    The last column is the smallest difference of a single mixture in the first metric.
     """
     levels = sorted({s.level for s in scores})
     base = {(s.clip, s.noise_type, s.level): s for s in scores if s.system == reference}
     head = " | ".join(f"{level:g} dB" for level in levels)
     lines = [
-        f"| minus {reference}: {' / '.join(metrics.values())} | {head} |",
-        "|---" * (len(levels) + 1) + "|",
+        f"| minus {reference}: {' / '.join(metrics.values())} | {head} | worst |",
+        "|---" * (len(levels) + 2) + "|",
     ]
     for system in dict.fromkeys(s.system for s in scores if s.system != reference):
         own = [s for s in scores if s.system == system]
+        pairs = [(s, base[s.clip, s.noise_type, s.level]) for s in own]
         cells = []
         for level in levels:
-            pairs = [(s, base[s.clip, s.noise_type, s.level]) for s in own if s.level == level]
-            cells.append(" / ".join(_difference(pairs, metric) for metric in metrics))
+            at_level = [pair for pair in pairs if pair[0].level == level]
+            cells.append(" / ".join(_difference(at_level, metric) for metric in metrics))
+        first = next(iter(metrics))
+        worst = min(ours.enhanced[first] - theirs.enhanced[first] for ours, theirs in pairs)
+        cells.append(f"{worst:+.2f}")
         lines.append(f"| {system} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

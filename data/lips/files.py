@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import idctn
@@ -124,6 +123,10 @@ def _own(arrays: dict[str, NDArray[Any]], path: Path) -> Lips:
 
 def _coefficients(path: Path) -> NDArray[np.float64]:
     """The only numeric data set (T_v, 4489) of a MATLAB 7.3 file."""
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: .mat files need h5py; pip install 'avse[video]'") from error
     found: list[NDArray[np.float64]] = []
 
     def collect(_: str, item: Any) -> None:

@@ -1,1 +1,1 @@
-"""Posterior analysis: convergence, predictive checks, credible intervals, model comparison, the report."""
+"""Posterior analysis: convergence, predictive checks, credible intervals, model comparison, HTML report."""

@@ -1,14 +1,13 @@
-"""How sure the speech is: deviations of bins, credible bands of levels, and sounds drawn from the posterior.
+"""Posterior uncertainty of the speech: standard deviations, credible intervals, sampled waveforms.
 
     z_r ~ p(z | x, v),   alpha ~ p(alpha | x, z_r, v),   s | x, z_r, alpha ~ N_c(G x, G V_b)
 
-s is the speech as it sounds in the mixture (sqrt(g) s where the noise model has a gain). Everything counts:
-what is unknown of a bin when z is known (G V_b) and what is unknown of z. What the noise model is unsure of
-does not: W and H are point estimates.
+s is the speech at its level in the recording (sqrt(g) s if the noise model has a frame gain). The uncertainty
+includes that of a bin given z (G V_b) and that of z, but not that of the noise: W and H are point estimates.
 
-Bins are drawn independently, as the model has them. Overlapping frames of a real signal are not independent:
-synthesis averages what they say, so that a drawn sound varies less than its bins, and its STFT is not the
-STFT that was drawn. Levels are therefore taken of the drawn bins and not of the sounds.
+Bins are drawn independently, as in the model. Synthesis averages overlapping frames, so that a sampled
+waveform varies less than its bins, and its STFT differs from the STFT that was drawn. Levels are therefore
+computed from the drawn bins and not from the waveforms.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,14 +25,14 @@ from avse.models.noisy import NoisySpeech
 
 
 class SpeechMoments(NamedTuple):
-    """E[s | x] and the root of Var[s | x] of every bin, (*, N, F), complex and real."""
+    """E[s | x], complex, and sqrt(Var[s | x]), real, of every bin: (*, N, F) each."""
 
     mean: Tensor
     std: Tensor
 
 
 class CredibleBand(NamedTuple):
-    """Ends and middle of an interval that holds the level with the given probability, dB, each (*, N, B)."""
+    """Limits and median of a credible interval of the level in dB, each (*, N, B)."""
 
     lower: Tensor
     median: Tensor
@@ -43,12 +42,12 @@ class CredibleBand(NamedTuple):
 def speech_moments(
     model: NoisySpeech, z: Tensor, spectrum: Tensor, visual: Tensor | None = None
 ) -> SpeechMoments:
-    """Mean and deviation of the speech STFT, E[G V_b] within draws and Var[G] |x|^2 between them.
+    """Mean and standard deviation of the speech STFT; Var[s | x] = E[G V_b] + Var[G] |x|^2.
 
     Args:
-        model: speech and noise.
+        model: speech and noise models.
         z: draws (C, D, *, N, L).
-        spectrum: STFT of the mixture, complex (*, N, F), at the model's level.
+        spectrum: STFT of the noisy recording, complex (*, N, F), scaled as for the model.
         visual: lips, where the model has them.
     """
     average = average_filter(model, z.flatten(0, 1), spectrum.abs().square(), visual)
@@ -58,14 +57,15 @@ def speech_moments(
 def draw_speech(
     model: NoisySpeech, z: Tensor, spectrum: Tensor, visual: Tensor | None, generator: Generator
 ) -> Tensor:
-    """A draw of the speech STFT at one draw of z (*, N, L), alpha drawn frame by frame: complex (*, N, F)."""
+    """A draw of the speech STFT given a draw of z (*, N, L), one alpha per frame: complex (*, N, F)."""
     given = given_z(model, z, spectrum.abs().square(), visual)
     alpha = draw_component(given.weights, generator)
-    gain, spread = (
-        torch.take_along_dim(values, alpha[None, ..., None], 0)[0] for values in (given.gain, given.spread)
+    gain, variance = (
+        torch.take_along_dim(values, alpha[None, ..., None], 0)[0]
+        for values in (given.gain, given.speech_variance)
     )
     noise = torch.randn(spectrum.shape, generator=generator, dtype=spectrum.dtype, device=spectrum.device)
-    return gain * spectrum + spread.sqrt() * noise
+    return gain * spectrum + variance.sqrt() * noise
 
 
 def level_draws(
@@ -76,16 +76,16 @@ def level_draws(
     generator: Generator,
     visual: Tensor | None = None,
 ) -> Tensor:
-    """Levels of the speech in bands of bins, one draw for every draw of z, dB: (C, D, *, N, B).
+    """Speech levels in bands of bins, one draw for every draw of z, in dB: (C, D, *, N, B).
 
-    The level of a band is the mean of |s|^2 over its bins. No level depends on the phase of the mixture.
+    The level of a band is the mean of |s|^2 over its bins; it does not depend on the phase of the recording.
 
     Args:
-        model: speech and noise.
+        model: speech and noise models.
         z: draws (C, D, *, N, L).
-        power: |x|^2 (*, N, F) at the model's level.
-        bands: such as `avse.evaluation.posterior.functionals.octaves`.
-        generator: of all that is drawn.
+        power: |x|^2 (*, N, F), scaled as for the model.
+        bands: ranges of bins, such as those of `avse.evaluation.posterior.functionals.octaves`.
+        generator: source of the random numbers.
         visual: lips, where the model has them.
     """
     amplitude = torch.complex(power.sqrt(), torch.zeros_like(power))
@@ -100,7 +100,7 @@ def level_draws(
 
 
 def credible_band(draws: Tensor, probability: float = 0.9) -> CredibleBand:
-    """The central interval of draws (C, D, *): as much probability is left out below as above."""
+    """Central credible interval of draws (C, D, *): its two tails have equal probability."""
     tail = (1 - probability) / 2
     ordered = draws.flatten(0, 1).sort(0).values  # torch.quantile refuses more than 2^24 values
     ends = []
@@ -121,18 +121,18 @@ def sample_waveforms(
     generator: Generator,
     visual: Tensor | None = None,
 ) -> Tensor:
-    """Sounds drawn from the posterior, at the rate of the STFT and the level of `spectrum`: (S, *, T).
+    """Speech waveforms drawn from the posterior, at the rate and scale of `spectrum`: (S, *, T).
 
-    Each starts from another draw of z, at random; once all are used, they are used again.
+    Each uses a different, randomly chosen draw of z; draws are reused once all have been used.
 
     Args:
-        model: speech and noise.
+        model: speech and noise models.
         z: draws (C, D, *, N, L).
-        spectrum: STFT of the mixture, complex (*, N, F), at the model's level.
-        stft: of the spectrum.
-        length: T, samples.
-        count: S.
-        generator: of all that is drawn.
+        spectrum: STFT of the noisy recording, complex (*, N, F), scaled as for the model.
+        stft: the transform of `spectrum`.
+        length: T, the number of samples.
+        count: S, the number of waveforms.
+        generator: source of the random numbers.
         visual: lips, where the model has them.
     """
     pooled = z.flatten(0, 1)

@@ -1,14 +1,15 @@
-"""Can these draws be trusted? Convergence of every frame, and what to do where it fails.
+"""Convergence of the chains of every frame: a table, a verdict, and what to change where chains fail.
 
     diagnosis = diagnose(NoisySpeech(pair.model, posterior.noise), posterior, power, visual)
-    print(diagnosis)                  # a table and a verdict
-    diagnosis.mixed                   # the verdict in one bit
+    print(diagnosis)                  # the table and the verdict
+    diagnosis.mixed                   # whether the draws can be used without restriction
     diagnosis.convergence["level"]    # R-hat, ESS and MCSE of every frame and band
     posterior.to_xarray(functionals=diagnosis.functionals)
 
-A recording has hundreds of frames, each with chains of its own. The largest R-hat of thousands is large even
-where all is well, so that shares of the frames are judged, and judged by what is asked of the draws (levels
-of the speech, the filter, the log joint): latents that nobody hears may mix later than the speech.
+A recording has hundreds of frames, each with chains of its own. The largest of thousands of R-hats is large
+even if all chains have mixed, so the verdict uses the share of values that fail a threshold. It uses the
+functionals that are estimated from the draws (speech levels, the Wiener gain, the log joint density) rather
+than z: directions of z that the decoder hardly depends on may mix more slowly than the speech.
 """
 
 import math
@@ -19,33 +20,51 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from avse.evaluation.posterior.advice import (
+    advise_draws,
+    advise_larger_steps,
+    advise_modes,
+    advise_smaller_steps,
+    advise_trajectories,
+    advise_warmup,
+)
 from avse.evaluation.posterior.convergence import Convergence, bfmi, convergence
-from avse.evaluation.posterior.functionals import Functional, octaves, over_draws, usual_functionals
+from avse.evaluation.posterior.functionals import Functional, default_functionals, octaves, over_draws
+from avse.inference.mcmc.kernels import Kernel
 from avse.inference.posterior import Posterior
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
 
-STRICT, LOOSE = 1.01, 1.05
-"""R-hats: what Vehtari et al. (2021) ask for, and what still serves for a mean with its standard error."""
-ESS_PER_CHAIN = 100
-"""Effective draws a chain that R-hat, ESS and the standard errors themselves need to be reliable."""
-TOLERATED = 0.05
-"""Share of values that may lie past a threshold: draws of a perfect sampler leave about 1 % past `STRICT`."""
-SURE = 4.0
-"""Standard errors beyond which the log joint is said to change: by chance in 6e-5 of long recordings."""
-ELSEWHERE = 10.0
-"""Chains so many times farther apart than their halves have each stayed in a place of their own."""
-SELDOM = 1e-3
-"""Share of diverging moves that is not worth a word."""
-POOR_BFMI = 0.3
-"""Below it, momenta explore the energy slowly (Betancourt, arXiv 1604.00695)."""
+RHAT_THRESHOLD = 1.01
+"""Largest R-hat of a converged quantity (Vehtari et al. 2021)."""
+RHAT_THRESHOLD_MEANS = 1.05
+"""Largest R-hat at which means can still be used with their Monte Carlo standard errors."""
+MIN_ESS_PER_CHAIN = 100
+"""Effective sample size per chain that R-hat, ESS and MCSE need to be reliable (Vehtari et al. 2021)."""
+MAX_FAILING_SHARE = 0.05
+"""Largest tolerated share of values that fail a threshold; independent draws fail `RHAT_THRESHOLD` in about
+1 % of the values."""
+DRIFT_THRESHOLD = 4.0
+"""Standard errors beyond which the log joint drifts; false alarms in 6e-5 of long recordings."""
+SEPARATION_THRESHOLD = 10.0
+"""Chains whose separation (`Diagnosis.separation`) exceeds this explore different regions."""
+MAX_DIVERGENT_SHARE = 1e-3
+"""Share of divergent transitions above which the verdict mentions them."""
+MIN_BFMI = 0.3
+"""Below this BFMI the momenta explore the energy too slowly (Betancourt, arXiv 1604.00695)."""
+LOW_ACCEPTANCE, HIGH_ACCEPTANCE = 0.15, 0.95
+"""Mean acceptance rates outside this range are reported."""
 
 
 class LogJointDrift(NamedTuple):
-    """Log joint of a frame, second half of the chains minus first half: nats, and in standard errors.
+    """Mean log joint of a frame in the second half of the chains minus that in the first half.
 
-    Frames are independent given the parameters, so that their spread gives the standard error, however slowly
-    their chains mix. Chains that have forgotten their start change by nothing but chance.
+    The standard error is taken from the spread over frames, which are independent given the parameters, so it
+    is valid however slowly the chains mix. Stationary chains drift by chance alone.
+
+    Attributes:
+        nats: the difference, in nats per frame.
+        score: the difference over its standard error; NaN for a single frame.
     """
 
     nats: float
@@ -54,199 +73,211 @@ class LogJointDrift(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How well the chains of N frames mixed; C chains, D draws, L latents.
+    """How well the chains of N frames mixed; C chains, D draws, L latent dimensions.
 
     Attributes:
-        functionals: draws of what was judged, by name, (C, D, *, N) or (C, D, *, N, K).
+        functionals: draws of the functionals by name, (C, D, *, N) or (C, D, *, N, K).
         convergence: of every functional (*, N) or (*, N, K), and of "z" (*, N, L).
-        change: of the log joint along the chains.
-        stuck: whether a chain of the frame never moved, (*, N).
-        apart: how much farther apart chains are than the halves of one chain, median over what fails
-            `LOOSE`: 1 in mixed chains, some units where all move slowly, large where each stays elsewhere.
-        acceptance: (*, N), and `step_size` (C, *, N): of the sampler, where they are known.
-        step_size: see there.
-        diverged: share of the moves that lost their trajectory, (*, N), where the sampler tells.
-        bfmi: of the least chain, (*, N), where the sampler has an energy.
+        drift: of the log joint along the chains.
+        stuck: whether at least one chain of the frame never moved, (*, N).
+        separation: variance between chain means over that between the halves of a chain, the median over
+            values that fail `RHAT_THRESHOLD_MEANS`: about 1 for mixed chains, large if every chain stays in a
+            region of its own.
+        acceptance: acceptance rate, (*, N); None if the sampler does not report it.
+        step_size: (C, *, N); None if the sampler does not report it.
+        diverged: share of divergent transitions, (*, N); None if the sampler does not report it.
+        bfmi: the smallest over the chains, (*, N); None for a sampler without an energy.
+        kernel: transition kernel that made the draws, to which the advice refers; None if it is unknown.
     """
 
     functionals: dict[str, Tensor]
     convergence: dict[str, Convergence]
-    change: LogJointDrift
+    drift: LogJointDrift
     stuck: Tensor
-    apart: float
+    separation: float
     acceptance: Tensor | None
     step_size: Tensor | None
     diverged: Tensor | None
     bfmi: Tensor | None
+    kernel: Kernel | None = None
 
     @property
     def chains(self) -> int:
-        """C."""
+        """C, the number of chains."""
         return next(iter(self.functionals.values())).shape[0]
 
     @property
     def draws(self) -> int:
-        """D."""
+        """D, the number of draws per chain."""
         return next(iter(self.functionals.values())).shape[1]
 
-    def past(self, name: str) -> dict[str, float]:
-        """Shares of the values of a quantity that are past a threshold; what is no number is past all.
+    def failing_shares(self, name: str) -> dict[str, float]:
+        """Shares of the values of a quantity that fail a threshold; NaN fails all of them.
 
-        Keys: "rhat>1.01", "rhat>1.05" and "ess<100 a chain", of the smaller of bulk and tail ESS.
+        Keys: "rhat>1.01", "rhat>1.05" and "ess<100 a chain", the latter of the smaller of bulk and tail ESS.
         """
         own = self.convergence[name]
-        least = torch.minimum(own.ess_bulk, own.ess_tail)
-        unknown = least.isnan()  # but where all draws are equal, R-hat alone is
-        shares = {f"rhat>{limit}": (own.rhat > limit) | unknown for limit in (STRICT, LOOSE)}
-        shares[f"ess<{ESS_PER_CHAIN} a chain"] = (least < ESS_PER_CHAIN * self.chains) | unknown
-        return {key: float(share.double().mean()) for key, share in shares.items()}
+        ess = torch.minimum(own.ess_bulk, own.ess_tail)
+        undefined = ess.isnan()  # where all draws are equal, ESS is defined and R-hat alone is NaN
+        limits = (RHAT_THRESHOLD, RHAT_THRESHOLD_MEANS)
+        failing = {f"rhat>{limit}": (own.rhat > limit) | undefined for limit in limits}
+        failing[f"ess<{MIN_ESS_PER_CHAIN} a chain"] = (ess < MIN_ESS_PER_CHAIN * self.chains) | undefined
+        return {key: _share(values) for key, values in failing.items()}
 
     def quantiles(self, name: str, levels: tuple[float, ...] = (0.05, 0.5, 0.95)) -> dict[str, list[float]]:
-        """Quantiles over frames of R-hat, ESS and MCSE of a quantity; values that are no number left out."""
+        """Quantiles over frames of R-hat, ESS and MCSE of a quantity, NaN excluded."""
         return {
             key: values.flatten().nanquantile(values.new_tensor(levels)).tolist()
             for key, values in self.convergence[name]._asdict().items()
         }
 
-    def worst(self, key: str) -> float:
-        """The largest share among the functionals, by a key of `past`."""
-        return max(self.past(name)[key] for name in self.functionals)
+    def largest_failing_share(self, key: str) -> float:
+        """The largest share over the functionals, for a key of `failing_shares`."""
+        return max(self.failing_shares(name)[key] for name in self.functionals)
 
     @property
-    def changes(self) -> bool:
-        """Whether the log joint changes along the chains by more than chance."""
-        return abs(self.change.score) > SURE
+    def drifts(self) -> bool:
+        """Whether the drift of the log joint exceeds `DRIFT_THRESHOLD` standard errors."""
+        return abs(self.drift.score) > DRIFT_THRESHOLD
 
     @property
     def usable(self) -> bool:
-        """Whether means of the functionals can be used with their standard errors (mcse)."""
-        stuck = float(self.stuck.double().mean())
-        agree = self.chains > 1 and self.worst(f"rhat>{LOOSE}") <= TOLERATED
-        return agree and stuck <= TOLERATED and not self.changes
+        """Whether means of the functionals can be used with their Monte Carlo standard errors."""
+        failing = self.largest_failing_share(f"rhat>{RHAT_THRESHOLD_MEANS}")
+        agree = self.chains > 1 and failing <= MAX_FAILING_SHARE
+        return agree and _share(self.stuck) <= MAX_FAILING_SHARE and not self.drifts
 
     @property
     def mixed(self) -> bool:
-        """Whether the draws can be used for all that the functionals are asked, quantiles as well."""
-        strict, size = self.worst(f"rhat>{STRICT}"), self.worst(f"ess<{ESS_PER_CHAIN} a chain")
-        return self.usable and max(strict, size) <= TOLERATED
+        """Whether means and quantiles of the functionals can be used."""
+        rhat = self.largest_failing_share(f"rhat>{RHAT_THRESHOLD}")
+        ess = self.largest_failing_share(f"ess<{MIN_ESS_PER_CHAIN} a chain")
+        return self.usable and max(rhat, ess) <= MAX_FAILING_SHARE
 
     def __str__(self) -> str:
-        return f"{table(self)}\n{verdict(self)}"
+        return f"{convergence_table(self)}\n{verdict(self)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; None is what is no number."""
+        """Plain values for JSON; NaN and infinite values are None."""
         return {
             "chains": self.chains,
             "draws": self.draws,
             "mixed": self.mixed,
             "usable": self.usable,
             "verdict": verdict(self),
-            "change_of_log_joint": {key: _plain(value) for key, value in self.change._asdict().items()},
-            "stuck": float(self.stuck.double().mean()),
+            "log_joint_drift": {key: _finite(value) for key, value in self.drift._asdict().items()},
+            "stuck": _share(self.stuck),
             "quantities": {
                 name: {
-                    "quantiles": {key: list(map(_plain, own)) for key, own in self.quantiles(name).items()},
-                    "past": self.past(name),
+                    "quantiles": {key: list(map(_finite, own)) for key, own in self.quantiles(name).items()},
+                    "failing_shares": self.failing_shares(name),
                 }
                 for name in self.convergence
             },
         }
 
 
-def table(diagnosis: Diagnosis) -> str:
-    """One line a quantity: quantiles over frames of R-hat and ESS, and shares past the thresholds."""
+def convergence_table(diagnosis: Diagnosis) -> str:
+    """One line per quantity: quantiles over frames of R-hat and ESS, and the shares that fail a threshold."""
     head = "R-hat 50 %   95 %  > 1.01  > 1.05   bulk ESS 5 %   50 %   tail ESS 5 %   50 %   < 100 a chain"
     lines = [f"{diagnosis.chains} chains of {diagnosis.draws} draws", f"{'':>10}  {head}"]
     for name in diagnosis.convergence:
-        found, past = diagnosis.quantiles(name), list(diagnosis.past(name).values())
-        _, median, high = found["rhat"]
-        bulk, tail = found["ess_bulk"], found["ess_tail"]
+        quantiles, failing = diagnosis.quantiles(name), list(diagnosis.failing_shares(name).values())
+        _, median, high = quantiles["rhat"]
+        bulk, tail = quantiles["ess_bulk"], quantiles["ess_tail"]
         lines.append(
-            f"{name:>10}  {median:10.3f} {high:6.3f} {past[0]:7.1%} {past[1]:7.1%}   {bulk[0]:12.0f} "
-            f"{bulk[1]:6.0f}   {tail[0]:12.0f} {tail[1]:6.0f}   {past[2]:13.1%}"
+            f"{name:>10}  {median:10.3f} {high:6.3f} {failing[0]:7.1%} {failing[1]:7.1%}   {bulk[0]:12.0f} "
+            f"{bulk[1]:6.0f}   {tail[0]:12.0f} {tail[1]:6.0f}   {failing[2]:13.1%}"
         )
     return "\n".join(lines)
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """Mixed or not, why, and what to do: one sentence a line."""
-    lines = [_summary(diagnosis), *_causes(diagnosis), *_sampler(diagnosis)]
-    return "\n".join(lines)
+    """Whether the chains mixed, what failed, and what to change: one statement per line.
+
+    The advice fits the kernel of the diagnosis, and names options of `avse diagnose` and arguments of
+    `avse.posterior_run.ChainSettings`.
+    """
+    return "\n".join([_summary(diagnosis), *_failures(diagnosis), *_sampler_failures(diagnosis)])
 
 
 def _summary(diagnosis: Diagnosis) -> str:
     if diagnosis.chains < 2:
         return (
-            "Unknown: one chain cannot show whether it found all there is. Run four, from different starts."
+            "Unknown: a single chain cannot show whether it has explored the whole posterior. Run four "
+            "chains from different initial values."
         )
     if diagnosis.mixed:
-        latent = diagnosis.past(Z)[f"rhat>{LOOSE}"]
-        if latent > TOLERATED:
+        failing = diagnosis.failing_shares(Z)[f"rhat>{RHAT_THRESHOLD_MEANS}"]
+        if failing > MAX_FAILING_SHARE:
             return (
-                f"Mixed in what was judged. The latents themselves are not ({latent:.0%} have R-hat above "
-                f"{LOOSE}): use the draws for the speech, not for z."
+                f"Mixed for the speech, but not for the latent variables z ({failing:.0%} have an R-hat "
+                f"above {RHAT_THRESHOLD_MEANS}): use the draws for the speech, not for z."
             )
         return "Mixed: means and quantiles can be used, within their standard errors."
     if diagnosis.usable:
         return (
-            f"Nearly mixed: R-hat is below {LOOSE} where it matters. Means can be used within their standard "
-            f"errors, quantiles and tails not yet."
+            f"Nearly mixed: R-hat is below {RHAT_THRESHOLD_MEANS} for nearly all values. Means can be used "
+            "within their standard errors, quantiles and tails cannot yet."
         )
-    return "Not mixed: these draws are no sample of the posterior. What they average to is a hedge at best."
+    return "Not mixed: the draws do not represent the posterior; their averages depend on the initial values."
 
 
-def _causes(diagnosis: Diagnosis) -> list[str]:
+def _failures(diagnosis: Diagnosis) -> list[str]:
     lines = []
-    stuck = float(diagnosis.stuck.double().mean())
+    kernel, stuck = diagnosis.kernel, _share(diagnosis.stuck)
     if stuck > 0:
-        lines.append(f"In {stuck:.1%} of the frames a chain never moved: take smaller steps.")
-    if diagnosis.changes:
+        lines.append(f"In {stuck:.1%} of the frames a chain never moved: {advise_smaller_steps(kernel)}.")
+    if diagnosis.drifts:
         lines.append(
-            f"The log joint still changes along the chains ({diagnosis.change.nats:+.2f} nats a frame from "
-            f"half to half, {diagnosis.change.score:+.1f} standard errors): more warm-up."
+            f"The log joint still drifts along the chains ({diagnosis.drift.nats:+.2f} nats per frame "
+            f"between halves, {diagnosis.drift.score:+.1f} standard errors): {advise_warmup()}."
         )
-    if diagnosis.worst(f"rhat>{LOOSE}") > TOLERATED and diagnosis.apart > ELSEWHERE:
+    failing = diagnosis.largest_failing_share(f"rhat>{RHAT_THRESHOLD_MEANS}")
+    if failing > MAX_FAILING_SHARE and diagnosis.separation > SEPARATION_THRESHOLD:
         lines.append(
-            "Chains disagree and each stays where it is: several modes, or steps that are far too small. "
-            "More draws of this kernel will not help; a gradient kernel with long trajectories (HMC) may."
+            "The chains explore different regions, so the posterior has several modes or the steps are far "
+            f"too small: more draws will not help; {advise_modes(kernel)}."
         )
     elif not diagnosis.mixed and diagnosis.chains > 1:
-        factor = _more(diagnosis)
+        factor = _missing_draws_factor(diagnosis)
         if factor > 20:
-            lines.append(
-                f"At least {factor:.0f} times the draws are needed: rather take a gradient kernel, with "
-                "longer trajectories if it is one (HMC with more leapfrog steps)."
-            )
+            lines.append(f"At least {factor:.0f} times the draws are needed: {advise_trajectories(kernel)}.")
         elif factor > 1:
-            lines.append(f"About {factor:.1f} times the draws are needed.")
+            draws = math.ceil(factor * diagnosis.draws)
+            lines.append(f"About {factor:.1f} times the draws are needed: {advise_draws(draws)}.")
     return lines
 
 
-def _more(diagnosis: Diagnosis) -> float:
-    """How many times the draws are needed for the effective size wanted, in all but the tolerated share."""
-    least = [
-        torch.minimum(own.ess_bulk, own.ess_tail).flatten().nanquantile(TOLERATED)
+def _missing_draws_factor(diagnosis: Diagnosis) -> float:
+    """Factor on the number of draws at which all but `MAX_FAILING_SHARE` of the values have enough ESS."""
+    ess = [
+        torch.minimum(own.ess_bulk, own.ess_tail).flatten().nanquantile(MAX_FAILING_SHARE)
         for name, own in diagnosis.convergence.items()
         if name in diagnosis.functionals
     ]
-    return ESS_PER_CHAIN * diagnosis.chains / float(torch.stack(least).min())
+    return MIN_ESS_PER_CHAIN * diagnosis.chains / float(torch.stack(ess).min())
 
 
-def _sampler(diagnosis: Diagnosis) -> list[str]:
+def _sampler_failures(diagnosis: Diagnosis) -> list[str]:
     lines = []
+    kernel = diagnosis.kernel
     if diagnosis.acceptance is not None:
         accepted = float(diagnosis.acceptance.double().mean())
-        if not 0.15 < accepted < 0.95:
-            steps = "smaller" if accepted < 0.15 else "larger"
-            lines.append(f"{accepted:.0%} of the moves were accepted: take {steps} steps, or adapt them.")
-    if diagnosis.diverged is not None and _share(diagnosis.diverged) > SELDOM:
-        lines.append(f"{_share(diagnosis.diverged):.1%} of the moves diverged: take smaller steps.")
+        if accepted < LOW_ACCEPTANCE:
+            lines.append(f"{accepted:.0%} of the proposals were accepted: {advise_smaller_steps(kernel)}.")
+        if accepted > HIGH_ACCEPTANCE:
+            lines.append(f"{accepted:.0%} of the proposals were accepted: {advise_larger_steps(kernel)}.")
+    if diagnosis.diverged is not None and _share(diagnosis.diverged) > MAX_DIVERGENT_SHARE:
+        lines.append(
+            f"{_share(diagnosis.diverged):.1%} of the transitions diverged: {advise_smaller_steps(kernel)}."
+        )
     if diagnosis.bfmi is not None:
-        poor = _share(diagnosis.bfmi < POOR_BFMI)
-        if poor > TOLERATED:
+        poor = _share(diagnosis.bfmi < MIN_BFMI)
+        if poor > MAX_FAILING_SHARE:
             lines.append(
-                f"The energy moves slowly (BFMI below {POOR_BFMI} in {poor:.0%} of the frames): more draws, "
-                "or longer trajectories."
+                f"The energy mixes slowly (BFMI below {MIN_BFMI} in {poor:.0%} of the frames): "
+                f"{advise_draws(2 * diagnosis.draws)}, or {advise_trajectories(kernel)}."
             )
     return lines
 
@@ -255,7 +286,7 @@ def _share(values: Tensor) -> float:
     return float(values.double().mean())
 
 
-def _plain(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
@@ -265,62 +296,66 @@ def diagnose(
     power: Tensor,
     visual: Tensor | None = None,
     functionals: Mapping[str, Functional] | None = None,
+    kernel: Kernel | None = None,
 ) -> Diagnosis:
-    """How well the chains behind a posterior mixed.
+    """Convergence of the chains of a posterior.
 
     Args:
-        model: speech and noise that the draws are of.
-        posterior: what inference left behind, or draws of z alone (C, D, *, N, L).
-        power: |x|^2 (*, N, F) at the model's level.
+        model: speech and noise models that the draws were made with.
+        posterior: the result of an algorithm, or draws of z alone (C, D, *, N, L).
+        power: |x|^2 (*, N, F), scaled as for the model.
         visual: lips, where the model has them.
-        functionals: what to judge the draws by, besides the log joint; by default the mean filter, the level
-            of the speech in five octaves and the responsibilities of alpha.
+        functionals: functionals that the verdict is based on, besides the log joint; by default the mean
+            Wiener gain, the speech level in five octaves and the responsibilities of alpha.
+        kernel: transition kernel that made the draws, to which the advice of the verdict refers.
     """
-    told = posterior if isinstance(posterior, Posterior) else None
+    result = posterior if isinstance(posterior, Posterior) else None
     z = posterior.z if isinstance(posterior, Posterior) else posterior
-    usual = usual_functionals(octaves(power.shape[-1]))
-    wanted = usual if functionals is None else {"log_joint": usual["log_joint"], **functionals}
+    defaults = default_functionals(octaves(power.shape[-1]))
+    wanted = defaults if functionals is None else {"log_joint": defaults["log_joint"], **functionals}
     values = over_draws(wanted, model, z, power, visual)
     if functionals is None and values[ALPHA].shape[-1] == 1:
         del values[ALPHA]
-    found = {name: convergence(own) for name, own in values.items()}
+    quality = {name: convergence(own) for name, own in values.items()}
     moved = (z != z[:, :1]).flatten(1, 1).any(-1).any(1)
+    diverged = None if result is None else result.diverged
+    energy = None if result is None else result.energy
     return Diagnosis(
         functionals=values,
-        convergence={**found, Z: convergence(z)},
-        change=_change(values["log_joint"]),
+        convergence={**quality, Z: convergence(z)},
+        drift=_drift(values["log_joint"]),
         stuck=~moved.all(0),
-        apart=_apart(values, found),
-        acceptance=None if told is None else told.acceptance,
-        step_size=None if told is None else told.step_size,
-        diverged=None if told is None or told.diverged is None else told.diverged.double().mean((0, 1)),
-        bfmi=None if told is None or told.energy is None else bfmi(told.energy).amin(0),
+        separation=_separation(values, quality),
+        acceptance=None if result is None else result.acceptance,
+        step_size=None if result is None else result.step_size,
+        diverged=None if diverged is None else diverged.double().mean((0, 1)),
+        bfmi=None if energy is None else bfmi(energy).amin(0),
+        kernel=kernel,
     )
 
 
-def _halves(draws: Tensor) -> Tensor:
-    """Means of the first and the last half of every chain: (C, D, *) -> (2, C, *)."""
+def _half_means(draws: Tensor) -> Tensor:
+    """Means of the first and of the second half of every chain: (C, D, *) -> (2, C, *)."""
     half = draws.shape[1] // 2
     return torch.stack([draws[:, :half].double().mean(1), draws[:, -half:].double().mean(1)])
 
 
-def _change(log_joint: Tensor) -> LogJointDrift:
-    first, last = _halves(log_joint)
+def _drift(log_joint: Tensor) -> LogJointDrift:
+    """Drift of the log joint (C, D, *, N)."""
+    first, last = _half_means(log_joint)
     frames = (last - first).mean(0).flatten()
     nats = float(frames.mean())
     error = float(frames.std() / len(frames) ** 0.5) if len(frames) > 1 else math.nan
-    return LogJointDrift(
-        nats, nats / error if error != 0 else 0.0
-    )  # no frame changed: its chains never moved
+    return LogJointDrift(nats, nats / error if error != 0 else 0.0)  # no error: the chains never moved
 
 
-def _apart(functionals: Mapping[str, Tensor], found: Mapping[str, Convergence]) -> float:
-    """Median of 2 Var_c(mean of chain c) / mean_c((difference of its halves)^2 / 2) over what fails."""
+def _separation(functionals: Mapping[str, Tensor], quality: Mapping[str, Convergence]) -> float:
+    """Median of 2 Var_c(mean of chain c) / mean_c((difference of its halves)^2 / 2) over failing values."""
     ratios: list[Tensor] = []
     for name, draws in functionals.items():
         if len(draws) < 2:
             continue
-        halves = _halves(draws)
-        chains, within = 2 * halves.mean(0).var(0), halves.diff(dim=0).square().mean((0, 1)) / 2
-        ratios.append((chains / within)[found[name].rhat > LOOSE])
+        halves = _half_means(draws)
+        between, within = 2 * halves.mean(0).var(0), halves.diff(dim=0).square().mean((0, 1)) / 2
+        ratios.append((between / within)[quality[name].rhat > RHAT_THRESHOLD_MEANS])
     return float(torch.cat(ratios).nanmedian()) if sum(map(len, ratios)) else 1.0

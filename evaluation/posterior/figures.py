@@ -1,8 +1,7 @@
-"""Pictures of a posterior and of the chains behind it, one panel a figure, so that a page can stack them.
+"""Figures of a posterior and its chains, one panel per figure, for the HTML report.
 
-Each function returns a matplotlib figure; `svg_uri` writes it into the address of an image. All lines of text
-and axes have the colour `INK`, which that address turns into a dark or a light one as the reader's scheme has
-it.
+Each function returns a matplotlib figure, which `svg_uri` encodes as a data URI. Text and axes have the
+colour `INK`, which the URI replaces by a dark or a light colour according to the colour scheme of the reader.
 """
 
 import base64
@@ -23,13 +22,13 @@ from avse.evaluation.figures import DYNAMIC_RANGE, draw_spectrogram, level_db
 Array = NDArray[Any]
 
 INK = "#0a0b0c"
-"""Stands for the colour of the text around a figure; no other thing is drawn in it."""
+"""Placeholder for the colour of the text around a figure; nothing else is drawn in this colour."""
 COLOURS = ("#3b82c4", "#d9822b", "#2fa36b", "#c2527e", "#8a6fd1", "#a3872a", "#2aa3b5", "#8f8f8f")
-"""Of chains: they are told apart on white and on black."""
+"""Colours of the chains, distinguishable on white and on black."""
 SIZE = (5.2, 3.1)
-"""Inches of a panel: its letters can be read when it is as wide as a phone."""
-UNSURE = (-20.0, 20.0)
-"""Deviation over mean, dB, between which the map has colours."""
+"""Width and height of a panel in inches; its text is legible at the width of a phone."""
+UNCERTAINTY_RANGE = (-20.0, 20.0)
+"""Range of the uncertainty map: standard deviation over mean, in dB."""
 _LIGHT, _DARK = "#1f2328", "#dfe3e8"
 _STYLE = (
     f"<style>svg{{color:{_LIGHT}}}@media(prefers-color-scheme:dark){{svg{{color:{_DARK}}}}}"
@@ -57,7 +56,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def svg_uri(figure: Figure) -> str:
-    """The figure as the address of an image that needs no file and follows the reader's colour scheme."""
+    """The figure as a data URI of an SVG image that follows the colour scheme of the reader."""
     written = io.StringIO()
     with matplotlib.rc_context(_SETTINGS):
         figure.savefig(written, format="svg", dpi=130, transparent=True, metadata={"Date": None})
@@ -74,16 +73,16 @@ def _panel() -> tuple[Figure, Axes]:
         return figure, figure.add_subplot()
 
 
-def _key(axes: Axes, below: float, columns: int) -> None:
-    """Legend above the panel, where it hides nothing."""
+def _legend(axes: Axes, bottom: float, columns: int) -> None:
+    """Place the legend above the panel."""
     with matplotlib.rc_context(_SETTINGS):
         axes.legend(
-            loc="lower right", bbox_to_anchor=(1, below), ncols=columns, borderaxespad=0.2, markerscale=3
+            loc="lower right", bbox_to_anchor=(1, bottom), ncols=columns, borderaxespad=0.2, markerscale=3
         )
 
 
 def spectrogram(power: Array, top: float, stft: STFT) -> Figure:
-    """Levels of |.|^2 = `power` (N, F), dB below `top` (dB)."""
+    """Spectrogram of `power` = |.|^2 (N, F), in dB relative to `top` (dB)."""
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
         level = np.clip(level_db(power) - top, -DYNAMIC_RANGE, 0)
@@ -93,23 +92,25 @@ def spectrogram(power: Array, top: float, stft: STFT) -> Figure:
     return figure
 
 
-def uncertainty_map(mean: Array, deviation: Array, stft: STFT) -> Figure:
-    """Posterior deviation over the mean of every bin, dB, from |mean| and deviation (N, F)."""
+def uncertainty_map(mean: Array, std: Array, stft: STFT) -> Figure:
+    """Posterior standard deviation over |mean| of every bin in dB, from |mean| and std (N, F)."""
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
-        ratio = level_db(np.square(deviation)) - level_db(np.square(mean))
+        ratio = level_db(np.square(std)) - level_db(np.square(mean))
         extent = (0.0, len(ratio) / stft.frame_rate, 0.0, stft.sample_rate / 2000)
-        look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "cividis_r"}
-        image = axes.imshow(ratio.T, extent=extent, vmin=UNSURE[0], vmax=UNSURE[1], **look)
+        style: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "cividis_r"}
+        image = axes.imshow(
+            ratio.T, extent=extent, vmin=UNCERTAINTY_RANGE[0], vmax=UNCERTAINTY_RANGE[1], **style
+        )
         axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
-        figure.colorbar(image, ax=axes, label="deviation / mean (dB)", extend="both")
+        figure.colorbar(image, ax=axes, label="std / mean (dB)", extend="both")
     return figure
 
 
 def plot_over_time(draws: Array, times: Array, label: str, names: Sequence[str] = ()) -> Figure:
-    """Median and 90 % band over draws (C, D, N, K) of K values against the time of their frames, s (N,).
+    """Median and 90 % interval over draws (C, D, N, K) of K values against the times of the frames in s (N,).
 
-    K values with names are probabilities, whose axis ends at 1.
+    Values with names are probabilities, whose axis ends at 1.
     """
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
@@ -121,12 +122,12 @@ def plot_over_time(draws: Array, times: Array, label: str, names: Sequence[str] 
             axes.plot(times, middle, color=colour, label=names[k] if names else None)
         axes.set(xlabel="time (s)", ylabel=label, ylim=(0, 1.02 if names else None), xlim=(0, times[-1] or 1))
     if names:
-        _key(axes, 1.0, len(names))
+        _legend(axes, 1.0, len(names))
     return figure
 
 
 def plot_rhat_over_time(values: dict[str, Array], times: Array, limits: Sequence[float]) -> Figure:
-    """R-hat (N,) of quantities against time, s, less one on a logarithmic axis, and the thresholds."""
+    """R-hat (N,) of quantities against time in s, on a logarithmic axis of R-hat - 1, with thresholds."""
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
         for (name, rhat), colour in zip(values.items(), COLOURS, strict=False):
@@ -141,24 +142,24 @@ def plot_rhat_over_time(values: dict[str, Array], times: Array, limits: Sequence
         finite = [rhat[np.isfinite(rhat)] for rhat in values.values()]
         highest = max([1.2, *(float(own.max()) for own in finite if len(own))])
         axes.set(xlabel="time (s)", ylabel="R-hat", xlim=(0, times[-1] or 1), ylim=(5e-4, highest * 1.5 - 1))
-    _key(axes, 1.0, len(values))
+    _legend(axes, 1.0, len(values))
     return figure
 
 
 def trace_plot(draws: Array, label: str) -> Figure:
-    """Every chain of draws (C, D) against the number of the draw."""
+    """Trace plot of draws (C, D): every chain against the index of the draw."""
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
-        for chain, colour in zip(draws, _by_chain(draws), strict=True):
+        for chain, colour in zip(draws, _chain_colours(draws), strict=True):
             axes.plot(np.arange(1, len(chain) + 1), chain, color=colour, alpha=0.8, linewidth=0.8)
         axes.set(xlabel="draw", ylabel=label, xlim=(1, draws.shape[1]))
     return figure
 
 
 def rank_plot(draws: Array, bins: int = 20) -> Figure:
-    """Histogram of the ranks, among all draws (C, D), of the draws of each chain; flat where chains agree.
+    """Rank plot: histograms of the ranks of each chain among all draws (C, D); flat if the chains agree.
 
-    Vehtari et al., Bayesian Analysis 2021, section 5. Equal draws share their mean rank.
+    Vehtari et al., Bayesian Analysis 2021, section 5. Tied draws get their mean rank.
     """
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
@@ -167,7 +168,7 @@ def rank_plot(draws: Array, bins: int = 20) -> Figure:
         ranks = ((2 * last - counts + 1) / 2)[inverse].reshape(draws.shape)
         count = min(bins, max(2, draws.shape[1] // 5))
         edges = np.linspace(0.5, draws.size + 0.5, count + 1)
-        for number, (chain, colour) in enumerate(zip(ranks, _by_chain(draws), strict=True), start=1):
+        for number, (chain, colour) in enumerate(zip(ranks, _chain_colours(draws), strict=True), start=1):
             axes.stairs(np.histogram(chain, edges)[0], edges, color=colour, label=f"chain {number}")
         axes.axhline(draws.shape[1] / count, color=INK, linewidth=0.8, linestyle="--")
         axes.set(xlabel="rank among all draws", ylabel="draws", xlim=(edges[0], edges[-1]), ylim=(0, None))
@@ -175,10 +176,10 @@ def rank_plot(draws: Array, bins: int = 20) -> Figure:
 
 
 def autocorrelation_plot(draws: Array, lags: int = 50) -> Figure:
-    """Autocorrelation of every chain of draws (C, D); a chain that never moves keeps 1."""
+    """Autocorrelation of every chain of draws (C, D); it is 1 for a chain that never moves."""
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
-        for chain, colour in zip(autocorrelation(draws), _by_chain(draws), strict=True):
+        for chain, colour in zip(autocorrelation(draws), _chain_colours(draws), strict=True):
             kept = chain[: min(lags, draws.shape[1] // 2) + 1]
             axes.plot(np.arange(len(kept)), kept, color=colour, marker=".", markersize=3)
         axes.axhline(0, color=INK, linewidth=0.8)
@@ -187,7 +188,7 @@ def autocorrelation_plot(draws: Array, lags: int = 50) -> Figure:
 
 
 def autocorrelation(draws: Array) -> Array:
-    """Of every chain about its own mean, (C, D) -> (C, D); ones for a chain that never moves."""
+    """Autocorrelation of every chain around its mean, (C, D) -> (C, D); 1 for a chain that never moves."""
     centred = draws - draws.mean(1, keepdims=True)
     length = draws.shape[1]
     covariance = np.fft.irfft(np.abs(np.fft.rfft(centred, 2 * length)) ** 2, 2 * length)[:, :length]
@@ -195,5 +196,5 @@ def autocorrelation(draws: Array) -> Array:
     return np.where(moves, covariance / np.where(moves, covariance[:, :1], 1), 1.0)
 
 
-def _by_chain(draws: Array) -> list[str]:
+def _chain_colours(draws: Array) -> list[str]:
     return [COLOURS[chain % len(COLOURS)] for chain in range(len(draws))]

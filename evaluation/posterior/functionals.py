@@ -1,10 +1,10 @@
-"""What people want to know of a recording, as functions of one draw of z.
+"""Functionals of the posterior: quantities of a recording as functions of one draw of z.
 
-    G = g sigma(z) / (g sigma(z) + V_b)                      filter
+    G = g sigma(z) / (g sigma(z) + V_b)                      Wiener gain
     E |sqrt(g) s|^2 = |G x|^2 + G V_b                        expected power of the speech, given x and z
 
-alpha, where a model has it, is summed out with its exact posterior given each z. `over_draws` looks at one
-draw at a time, so that memory does not grow with their number.
+In a mixture model, alpha is summed out with its exact posterior given z. `over_draws` evaluates one draw at a
+time, so that the memory for spectra does not grow with the number of draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ from avse.models.noisy import NoisySpeech
 
 
 class GivenZ(NamedTuple):
-    """A recording at one z. A is the number of values of alpha, 1 where there is none.
+    """Densities and Wiener gains at one z; A is the number of values of alpha, 1 without alpha.
 
     Attributes:
-        power: |x|^2, (*, N, F).
+        power: |x|^2 of the recording, (*, N, F).
         log_joint: log p(x, z, alpha | v), (A, *, N).
         weights: p(alpha | x, z, v), (A, *, N).
-        variance: of the mixture, g sigma + V_b, (A, *, N, F).
-        gain: the filter G, (A, *, N, F).
-        spread: variance of the speech given x, z and alpha, G V_b, (A, *, N, F).
+        variance: of the noisy recording, g sigma + V_b, (A, *, N, F).
+        gain: the Wiener gain G, (A, *, N, F).
+        speech_variance: variance of the speech given x, z and alpha, G V_b, (A, *, N, F).
     """
 
     power: Tensor
@@ -37,20 +37,20 @@ class GivenZ(NamedTuple):
     weights: Tensor
     variance: Tensor
     gain: Tensor
-    spread: Tensor
+    speech_variance: Tensor
 
 
 Functional = Callable[[GivenZ], Tensor]
-"""One number of every frame, (*, N), or K of them, (*, N, K)."""
+"""One value per frame, (*, N), or K values per frame, (*, N, K)."""
 
 
 def given_z(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None) -> GivenZ:
-    """The recording of |x|^2 = `power` (*, N, F) at z (*, N, L)."""
+    """Densities and Wiener gains of a recording |x|^2 = `power` (*, N, F) at z (*, N, L)."""
     log_prior, log_variance = model.speech.given(visual)(z)
     noise_variance = model.noise.variance()
-    speech_variance = (log_variance + model.noise.frame_gain.log().unsqueeze(-1)).exp()
-    variance = speech_variance + noise_variance
-    gain = speech_variance / variance
+    prior_variance = (log_variance + model.noise.frame_gain.log().unsqueeze(-1)).exp()
+    variance = prior_variance + noise_variance
+    gain = prior_variance / variance
     log_joint = log_prior - exponential_cost(power, variance.clone())
     weights = log_joint.softmax(0)
     return GivenZ(power, log_joint, weights, variance, gain, gain * noise_variance)
@@ -63,11 +63,11 @@ def over_draws(
     power: Tensor,
     visual: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Every functional of every draw, each (C, D, *, N) or (C, D, *, N, K).
+    """Values of functionals at every draw, each (C, D, *, N) or (C, D, *, N, K).
 
     Args:
-        functionals: by name.
-        model: speech and noise.
+        functionals: functionals by name.
+        model: speech and noise models.
         z: draws (C, D, *, N, L).
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
@@ -82,22 +82,22 @@ def over_draws(
 
 
 def log_joint(given: GivenZ) -> Tensor:
-    """log p(x, z | v) of every frame, nats, (*, N)."""
+    """log p(x, z | v) of every frame, in nats: (*, N)."""
     return sum_out_alpha(given.log_joint)
 
 
 def mean_gain(given: GivenZ) -> Tensor:
-    """Mean of the filter over the bins of every frame, in [0, 1], (*, N)."""
+    """Mean Wiener gain over the bins of every frame, in [0, 1]: (*, N)."""
     return (given.weights * given.gain.mean(-1)).sum(0)
 
 
 def responsibilities(given: GivenZ) -> Tensor:
-    """p(alpha | x, z, v), (*, N, A)."""
+    """p(alpha | x, z, v): (*, N, A)."""
     return given.weights.movedim(0, -1)
 
 
 def octaves(bins: int, count: int = 5) -> list[slice]:
-    """Bands of bins from the highest octave down, lowest band first; it takes all that is left.
+    """Octave bands of bins, lowest first; the lowest band also contains all bins below its octave.
 
     Of 513 bins at 16 kHz, five bands end at 0.5, 1, 2, 4 and 8 kHz.
     """
@@ -111,18 +111,18 @@ def decibels(power: Tensor) -> Tensor:
 
 
 def band_level(bands: Sequence[slice]) -> Functional:
-    """Level of the speech in each band, dB: mean over its bins of the expected power, (*, N, B)."""
+    """Functional: speech level in dB of each band, the mean expected power of its bins, (*, N, B)."""
 
     def level(given: GivenZ) -> Tensor:
-        expected = given.gain.square() * given.power + given.spread
+        expected = given.gain.square() * given.power + given.speech_variance
         expected = (given.weights.unsqueeze(-1) * expected).sum(0)
         return decibels(torch.stack([expected[..., band].mean(-1) for band in bands], -1))
 
     return level
 
 
-def usual_functionals(bands: Sequence[slice]) -> dict[str, Functional]:
-    """Log joint, mean filter, levels in bands and responsibilities of alpha."""
+def default_functionals(bands: Sequence[slice]) -> dict[str, Functional]:
+    """Log joint, mean Wiener gain, speech levels in bands and responsibilities of alpha."""
     return {
         "log_joint": log_joint,
         "mean_gain": mean_gain,

@@ -1,11 +1,11 @@
-"""Pareto smoothed importance sampling, for many sets of weights at once.
+"""Pareto smoothed importance sampling (PSIS) of many sets of weights at once.
 
-The largest ratios are replaced by expected order statistics of a generalised Pareto distribution that is
-fitted to them. Its shape k tells whether to believe the weights: below 0.5 they have a variance, up to 0.7
-means are still reliable, above they are not, and above 1 not even a mean exists.
+The largest ratios are replaced by the expected order statistics of a generalised Pareto distribution fitted
+to them. Its shape k measures the reliability of the weights: below 0.5 their variance is finite, up to 0.7
+weighted means are still reliable, above 0.7 they are not, and above 1 the mean of the weights is infinite.
 
 Vehtari, Simpson, Gelman, Yao, Gabry, JMLR 2024 (arXiv 1507.02646); the fit is that of Zhang and Stephens,
-Technometrics 2009, with the prior of the paper. The numbers are those of ArviZ where no ratios are tied.
+Technometrics 2009, with the prior of the paper. The values equal those of ArviZ unless ratios are tied.
 """
 
 import math
@@ -14,22 +14,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GOOD_K = 0.7
-"""Weights of a larger shape are not to be believed."""
+MAX_PARETO_K = 0.7
+"""Weights with a larger Pareto k are unreliable."""
 
 
 class Smoothed(NamedTuple):
-    """Normalised log weights (S, *) and the shape k of their tail (*), NaN where all weights are equal."""
+    """Normalised log weights (S, *) and their Pareto k (*), NaN if all weights are equal."""
 
     log_weights: Tensor
     k: Tensor
 
 
 def psis(log_ratios: Tensor) -> Smoothed:
-    """Smooth log importance ratios (S, *), S at least 25, in float64; the tail is min(S / 5, 3 sqrt(S)) long.
+    """Smooth log importance ratios (S, *) in float64; the tail has min(S / 5, 3 sqrt(S)) ratios.
 
     Raises:
-        ValueError: fewer than 25 ratios have no tail to speak of.
+        ValueError: there are fewer than 25 ratios, too few to fit a tail.
     """
     size = log_ratios.shape[0]
     if size < 25:
@@ -54,7 +54,7 @@ def _pareto_fit(excess: Tensor) -> tuple[Tensor, Tensor]:
     """Shape k and scale sigma of a generalised Pareto distribution of ascending excesses (M, *), each (*)."""
     length = excess.shape[0]
     largest = excess[-1]
-    excess = torch.maximum(excess, 1e-10 * largest)  # those tied with the cutoff
+    excess = torch.maximum(excess, 1e-10 * largest)  # ratios tied with the cutoff
     grid = 30 + math.isqrt(length)
     quartile = excess[int(length / 4 + 0.5) - 1]
 

@@ -1,7 +1,7 @@
-"""A posterior and its chains as one page of HTML that needs nothing else: no script, no file, no network.
+"""Report of a posterior analysis: one HTML page without scripts, other files or network access.
 
-Sounds are WAV and pictures SVG inside the page. It reads on a desktop and on a phone, in light and in dark.
-The verdict stands on top: chains that did not mix get a page that says so.
+Sounds (WAV) and figures (SVG) are embedded. The layout fits desktops and phones, light and dark colour
+schemes. The verdict on convergence comes first.
 """
 
 import base64
@@ -20,13 +20,19 @@ from avse.data.stft import STFT
 from avse.evaluation.figures import level_db
 from avse.evaluation.posterior import figures
 from avse.evaluation.posterior.credible import SpeechMoments
-from avse.evaluation.posterior.diagnosis import LOOSE, POOR_BFMI, STRICT, Diagnosis, verdict
+from avse.evaluation.posterior.diagnosis import (
+    MIN_BFMI,
+    RHAT_THRESHOLD,
+    RHAT_THRESHOLD_MEANS,
+    Diagnosis,
+    verdict,
+)
 from avse.evaluation.posterior.predictive import PredictiveCheck
 from avse.models.sites import ALPHA
 
 PEAK = 0.9
-"""Of the loudest of the sounds; all are played with one gain."""
-NAMES = {
+"""Peak amplitude of the loudest sound; all sounds are scaled by the same factor."""
+QUANTITY_NAMES = {
     "log_joint": "log joint",
     "mean_gain": "mean gain",
     "level": "speech level",
@@ -37,17 +43,17 @@ NAMES = {
 
 @dataclass(frozen=True)
 class PosteriorSummary:
-    """What is known of the posterior of one channel: N frames, F bins.
+    """Results of the posterior analysis of one channel: N frames, F bins.
 
     Attributes:
-        title: of the recording, as people know it.
-        facts: what was run, by name, in words.
-        notes: what a reader should know before all else.
-        sounds: (T,) each, by what they are, at the rate of the STFT.
-        spectrum: of the mixture, complex (N, F).
-        speech: mean and deviation of the speech, (N, F).
-        stft: of both.
-        diagnosis: of the chains; its functionals are those of `usual_functionals`, (C, D, N, ...).
+        title: name of the recording.
+        facts: settings and versions of the run, by name.
+        notes: remarks shown with the verdict.
+        sounds: waveforms (T,) at the rate of the STFT, by name.
+        spectrum: STFT of the noisy recording, complex (N, F).
+        speech: posterior mean and standard deviation of the speech STFT, (N, F).
+        stft: the transform of both.
+        diagnosis: convergence of the chains, with the functionals of `default_functionals`, (C, D, N, ...).
         check: posterior predictive check.
     """
 
@@ -64,7 +70,7 @@ class PosteriorSummary:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its caption and what it shows for those who do not see it."""
+    """A figure (a data URI) with its caption and its text alternative."""
 
     address: str
     caption: str
@@ -73,7 +79,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head; the first cell of a row names it."""
+    """Rows of text with column headers; the first cell of a row is its header."""
 
     caption: str
     head: list[str]
@@ -81,18 +87,18 @@ class Table:
 
 
 def posterior_report(summary: PosteriorSummary) -> str:
-    """The page, as text."""
+    """The report as the text of an HTML page."""
     body = "\n".join(
         [
             f"<header><h1>Posterior of <span class=name>{escape(summary.title)}</span></h1>",
             _verdict(summary),
             "</header><main>",
             _section("listen", "Listen", _LISTEN, _players(summary)),
-            _section("where", "Where the speech is known", _WHERE, _panels(_maps(summary))),
-            _section("chains", "The chains", _CHAINS, "".join(_chains(summary))),
+            _section("where", "Uncertainty of the speech", _UNCERTAINTY, _panels(_maps(summary))),
+            _section("chains", "Chains", _CHAINS, "".join(_chains(summary))),
             _section("numbers", "Numbers", _NUMBERS, "".join(map(_table, _tables(summary)))),
-            _section("predictive", "Does the model fit?", _PREDICTIVE, _predictive(summary)),
-            _section("run", "What was run", "", _facts(summary.facts)),
+            _section("predictive", "Posterior predictive check", _PREDICTIVE, _predictive(summary)),
+            _section("run", "Settings", "", _facts(summary.facts)),
             "</main>",
         ]
     )
@@ -106,18 +112,18 @@ def posterior_report(summary: PosteriorSummary) -> str:
 
 
 def _section(name: str, title: str, lead: str, content: str) -> str:
-    said = f"<p>{lead}</p>" if lead else ""
-    return f'<section id="{name}"><h2>{title}</h2>{said}{content}</section>'
+    introduction = f"<p>{lead}</p>" if lead else ""
+    return f'<section id="{name}"><h2>{title}</h2>{introduction}{content}</section>'
 
 
 def _verdict(summary: PosteriorSummary) -> str:
     first, *rest = verdict(summary.diagnosis).splitlines()
     fits = summary.check.fits()
     rest.append(
-        "The model predicts powers like those of this recording."
+        "The predicted powers agree with the recording (posterior predictive check)."
         if fits
-        else "The model does not predict powers like those of this recording (see below): even where chains "
-        "have mixed, intervals may be too narrow."
+        else "The predicted powers do not agree with the recording (posterior predictive check): credible "
+        "intervals may be too narrow even if the chains have mixed."
     )
     kind = "good" if summary.diagnosis.mixed else "fair" if summary.diagnosis.usable else "bad"
     items = "".join(f"<li>{escape(line)}</li>" for line in [*rest, *summary.notes])
@@ -152,7 +158,7 @@ def _panels(panels: Iterable[Panel]) -> str:
 
 def _maps(summary: PosteriorSummary) -> list[Panel]:
     stft, spectrum = summary.stft, summary.spectrum
-    mean, deviation = summary.speech.mean.abs().cpu().numpy(), summary.speech.std.cpu().numpy()
+    mean, std = summary.speech.mean.abs().cpu().numpy(), summary.speech.std.cpu().numpy()
     powers = {
         "noisy": spectrum.abs().square().cpu().numpy(),
         "speech, posterior mean": mean**2,
@@ -163,17 +169,18 @@ def _maps(summary: PosteriorSummary) -> list[Panel]:
         Panel(
             figures.svg_uri(figures.spectrogram(power, top, stft)),
             f"{name[0].upper()}{name[1:]}",
-            f"Spectrogram of the {name}: level in dB below the loudest bin, over time and frequency.",
+            f"Spectrogram of the {name}: level in dB relative to the loudest bin, over time and frequency.",
         )
         for name, power in powers.items()
     ]
-    share = float((deviation < mean).mean())
+    share = float((std < mean).mean())
     panels.append(
         Panel(
-            figures.svg_uri(figures.uncertainty_map(mean, deviation, stft)),
+            figures.svg_uri(figures.uncertainty_map(mean, std, stft)),
             "Uncertainty of the speech",
-            "Posterior standard deviation of the speech over its mean, in dB, over time and frequency; it is "
-            f"below the mean in {share:.0%} of the bins.",
+            "Posterior standard deviation over posterior mean of the speech, in dB, over time and "
+            "frequency; it "
+            f"is below 0 dB in {share:.0%} of the bins.",
         )
     )
     times = stft.frame_times(len(spectrum)).numpy()
@@ -181,8 +188,8 @@ def _maps(summary: PosteriorSummary) -> list[Panel]:
     panels.append(
         Panel(
             figures.svg_uri(figures.plot_over_time(draws[..., None], times, "mean gain")),
-            "Mean gain: how much of a frame is speech",
-            f"Mean filter gain over time with its 90 % band; on average {draws.mean():.2f}.",
+            "Mean Wiener gain",
+            f"Wiener gain, averaged over bins, with its 90 % interval; its mean is {draws.mean():.2f}.",
         )
     )
     if ALPHA in summary.diagnosis.functionals:
@@ -192,8 +199,8 @@ def _maps(summary: PosteriorSummary) -> list[Panel]:
         panels.append(
             Panel(
                 figures.svg_uri(figures.plot_over_time(shares, times, "probability", names)),
-                "Which part of the mixture speaks: alpha",
-                f"Posterior probability of each value of alpha over time; averages {average}.",
+                "Mixture component: alpha",
+                f"Posterior probability of each value of alpha over time; the means are {average}.",
             )
         )
     return panels
@@ -203,15 +210,18 @@ def _chains(summary: PosteriorSummary) -> list[str]:
     diagnosis, times = summary.diagnosis, summary.stft.frame_times(len(summary.spectrum)).numpy()
     frames = ("log_joint", "mean_gain")
     rhats = {name: diagnosis.convergence[name].rhat.cpu().numpy() for name in frames}
-    where = Panel(
+    rhat_panel = Panel(
         figures.svg_uri(
             figures.plot_rhat_over_time(
-                {NAMES[name]: own for name, own in rhats.items()}, times, (STRICT, LOOSE)
+                {QUANTITY_NAMES[name]: own for name, own in rhats.items()},
+                times,
+                (RHAT_THRESHOLD, RHAT_THRESHOLD_MEANS),
             )
         ),
-        "Where the chains disagree",
-        f"R-hat of every frame over time, with lines at {STRICT} and {LOOSE}. "
-        f"{diagnosis.past('log_joint')[f'rhat>{STRICT}']:.0%} of the frames are above {STRICT} or have none.",
+        "R-hat over time",
+        f"R-hat of every frame, with thresholds at {RHAT_THRESHOLD} and {RHAT_THRESHOLD_MEANS}. "
+        f"{diagnosis.failing_shares('log_joint')[f'rhat>{RHAT_THRESHOLD}']:.0%} of the frames exceed "
+        f"{RHAT_THRESHOLD} or have no R-hat.",
     )
     log_joint, level = _draws(diagnosis, "log_joint"), _draws(diagnosis, "level")
     order = np.argsort(np.where(np.isfinite(rhats["log_joint"]), rhats["log_joint"], np.inf))
@@ -220,28 +230,28 @@ def _chains(summary: PosteriorSummary) -> list[str]:
     spacing = summary.stft.sample_rate / summary.stft.window_length
     low, high = (spacing * edge for edge in _edges(summary.check.bands[loud[1]]))
     chosen = {
-        f"Log joint of a usual frame, at {times[middle]:.2f} s": (
+        f"Log joint of the frame with the median R-hat, at {times[middle]:.2f} s": (
             log_joint[..., middle],
             "log joint (nats)",
             diagnosis.convergence["log_joint"].rhat[middle],
         ),
-        f"Log joint of the worst frame, at {times[worst]:.2f} s": (
+        f"Log joint of the frame with the largest R-hat, at {times[worst]:.2f} s": (
             log_joint[..., worst],
             "log joint (nats)",
             diagnosis.convergence["log_joint"].rhat[worst],
         ),
-        f"Speech level from {low:.0f} to {high:.0f} Hz at {times[loud[0]]:.2f} s, where it is loudest": (
+        f"Speech level from {low:.0f} to {high:.0f} Hz at {times[loud[0]]:.2f} s, the loudest": (
             level[..., loud[0], loud[1]],
             "level (dB)",
             diagnosis.convergence["level"].rhat[loud[0], loud[1]],
         ),
     }
-    whole = Panel(
-        figures.svg_uri(figures.trace_plot(log_joint.mean(-1), "log joint a frame (nats)")),
-        "All frames: a trend asks for more warm-up",
+    total_panel = Panel(
+        figures.svg_uri(figures.trace_plot(log_joint.mean(-1), "log joint per frame (nats)")),
+        "Log joint of all frames: a trend indicates too short a warmup",
         f"Log joint, mean over all frames, of {diagnosis.chains} chains of {diagnosis.draws} draws.",
     )
-    shown = [_panels([where, whole])]
+    shown = [_panels([rhat_panel, total_panel])]
     for title, (draws, label, rhat) in chosen.items():
         own = escape(f"{title}: R-hat {_number(float(rhat), 3)}")
         chains = f"{diagnosis.chains} chains of {diagnosis.draws} draws"
@@ -252,11 +262,11 @@ def _chains(summary: PosteriorSummary) -> list[str]:
                     Panel(
                         figures.svg_uri(figures.trace_plot(draws, label)),
                         "Trace",
-                        f"{title}: {chains}, traces.",
+                        f"{title}: traces of {chains}.",
                     ),
                     Panel(
                         figures.svg_uri(figures.rank_plot(draws)),
-                        "Ranks, flat where chains agree",
+                        "Ranks, flat if the chains agree",
                         f"{title}: histogram of the ranks of each of {chains} among all draws.",
                     ),
                     Panel(
@@ -281,63 +291,63 @@ def _draws(diagnosis: Diagnosis, name: str) -> figures.Array:
 def _tables(summary: PosteriorSummary) -> list[Table]:
     diagnosis = summary.diagnosis
     quality = Table(
-        "Convergence: quantiles over frames, and the share of values past a threshold",
+        "Convergence: quantiles over frames, and shares of values that fail a threshold",
         [
             *(
                 "quantity",
                 "R-hat 50\u00a0%",
                 "R-hat 95\u00a0%",
-                f"R-hat >\u00a0{STRICT}",
-                f"R-hat >\u00a0{LOOSE}",
+                f"R-hat >\u00a0{RHAT_THRESHOLD}",
+                f"R-hat >\u00a0{RHAT_THRESHOLD_MEANS}",
             ),
             *(
                 "bulk ESS 5\u00a0%",
                 "bulk ESS 50\u00a0%",
                 "tail ESS 5\u00a0%",
                 "tail ESS 50\u00a0%",
-                "ESS < 100 a chain",
+                "ESS < 100 per chain",
             ),
             *("MCSE 50\u00a0%", "MCSE 95\u00a0%"),
         ],
     )
     for name in diagnosis.convergence:
-        found, past = diagnosis.quantiles(name), list(diagnosis.past(name).values())
+        quantiles, failing = diagnosis.quantiles(name), list(diagnosis.failing_shares(name).values())
         quality.rows.append(
             [
-                NAMES.get(name, name),
-                *(_number(value, 3) for value in found["rhat"][1:]),
-                *(f"{share:.1%}" for share in past[:2]),
-                *(_number(value, 0) for value in (*found["ess_bulk"][:2], *found["ess_tail"][:2])),
-                f"{past[2]:.1%}",
-                *(f"{value:.2g}" if math.isfinite(value) else "–" for value in found["mcse"][1:]),
+                QUANTITY_NAMES.get(name, name),
+                *(_number(value, 3) for value in quantiles["rhat"][1:]),
+                *(f"{share:.1%}" for share in failing[:2]),
+                *(_number(value, 0) for value in (*quantiles["ess_bulk"][:2], *quantiles["ess_tail"][:2])),
+                f"{failing[2]:.1%}",
+                *(f"{value:.2g}" if math.isfinite(value) else "–" for value in quantiles["mcse"][1:]),
             ]
         )
-    sampler = Table("The sampler", ["what", "5 %", "50 %", "95 %", "of note"])
+    sampler = Table("Sampler", ["quantity", "5 %", "50 %", "95 %", "remark"])
     for name, values, note in (
-        ("acceptance", diagnosis.acceptance, "warm-up included"),
-        ("step size", diagnosis.step_size, "units of z"),
+        ("acceptance", diagnosis.acceptance, "including warmup"),
+        ("step size", diagnosis.step_size, "in units of z"),
         ("energy (BFMI)", diagnosis.bfmi, _below(diagnosis.bfmi)),
     ):
         if values is not None:
             levels = values.new_tensor([0.05, 0.5, 0.95])
-            quantiles = values.flatten().nanquantile(levels).tolist()
-            sampler.rows.append([name, *(_number(value, 3) for value in quantiles), note])
-    events = Table("What happened on the way", ["what", "how often"])
+            quantile_values = values.flatten().nanquantile(levels).tolist()
+            sampler.rows.append([name, *(_number(value, 3) for value in quantile_values), note])
+    events = Table("Failures", ["event", "value"])
     if diagnosis.diverged is not None:
-        events.rows.append(["moves that diverged", f"{_share(diagnosis.diverged):.2%}"])
+        events.rows.append(["divergent transitions", f"{_share(diagnosis.diverged):.2%}"])
     events.rows.append(["frames in which a chain never moved", f"{_share(diagnosis.stuck):.1%}"])
     events.rows.append(
         [
-            "change of the log joint from half to half",
-            f"{_number(diagnosis.change.nats, 2)} nats a frame "
-            f"({_number(diagnosis.change.score, 1)} standard errors)",
+            "drift of the log joint between halves of the chains",
+            f"{_number(diagnosis.drift.nats, 2)} nats per frame "
+            f"({_number(diagnosis.drift.score, 1)} standard errors)",
         ]
     )
     return [quality, sampler, events]
 
 
 def _below(bfmi: Tensor | None) -> str:
-    return "" if bfmi is None else f"{_share(bfmi < POOR_BFMI):.0%} of the frames below {POOR_BFMI}"
+    return "" if bfmi is None else f"{_share(bfmi < MIN_BFMI):.0%} of the frames below {MIN_BFMI}"
 
 
 def _share(values: Tensor) -> float:
@@ -358,14 +368,20 @@ def _predictive(summary: PosteriorSummary) -> str:
             [
                 f"{low:.0f} to {high:.0f} Hz",
                 f"{float(check.excess[b]):+.2f} dB",
-                f"{float(check.levels[b]):.3f} (p = {float(check.levels_p[b]):.2g})",
-                f"{float(check.bins[b]):.3f} (p = {float(check.bins_p[b]):.2g})",
+                f"{float(check.band_distance[b]):.3f} (p = {float(check.band_p_value[b]):.2g})",
+                f"{float(check.bin_distance[b]):.3f} (p = {float(check.bin_p_value[b]):.2g})",
                 f"{float((check.p_values[..., b] < 0.05).double().mean()):.1%}",
             ]
         )
-    head = ["band", "observed / predicted", "distance of levels", "distance of bins", "frames with p < 5 %"]
-    said = "as the model predicts" if check.fits() else "not as the model predicts"
-    return _table(Table(f"Posterior predictive check: the powers are {said}", head, rows))
+    head = [
+        "band",
+        "observed / predicted",
+        "KS distance of bands",
+        "KS distance of bins",
+        "frames with p < 5 %",
+    ]
+    result = "agree" if check.fits() else "do not agree"
+    return _table(Table(f"Observed and predicted powers {result}", head, rows))
 
 
 def _table(table: Table) -> str:
@@ -389,26 +405,27 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 _LISTEN = (
-    "One gain for all, so that they can be compared. Enhanced speech is the mean of the posterior; each "
-    "sample is speech as it may have been. Where samples differ, the speech is not known."
+    "All sounds are scaled by the same factor. The enhanced speech is the posterior mean; each sample is a "
+    "draw from the posterior of the speech. The speech is uncertain where the samples differ."
 )
-_WHERE = (
-    "The map divides the posterior deviation of every bin by its mean: bright is known, dark is guessed "
-    "(0 dB: as uncertain as it is loud). Bands hold 90 % of the draws."
+_UNCERTAINTY = (
+    "The uncertainty map shows the posterior standard deviation of every bin over its mean: the speech is "
+    "well determined in bright bins and uncertain in dark ones. Shaded intervals contain 90 % of the draws."
 )
 _CHAINS = (
-    "Every frame has latents of its own, sampled by several chains at the fitted noise. Chains that have "
-    "mixed look alike: traces that overlap, flat ranks, correlations that die out. Each colour is a chain."
+    "Several chains sample the latent variables z of every frame, given the fitted noise. Chains that have "
+    "mixed have overlapping traces, flat rank histograms and decaying autocorrelations. Each colour is a "
+    "chain."
 )
 _NUMBERS = (
-    f"R-hat compares chains with one another: 1 is perfect, {STRICT} is wanted, up to {LOOSE} serves for "
-    "means. ESS is how many independent draws the draws are worth; MCSE is the error that their number "
-    "leaves in a mean (nats, dB, or units of the quantity)."
+    f"R-hat compares the variance between chains with that within chains: below {RHAT_THRESHOLD} the chains "
+    f"have converged, up to {RHAT_THRESHOLD_MEANS} means can be used. ESS is the effective sample size; "
+    "MCSE is the Monte Carlo standard error of a mean (in nats, dB, or units of the quantity)."
 )
 _PREDICTIVE = (
-    "What speech and noise together predict, against what was recorded. Mixed chains sample the posterior of "
-    "the model; whether the model is right is another question. Neighbouring bins of a real STFT are "
-    "correlated, which the model does not know; the check looks at bins and frames far enough apart."
+    "Observed powers against those that the models of speech and noise predict. Converged chains sample "
+    "the posterior of the model, but the model may be wrong. Neighbouring bins of an STFT are correlated, "
+    "which the model ignores; the check uses bins and frames that are far enough apart."
 )
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1f2328;--soft:#59636e;--paper:#fff;--card:#f6f8fa;--line:#d1d9e0;

@@ -1,19 +1,18 @@
-"""Sound first, then lips: two Monte Carlo EMs of one recording, and a mean of their filters.
+"""Two Monte Carlo EMs of one recording, audio-only and audio-visual, and a weighted mean of their gains.
 
-A mixture of a model of sound alone (alpha = 1) and one that sees lips (alpha = 0), such as a VAE-MM. Which of
-the two serves a recording better does not show in their evidence: it multiplies hundreds of dependent bins,
-and an interfering voice is explained by the first just as well as the speaker's own. So each component is
-fitted by itself, with a noise model of its own, and their Wiener gains G_1 and G_0 are averaged
+For a mixture of an audio-only model (alpha = 1) and an audio-visual model (alpha = 0), such as a VAE-MM. The
+evidence does not show which of the two enhances a recording better: it multiplies hundreds of dependent bins,
+and the audio-only model explains an interfering voice as well as that of the speaker. Each component is
+therefore fitted separately, with its own noise model, and their Wiener gains G_1 and G_0 are averaged
 geometrically,
 
-    G_n = max(G_1n^(1 - w_n) G_0n^w_n, guard G_1n),        0 <= w_n <= largest < 1,
+    G_n = max(G_1n^(1 - w_n) G_0n^w_n, min_ratio G_1n),        0 <= w_n <= max_weight < 1,
 
-with a weight, r(alpha = 0), from what the recording tells (`Trust`). The guard makes it impossible that lips
-mute a recording: in no frame and bin is less let through than that share of what the sound alone lets
-through.
+with a weight w_n = r(alpha = 0) computed from the recording (`VisualWeight`). The second argument limits how
+far the lips can attenuate a bin below the audio-only gain, so that they cannot mute a recording.
 
-Within a component, chains that started apart stay apart; they count by their tempered joint density,
-softmax_c(temper log p(x, z_c | v)), frame by frame.
+The chains of a component start at different initial values and do not mix; in every frame they are weighted
+by their tempered joint density, softmax_c(temper log p(x, z_c | v)).
 """
 
 from dataclasses import dataclass
@@ -38,128 +37,142 @@ from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.vae_mm import VAEMM
 
-SMALLEST = 1e-4
-"""Gain that is as good as none, -80 dB."""
+MIN_GAIN = 1e-4
+"""Lower limit of the audio-visual gain before its logarithm is averaged: -80 dB."""
 
 
 @dataclass(frozen=True)
-class Trust:
-    """How far the component that sees is trusted, frame by frame, from what the recording tells.
+class VisualWeight:
+    """Weight w of the audio-visual component in every frame, computed from the recording.
 
-        w_n = largest valid_n (1 - p_n) sigmoid((middle - snr_n) / slope) synchrony
+        w_n = max_weight valid_n (1 - p_n) sigmoid((snr_midpoint - snr_n) / snr_slope) synchrony
 
-    snr_n is the ratio in dB of speech to noise that the component with lips finds within `span` around
-    the frame: the clearer the sound, the less the lips have to add, and the more they can spoil. p_n is the
-    probability that the lips are bad, by the model's own prior of alpha. `synchrony` asks whether the lips
-    fit the sound at
-    all: the correlation over time of the level that they predict with the level that the sound alone finds,
-    compared with the same at shifts of at least `least_shift`, in standard deviations of those; it is asked
-    the louder the clearer the sound.
+    snr_n is the signal-to-noise ratio in dB that the audio-visual component estimates within `window` frames
+    around frame n: at a high ratio the lips add little and can do more harm. p_n is the probability that the
+    lips are corrupted, by the prior of alpha. `synchrony` measures whether the lips match the sound: the
+    correlation over time of the level that they predict with the level that the audio-only component
+    estimates, compared with the correlations at shifts of at least `min_shift` frames. It lowers the weight
+    only where the signal-to-noise ratio of the audio-only component is high.
 
     Args:
-        largest: of the weights.
-        middle: dB, where the weight is half the largest.
-        slope: dB.
-        span: frames.
-        least_shift: frames.
-        asked: dB of speech over noise, by the sound alone, from which on lips that do not fit are not
-            trusted.
+        max_weight: largest weight.
+        snr_midpoint: signal-to-noise ratio in dB at which the weight is half the largest.
+        snr_slope: width of the transition in dB.
+        window: number of frames over which the signal-to-noise ratio is averaged.
+        min_shift: smallest shift in frames at which lips and sound are compared as a control.
+        synchrony_snr: audio-only signal-to-noise ratio in dB above which lips that do not match the sound
+            lower the weight.
     """
 
-    largest: float = 0.8
-    middle: float = 2.0
-    slope: float = 4.0
-    span: int = 63
-    least_shift: int = 31
-    asked: float = 6.0
+    max_weight: float = 0.8
+    snr_midpoint: float = 2.0
+    snr_slope: float = 4.0
+    window: int = 63
+    min_shift: int = 31
+    synchrony_snr: float = 6.0
 
     def __call__(
-        self, heard: Tensor, seen: Tensor, power: Tensor, expected: Tensor, valid: Tensor, bad: Tensor
+        self,
+        audio_gain: Tensor,
+        visual_gain: Tensor,
+        power: Tensor,
+        predicted_level: Tensor,
+        valid: Tensor,
+        corrupted: Tensor,
     ) -> Tensor:
-        """w, (*, N).
+        """The weight w, (*, N).
 
         Args:
-            heard: gain of the component of sound alone, (*, N, F).
-            seen: gain of the component with lips, (*, N, F).
+            audio_gain: Wiener gain of the audio-only component, (*, N, F).
+            visual_gain: Wiener gain of the audio-visual component, (*, N, F).
             power: |x|^2 (*, N, F).
-            expected: level of the speech that the lips predict, dB, (*, N).
-            valid: whether the lips are seen, 0 to 1, (*, N).
-            bad: probability that they are bad, (*, N).
+            predicted_level: speech level in dB that the lips predict, (*, N).
+            valid: validity of the lips, 0 to 1, (*, N).
+            corrupted: probability that the lips are corrupted, (*, N).
         """
-        snr = self._snr(seen, power)
-        weight = self.largest * valid * (1 - bad) * torch.sigmoid((self.middle - snr) / self.slope)
-        return weight * self.synchrony(heard, power, expected, valid)
+        snr = self._snr(visual_gain, power)
+        weight = (
+            self.max_weight
+            * valid
+            * (1 - corrupted)
+            * torch.sigmoid((self.snr_midpoint - snr) / self.snr_slope)
+        )
+        return weight * self.synchrony(audio_gain, power, predicted_level, valid)
 
-    def synchrony(self, heard: Tensor, power: Tensor, expected: Tensor, valid: Tensor) -> Tensor:
-        """Between 0, lips that belong to another sound, and 1, lips that fit or a sound that is not clear."""
-        total = (heard.square() * power).sum((-1, -2)), ((1 - heard).square() * power).sum((-1, -2))
-        clear = torch.sigmoid((10 * torch.log10((total[0] + 1e-9) / (total[1] + 1e-9)) - self.asked) / 2)
-        level = 10 * torch.log10((heard.square() * power).mean(-1) + 1e-4)
-        score = synchrony_score(level, expected.expand_as(level), valid.expand_as(level), self.least_shift)
-        fits = torch.sigmoid((score - 1.0) / 0.5)
-        return (1 - clear * (1 - fits)).unsqueeze(-1)
+    def synchrony(self, audio_gain: Tensor, power: Tensor, predicted_level: Tensor, valid: Tensor) -> Tensor:
+        """Factor (*, 1) on the weight: 0 if clear sound does not match the lips, 1 if it does or is noisy."""
+        speech = (audio_gain.square() * power).sum((-1, -2))
+        noise = ((1 - audio_gain).square() * power).sum((-1, -2))
+        snr = 10 * torch.log10((speech + 1e-9) / (noise + 1e-9))
+        clear = torch.sigmoid((snr - self.synchrony_snr) / 2)
+        level = 10 * torch.log10((audio_gain.square() * power).mean(-1) + 1e-4)
+        predicted = predicted_level.expand_as(level)
+        score = synchrony_score(level, predicted, valid.expand_as(level), self.min_shift)
+        matching = torch.sigmoid((score - 1.0) / 0.5)
+        return (1 - clear * (1 - matching)).unsqueeze(-1)
 
     def _snr(self, gain: Tensor, power: Tensor) -> Tensor:
-        speech = _around((gain.square() * power).sum(-1), self.span)
-        noise = _around(((1 - gain).square() * power).sum(-1), self.span)
+        """Signal-to-noise ratio in dB around every frame, (*, N), of a Wiener gain (*, N, F)."""
+        speech = _moving_average((gain.square() * power).sum(-1), self.window)
+        noise = _moving_average(((1 - gain).square() * power).sum(-1), self.window)
         return 10 * torch.log10((speech + 1e-9) / (noise + 1e-9))
 
 
-def synchrony_score(level: Tensor, expected: Tensor, valid: Tensor, least_shift: int) -> Tensor:
-    """How much better two levels (*, N) fit in time than out of it, in standard deviations, (*).
+def synchrony_score(level: Tensor, predicted: Tensor, valid: Tensor, min_shift: int) -> Tensor:
+    """Standardised difference between the correlation of two levels (*, N) and that of shifted levels, (*).
 
-    (c_0 - mean_k c_k) / std_k c_k with c_k the correlation, over frames that are valid, of `level` with
-    `expected` shifted circularly by k frames, least_shift <= k <= N - least_shift in steps of 7; 0 where
-    there is no room for four shifts, or nothing varies.
+    (c_0 - mean_k c_k) / std_k c_k with c_k the correlation, over valid frames, of `level` with `predicted`
+    shifted circularly by k frames, min_shift <= k <= N - min_shift in steps of 7; 0 if there are fewer than
+    four shifts, or a level is constant.
     """
     frames = level.shape[-1]
-    shifts = range(least_shift, frames - least_shift + 1, 7)
+    shifts = range(min_shift, frames - min_shift + 1, 7)
     if len(shifts) < 4:
         return torch.zeros_like(level[..., 0])
-    here = _correlation(level, expected, valid)
-    there = torch.stack(
-        [_correlation(level, expected.roll(k, -1), valid * valid.roll(k, -1)) for k in shifts]
+    aligned = _correlation(level, predicted, valid)
+    shifted = torch.stack(
+        [_correlation(level, predicted.roll(k, -1), valid * valid.roll(k, -1)) for k in shifts]
     )
-    return ((here - there.mean(0)) / there.std(0).clamp_min(0.05)).nan_to_num(0.0)
+    return ((aligned - shifted.mean(0)) / shifted.std(0).clamp_min(0.05)).nan_to_num(0.0)
 
 
 def _correlation(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """Weighted correlation over the last dimension."""
+    """Weighted correlation coefficient over the last dimension."""
     share = weight / weight.sum(-1, keepdim=True).clamp_min(1e-6)
     a = first - (share * first).sum(-1, keepdim=True)
     b = second - (share * second).sum(-1, keepdim=True)
-    spread = ((share * a.square()).sum(-1) * (share * b.square()).sum(-1)).sqrt()
-    return (share * a * b).sum(-1) / spread.clamp_min(1e-6)
+    scale = ((share * a.square()).sum(-1) * (share * b.square()).sum(-1)).sqrt()
+    return (share * a * b).sum(-1) / scale.clamp_min(1e-6)
 
 
-def _around(values: Tensor, span: int) -> Tensor:
-    """Mean of values (*, N) over `span` frames around each, fewer at the ends."""
-    span = min(span, 2 * ((values.shape[-1] - 1) // 2) + 1)
-    half = span // 2
+def _moving_average(values: Tensor, window: int) -> Tensor:
+    """Mean of values (*, N) over `window` frames around each frame, fewer at the ends."""
+    window = min(window, 2 * ((values.shape[-1] - 1) // 2) + 1)
+    half = window // 2
     flat = values.reshape(-1, 1, values.shape[-1])
-    count = avg_pool1d(pad(torch.ones_like(flat), (half, half)), span, 1)
-    return (avg_pool1d(pad(flat, (half, half)), span, 1) / count).reshape(values.shape)
+    count = avg_pool1d(pad(torch.ones_like(flat), (half, half)), window, 1)
+    return (avg_pool1d(pad(flat, (half, half)), window, 1) / count).reshape(values.shape)
 
 
 @dataclass(frozen=True)
 class AnchoredMCEM:
-    """MCEM of sound alone, MCEM with lips, and the mean of their filters.
+    """Audio-only MCEM, audio-visual MCEM, and a weighted geometric mean of their Wiener gains.
 
-    A model that is no VAE-MM, or no lips at all: `heard` alone.
+    For a model that is not a VAE-MM, or without lips, this is `audio` applied to the model as a whole.
 
     Args:
-        heard: schedule of the component alpha = 1.
-        seen: of the component alpha = 0.
-        trust: weight of the latter.
-        temper: exponent of the joint density that chains of one component are weighted by.
-        guard: smallest share of the gain of sound alone, 0.1 is 20 dB.
+        audio: algorithm for the audio-only component alpha = 1.
+        visual: algorithm for the audio-visual component alpha = 0.
+        weight: computes the weight of the audio-visual component.
+        temper: exponent of the joint density by which the chains of a component are weighted.
+        min_ratio: smallest ratio of the averaged gain to the audio-only gain; 0.1 is -20 dB.
     """
 
-    heard: MCEM
-    seen: MCEM
-    trust: Trust = Trust()
+    audio: MCEM
+    visual: MCEM
+    weight: VisualWeight = VisualWeight()
     temper: float = 0.1
-    guard: float = 0.1
+    min_ratio: float = 0.1
 
     def __call__(
         self,
@@ -173,44 +186,45 @@ class AnchoredMCEM:
         """The posterior given |x|^2 = `power` (*, N, F) and lips."""
         found = components(speech, guide)
         if found is None or visual is None:
-            return self.heard(speech, guide, power, visual, generator, progress)
-        (seen, seeing), (heard, hearing) = found
+            return self.audio(speech, guide, power, visual, generator, progress)
+        (visual_model, visual_guide), (audio_model, audio_guide) = found
         with torch.no_grad(), cached_embeddings():
-            sound = self.heard(heard, hearing, power, None, generator, lambda f: progress(0.45 * f))
-            lips = self.seen(seen, seeing, power, visual, generator, lambda f: progress(0.45 + 0.5 * f))
-            gain, variance = weighted_chains(
-                NoisySpeech(seen, lips.noise), lips.z, power, visual, self.temper
+            audio = self.audio(audio_model, audio_guide, power, None, generator, lambda f: progress(0.45 * f))
+            lips = self.visual(
+                visual_model, visual_guide, power, visual, generator, lambda f: progress(0.45 + 0.5 * f)
             )
-            floor = sound.wiener_gain.clamp_min(sound.gain_floor)
-            weight = self.trust(
-                sound.wiener_gain,
+            gain, variance = weighted_chains(
+                NoisySpeech(visual_model, lips.noise), lips.z, power, visual, self.temper
+            )
+            floor = audio.wiener_gain.clamp_min(audio.gain_floor)
+            weight = self.weight(
+                audio.wiener_gain,
                 gain,
                 power,
-                expected_level(seen, seeing, power, visual, lips.noise),  # type: ignore[arg-type]
+                predicted_level(visual_model, visual_guide, power, visual, lips.noise),  # type: ignore[arg-type]
                 visual[..., -1].expand(power.shape[:-1]),
-                bad_lips(speech, visual).expand(power.shape[:-1]),
+                corruption_probability(speech, visual).expand(power.shape[:-1]),
             )
             share = weight.unsqueeze(-1)
-            mixed = floor ** (1 - share) * gain.clamp_min(SMALLEST) ** share
-            mixed = torch.maximum(mixed, self.guard * floor)
-            between = share * (1 - share) * (sound.wiener_gain - gain).square() * power
+            averaged_gain = floor ** (1 - share) * gain.clamp_min(MIN_GAIN) ** share
+            averaged_gain = torch.maximum(averaged_gain, self.min_ratio * floor)
+            between = share * (1 - share) * (audio.wiener_gain - gain).square() * power
             progress(1.0)
         return Posterior(
-            z=torch.cat([lips.z, sound.z]),
-            noise=sound.noise,
-            wiener_gain=mixed,
-            variance=(1 - share) * sound.variance + share * variance + between,
+            z=torch.cat([lips.z, audio.z]),
+            noise=audio.noise,
+            wiener_gain=averaged_gain,
+            variance=(1 - share) * audio.variance + share * variance + between,
             responsibilities=torch.stack([weight, 1 - weight]),
-            acceptance=(1 - weight) * sound.acceptance + weight * lips.acceptance,
-            costs=[*sound.costs, *lips.costs],
+            acceptance=(1 - weight) * audio.acceptance + weight * lips.acceptance,
+            costs=[*audio.costs, *lips.costs],
             converged=None,
             gain_floor=0.0,
         )
 
 
 def components(speech: SpeechModel, guide: SpeechGuide) -> list[tuple[SpeechModel, SpeechGuide]] | None:
-    """Models and guides of alpha = 0 and alpha = 1 of a VAE-MM, also of a band-limited one; None for
-    others."""
+    """(model, guide) of alpha = 0 and of alpha = 1 of a VAE-MM, band-limited or not; else None."""
     if isinstance(speech, BandLimited) and isinstance(guide, BandLimitedGuide):
         found = components(speech.speech, guide.guide)
         if found is None:
@@ -222,19 +236,19 @@ def components(speech: SpeechModel, guide: SpeechGuide) -> list[tuple[SpeechMode
     return [(speech.second, guides[0]), (speech.first, guides[1])]
 
 
-def bad_lips(speech: SpeechModel, visual: Tensor) -> Tensor:
-    """p(alpha = 1 | v): the prior probability that the lips are bad, () or (N,)."""
+def corruption_probability(speech: SpeechModel, visual: Tensor) -> Tensor:
+    """p(alpha = 1 | v), the prior probability that the lips are corrupted, () or (N,)."""
     inner = speech.speech if isinstance(speech, BandLimited) else speech
     assert isinstance(inner, VAEMM)
     return inner.log_odds(visual).sigmoid()
 
 
-def expected_level(
-    seen: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor, noise: NMFNoise
+def predicted_level(
+    model: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor, noise: NMFNoise
 ) -> Tensor:
-    """Level in dB of the speech at the mean of p(z | v), (*, N): what the lips alone predict."""
-    z = init_from_prior(seen, guide, power, visual, noise)
-    level: Tensor = seen.given(visual)(z).log_variance[0].exp().mean(-1)
+    """Speech level in dB that the lips predict, at the mean of p(z | v): (*, N)."""
+    z = init_from_prior(model, guide, power, visual, noise)
+    level: Tensor = model.given(visual)(z).log_variance[0].exp().mean(-1)
     return 10 * torch.log10(level + 1e-4)
 
 
@@ -244,20 +258,20 @@ def weighted_chains(
     """Mean gain and variance, (*, N, F) each, of chains weighted by their tempered joint density.
 
     Args:
-        model: speech and noise.
+        model: speech and noise models.
         z: draws (C, D, *, N, L).
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
-        temper: exponent.
+        temper: exponent of the joint density.
     """
-    variances, joints = [], []
+    variances, log_joints = [], []
     noise, given = model.noise.variance(), model.speech.given(visual)
     for draw in z.flatten(0, 1):
         log_prior, log_variance = given(draw)
         variance = log_variance[0].exp()
         variances.append(variance)
-        joints.append(log_prior[0] - exponential_cost(power, variance + noise))
-    joint = torch.stack(joints).unflatten(0, z.shape[:2]).mean(1)
-    weight = (temper * joint).softmax(0).repeat_interleave(z.shape[1], 0) / z.shape[1]
+        log_joints.append(log_prior[0] - exponential_cost(power, variance + noise))
+    log_joint = torch.stack(log_joints).unflatten(0, z.shape[:2]).mean(1)
+    weight = (temper * log_joint).softmax(0).repeat_interleave(z.shape[1], 0) / z.shape[1]
     moments = averaged(model.noise, power, zip(variances, weight, strict=True))
     return moments.gain, moments.variance

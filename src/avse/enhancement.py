@@ -165,6 +165,8 @@ def enhance(
     seed = checked_seed(seed)
     if device is not None:
         checked_device(device)
+    if not isinstance(algorithm, str) and not callable(algorithm):
+        raise InputError(f"algorithm {algorithm!r}: give a name or an algorithm object")
     if isinstance(x, str | Path):
         audio = read_audio(x)
         mono = audio.samples.shape[1] == 1

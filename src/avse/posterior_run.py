@@ -1,9 +1,9 @@
-"""From a noisy recording to what is known of its speech, and whether the chains that say so can be trusted.
+"""Posterior analysis of a noisy recording: long Markov chains and their diagnostics.
 
-    samples -> noise fitted by the pair's schedule -> HMC chains on z at that noise -> findings
+    samples -> noise fitted by the algorithm of the pair -> HMC chains on z given that noise -> summary
 
-Enhancement needs few draws, of chains that have not mixed: a hedge over several starts. Whoever wants to read
-a posterior needs more, and needs to know how far they got.
+Enhancement averages few draws of short chains from several initial values, which have not mixed. Posterior
+intervals need longer chains, and a check that they have converged.
 """
 
 import time
@@ -38,80 +38,82 @@ from avse.report import video_report
 from avse.version import __version__
 from avse.zoo.pair import SpeechPair
 
-SHORTEST = 0.25
-"""Seconds of a recording below which there is too little to fit noise to."""
-SAMPLES = 3
-"""Sounds drawn from the posterior."""
-FEWEST_CHAINS, FEWEST_DRAWS = 2, 4
-"""Below these, R-hat is no number."""
+MIN_DURATION = 0.25
+"""Shortest duration in s to which a noise model can be fitted."""
+NUM_WAVEFORMS = 3
+"""Number of waveforms drawn from the posterior."""
+MIN_CHAINS, MIN_DRAWS = 2, 4
+"""R-hat is undefined for fewer chains or draws."""
 STEP = 0.1
-"""Of the leapfrog steps to begin with, in units of z."""
-KERNEL = HMC(STEP, leapfrog_steps=10)
-ACCEPTANCE = 0.7
-"""That its step sizes are adapted to; see `HMC`."""
+"""Initial leapfrog step size, in units of z."""
+DEFAULT_KERNEL = HMC(STEP, leapfrog_steps=10)
+TARGET_ACCEPTANCE = 0.7
+"""Acceptance rate to which step sizes are adapted during warmup; see `HMC`."""
 
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """How the chains are run.
+    """Settings of the Markov chains.
 
     Args:
-        chains: C; each starts at another draw of the schedule.
-        draws: D of each, kept.
-        warmup: moves before them, in which step sizes adapt; None takes as many as draws.
-        kernel: the transition.
+        chains: C, the number of chains; each starts at a different draw of the fitted posterior.
+        draws: D, the number of draws kept per chain.
+        warmup: number of transitions before them, during which step sizes adapt; None means `draws`.
+        kernel: transition kernel.
 
     Raises:
-        InputError: fewer chains or draws than convergence can be told from, or a negative warm-up.
+        InputError: too few chains or draws to assess convergence, or a negative warmup.
     """
 
     chains: int = 4
     draws: int = 200
     warmup: int | None = None
-    kernel: Kernel = KERNEL
+    kernel: Kernel = DEFAULT_KERNEL
 
     def __post_init__(self) -> None:
-        if self.chains < FEWEST_CHAINS:
-            raise InputError(f"{self.chains} chains: give at least {FEWEST_CHAINS}, which can be compared")
-        if self.draws < FEWEST_DRAWS:
-            raise InputError(f"{self.draws} draws: give at least {FEWEST_DRAWS} a chain")
+        if self.chains < MIN_CHAINS:
+            raise InputError(
+                f"{self.chains} chains: give at least {MIN_CHAINS}, so that they can be compared"
+            )
+        if self.draws < MIN_DRAWS:
+            raise InputError(f"{self.draws} draws: give at least {MIN_DRAWS} per chain")
         if self.warmup is not None and self.warmup < 0:
-            raise InputError(f"a warm-up of {self.warmup} moves: give 0 or more")
+            raise InputError(f"a warmup of {self.warmup} transitions: give 0 or more")
 
     @property
     def num_warmup(self) -> int:
-        """Moves that are thrown away."""
+        """Number of discarded transitions."""
         return self.draws if self.warmup is None else self.warmup
 
 
 @dataclass(frozen=True)
 class KernelWithProgress:
-    """A kernel that tells of each of its moves."""
+    """A kernel that calls `report` after each of its transitions."""
 
     kernel: Kernel
-    tell: Callable[[], None]
+    report: Callable[[], None]
 
     @property
     def step_size(self) -> float:
-        """The kernel's."""
+        """The initial step size of the kernel."""
         return self.kernel.step_size
 
     def init(self, z: Tensor, log_joint: LogJoint) -> State:
-        """The kernel's."""
+        """The state at z."""
         return self.kernel.init(z, log_joint)
 
     def step(
         self, state: State, log_joint: LogJoint, step_size: Tensor, generator: Generator
     ) -> tuple[State, Info]:
-        """The kernel's, and a word about it."""
-        moved = self.kernel.step(state, log_joint, step_size, generator)
-        self.tell()
-        return moved
+        """One transition of every frame, which is then reported."""
+        result = self.kernel.step(state, log_joint, step_size, generator)
+        self.report()
+        return result
 
 
 @dataclass(frozen=True)
-class _WithinBand(STFT):
-    """An STFT whose synthesis takes spectra of the lowest bins alone; the others are silent."""
+class _BandLimitedSTFT(STFT):
+    """An STFT whose synthesis accepts only the lowest bins and sets the others to zero."""
 
     def synthesis(self, spectrum: Tensor, length: int) -> Tensor:
         missing = spectrum.new_zeros(*spectrum.shape[:-1], self.bins - spectrum.shape[-1])
@@ -132,37 +134,37 @@ def summarize_posterior(
     title: str = "recording",
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> PosteriorSummary:
-    """Fit the noise, sample z at it, and look at the chains; of several channels, the first.
+    """Fit the noise, sample z given the noise, and diagnose the chains; only the first channel is analysed.
 
     Args:
         x: samples (T,) or (T, C).
-        sample_rate: Hz.
-        video: the speaker's face or lips, as for `avse.enhance`.
-        fps: video frames a second of lips that come without times.
-        video_offset: s by which the video is late.
-        model: as for `avse.enhance`.
-        long: how the chains are run; four of 200 draws by default.
-        seconds: of the recording, from its start, that are looked at; at most one segment.
-        seed: of every random draw.
-        title: of the recording.
-        progress: told the fraction of the work that is done.
+        sample_rate: in Hz.
+        video: face or lips of the speaker, as for `avse.enhance`.
+        fps: video frames per second of lips without time stamps.
+        video_offset: delay of the video in s.
+        model: name or pair, as for `avse.enhance`.
+        long: settings of the chains; by default four chains of 200 draws.
+        seconds: duration of the analysed part from the start of the recording, at most one segment.
+        seed: seed of all random numbers.
+        title: name of the recording in the summary.
+        progress: called with the completed fraction of the work.
 
     Raises:
-        InputError: what `enhance` refuses; a recording that is silent or shorter than `SHORTEST` in the part
-            that is looked at; `seconds` out of range.
+        InputError: the input is one that `avse.enhance` refuses, the analysed part is silent or shorter than
+            `MIN_DURATION`, or `seconds` is out of range.
     """
     began = time.perf_counter()
-    long = long or ChainSettings()
+    settings = long or ChainSettings()
     sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)
     part, notes = _part(samples.reshape(len(samples), -1), sample_rate, seconds, title)
     pair, lips = pair_and_lips(model, video, fps, video_offset)
     recording = Recording.prepare(part, sample_rate, pair, lips, video_offset)
     stft, generator = (
-        _WithinBand(**vars(pair.stft)),
+        _BandLimitedSTFT(**vars(pair.stft)),
         torch.Generator(pair.device).manual_seed(checked_seed(seed)),
     )
     speech, guide, visual = recording.speech, recording.guide, recording.visual
-    heard, scale = recording.signal[0], recording.scale[0] * recording.unit
+    signal, scale = recording.signal[0], recording.scale[0] * recording.unit
     spectrum, power = recording.spectrum[0, :, : recording.bins], recording.power[0]
     if recording.track is not None and recording.lips is not None:
         duration = len(samples) / sample_rate
@@ -170,23 +172,24 @@ def summarize_posterior(
     elif video is not None:
         notes.append("the video was not used")
 
-    schedule, schedule_name = algorithm_named("auto", pair.config.algorithm)
-    fitted = schedule(speech, guide, power, visual, generator, lambda done: progress(0.1 * done))
+    algorithm, algorithm_name = algorithm_named("auto", pair.config.algorithm)
+    fitted = algorithm(speech, guide, power, visual, generator, lambda done: progress(0.1 * done))
     noisy = NoisySpeech(speech, fitted.noise)
-    moves = iter(range(1, long.num_warmup + long.draws + 1))
+    num_steps = settings.num_warmup + settings.draws
+    steps = iter(range(1, num_steps + 1))
 
-    def tell() -> None:
-        progress(0.1 + 0.8 * next(moves) / (long.num_warmup + long.draws))
+    def report_step() -> None:
+        progress(0.1 + 0.8 * next(steps) / num_steps)
 
     chain = Chain(
-        KernelWithProgress(long.kernel, tell),
-        long.num_warmup + long.draws,
-        long.num_warmup,
-        target_acceptance=ACCEPTANCE,
+        KernelWithProgress(settings.kernel, report_step),
+        num_steps,
+        settings.num_warmup,
+        target_acceptance=TARGET_ACCEPTANCE,
     )
     sampling = time.perf_counter()
     with torch.no_grad(), cached_embeddings():
-        start = ChainState(_starts(fitted.z, long.chains))
+        start = ChainState(_initial_z(fitted.z, settings.chains))
         draws, chain_state = chain(closure(noisy, power=power, visual=visual), start, generator)
         sampled = time.perf_counter()
         z = draws.z.transpose(0, 1)
@@ -203,27 +206,27 @@ def summarize_posterior(
         energy=None if draws.energy is None else draws.energy.transpose(0, 1),
         diverged=None if draws.diverged is None else draws.diverged.transpose(0, 1),
     )
-    diagnosis = diagnose(noisy, posterior, power, visual)
+    diagnosis = diagnose(noisy, posterior, power, visual, kernel=settings.kernel)
     progress(0.96)
     stride = (-(-stft.window_length // stft.hop_length), 2)
     check = predictive_check(noisy, z, power, generator, visual, stride=stride)
     progress(0.98)
-    enhanced = stft.synthesis(average.gain.clamp_min(fitted.gain_floor) * spectrum, len(heard)) / scale
-    drawn = sample_waveforms(noisy, z, spectrum, stft, len(heard), SAMPLES, generator, visual) / scale
+    enhanced = stft.synthesis(average.gain.clamp_min(fitted.gain_floor) * spectrum, len(signal)) / scale
+    drawn = sample_waveforms(noisy, z, spectrum, stft, len(signal), NUM_WAVEFORMS, generator, visual) / scale
     sounds = {
-        "noisy": heard,
+        "noisy": signal,
         "enhanced": enhanced,
-        "noise: what was taken away": heard - enhanced,
+        "removed noise": signal - enhanced,
         **{f"speech, posterior sample {number}": sound for number, sound in enumerate(drawn, start=1)},
     }
     progress(1.0)
     facts = {
         "model": pair.name,
-        "schedule of the noise": schedule_name,
-        "sampler": repr(long.kernel),
-        "chains": f"{long.chains} chains, {long.num_warmup} moves of warm-up and {long.draws} draws each",
+        "algorithm of the noise": algorithm_name,
+        "sampler": repr(settings.kernel),
+        "chains": f"{settings.chains} chains of {settings.draws} draws, {settings.num_warmup} warmup steps",
         "recording": f"{len(samples) / sample_rate:.2f} s at {sample_rate} Hz",
-        "looked at": f"{len(part) / sample_rate:.2f} s in {len(spectrum)} frames of {recording.bins} bins",
+        "analysed": f"{len(part) / sample_rate:.2f} s in {len(spectrum)} frames of {recording.bins} bins",
         "seed": str(seed),
         "time": f"{time.perf_counter() - began:.1f} s, of which sampling {sampled - sampling:.1f} s",
         "versions": f"avse {__version__}, torch {torch.__version__}",
@@ -244,23 +247,23 @@ def summarize_posterior(
 def _part(
     samples: NDArray[Any], sample_rate: int, seconds: float, title: str
 ) -> tuple[NDArray[Any], list[str]]:
-    """The samples (T,) that are looked at, and what is left out."""
+    """The analysed samples (T,), and notes on what was left out."""
     if not 0 < seconds <= SEGMENT:
         raise InputError(f"{seconds} seconds: give more than 0 and at most {SEGMENT:g}")
     part = np.ascontiguousarray(samples[: round(seconds * sample_rate), 0])
     duration, whole = len(part) / sample_rate, len(samples) / sample_rate
-    if duration < SHORTEST:
-        raise InputError(f"{title}: {duration:.3f} s are too short; give at least {SHORTEST} s")
+    if duration < MIN_DURATION:
+        raise InputError(f"{title}: {duration:.3f} s are too short; give at least {MIN_DURATION} s")
     if np.abs(part).max() <= SILENCE:
         raise InputError(f"{title}: the first {duration:.2f} s are digital silence; give a part with sound")
     notes = {
-        f"Only the first {duration:g} s of {whole:.1f} s were looked at.": duration < whole,
-        f"Only the first of {samples.shape[1]} channels was looked at.": samples.shape[1] > 1,
+        f"Only the first {duration:g} s of {whole:.1f} s were analysed.": duration < whole,
+        f"Only the first of {samples.shape[1]} channels was analysed.": samples.shape[1] > 1,
     }
     return part, [note for note, holds in notes.items() if holds]
 
 
-def _starts(z: Tensor, chains: int) -> Tensor:
-    """A start for each chain: last draws (C, D, *, N, L) of all chains of a schedule, then those before."""
+def _initial_z(z: Tensor, chains: int) -> Tensor:
+    """Initial values of C chains from draws (C', D, *, N, L): the last of every chain, then earlier ones."""
     number = torch.arange(chains)
     return z[number % z.shape[0], -1 - (number // z.shape[0]) % z.shape[1]]

@@ -6,6 +6,8 @@
 `Recording.prepare` does all of it; enhancement, posterior analysis, examples and benchmarks start from there.
 """
 
+import os
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -232,7 +234,8 @@ def checked_samples(x: Any) -> NDArray[np.floating[Any]]:
         InputError: see `avse.enhance`.
     """
     if isinstance(x, Tensor):
-        x = (x.mT if is_channels_first(x) else x).detach().cpu().numpy()
+        x = (x.mT if is_channels_first(x) else x).detach().cpu()
+        x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no such type
     try:
         samples = np.asarray(x)
     except ValueError as error:  # a ragged list
@@ -262,7 +265,14 @@ def checked_samples(x: Any) -> NDArray[np.floating[Any]]:
 def pair_and_lips(
     model: str | Path | SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
 ) -> tuple[SpeechPair, Lips | None]:
-    """The pair, and the lips that it will be given; None for a pair that uses the sound alone."""
+    """The pair, and the lips that it will be given; None for a pair that uses the sound alone.
+
+    Raises:
+        InputError: an offset that is no finite number, a model or a video that cannot be used, or a model
+            that needs a video and has none.
+    """
+    if video is not None and not isinstance(video, str | os.PathLike | np.ndarray | Lips):
+        raise InputError(f"video of type {type(video).__name__}: give a file, a NumPy array of lips, or Lips")
     if not np.isfinite(video_offset):
         raise InputError(f"video offset {video_offset} s: give a number of seconds")
     if model == "auto":
@@ -283,8 +293,10 @@ def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
     """The pair of a name or folder; a loaded pair is returned as it is.
 
     Raises:
-        InputError: unknown name, or a damaged folder.
+        InputError: unknown name, a damaged folder, or none of the three.
     """
+    if not isinstance(model, str | os.PathLike | SpeechPair):
+        raise InputError(f"model {reprlib.repr(model)}: give a name, a folder or a loaded pair")
     return model if isinstance(model, SpeechPair) else zoo.load(model)
 
 

@@ -46,8 +46,8 @@ def test_writes_one_page_and_says_the_verdict(
     assert "&lt;b&gt;&amp;.wav" in text
     assert "<b>" not in text
     assert "Not mixed" in text
-    assert "Only the first 0.5 s of 1.0 s were looked at." in text
-    assert "Only the first of 2 channels was looked at." in text
+    assert "Only the first 0.5 s of 1.0 s were analysed." in text
+    assert "Only the first of 2 channels was analysed." in text
     assert sorted(noisy.parent.iterdir()) == sorted([*before, out])
 
 
@@ -103,7 +103,7 @@ MISTAKES = {
     "not a page": (lambda folder, good: [good, "--out", folder / "report.pdf"], "report.pdf"),
     "one chain": (lambda folder, good: [good, "--chains", 1], "chains"),
     "few draws": (lambda folder, good: [good, "--draws", 3], "draws"),
-    "warm-up": (lambda folder, good: [good, "--warmup", -1], "warm-up"),
+    "warmup": (lambda folder, good: [good, "--warmup", -1], "warmup"),
     "leapfrog": (lambda folder, good: [good, "--leapfrog-steps", 0], "leapfrog"),
     "no seconds": (lambda folder, good: [good, "--seconds", 0], "seconds"),
     "many seconds": (lambda folder, good: [good, "--seconds", 3600], "seconds"),
@@ -135,7 +135,7 @@ def test_the_old_page_is_kept_when_the_new_one_fails(noisy: Path, monkeypatch: p
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("avse.cli.commands.posterior_report", full)
+    monkeypatch.setattr("avse.evaluation.posterior.report.posterior_report", full)
     assert run(monkeypatch, noisy, "--out", out, "--seconds", 0.3, *FEW) == cli.USER_ERROR
     assert out.read_bytes() == b"an earlier report"
     assert sorted(path.name for path in noisy.parent.iterdir()) == ["noisy.wav", "report.html"]

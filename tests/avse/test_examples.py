@@ -13,6 +13,7 @@ from matplotlib.image import imread
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ARGUMENTS = {
+    "compare_models.py": ["--seconds", "0.1", "--warmup", "1", "--draws", "7", "--samples", "25"],
     "compare_samplers.py": [
         "--seconds",
         "0.3",
@@ -41,6 +42,7 @@ ARGUMENTS = {
     "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
 WRITES = {
+    "compare_models.py": [],
     "compare_samplers.py": ["figure.png"],
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
@@ -54,6 +56,10 @@ WRITES = {
     "train_av_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
 }
 PRINTS = {
+    "compare_models.py": [
+        r"log evidence, nats per frame(.*\n)+?a-vae .*\d",
+        r"PSIS-LOO, nats per frame(.*\n)+?av-vae-synthetic, lips hidden .*\d",
+    ],
     "swap_the_guide.py": ["one glance", "second look"],
     "swap_the_prior.py": [r"mcem .*\(1\).*\(1\).*\(2\)", r"vem .*\(1\).*\(1\).*\(2\)"],
 }

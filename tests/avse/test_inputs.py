@@ -147,3 +147,21 @@ def test_a_long_recording_has_no_single_posterior(monkeypatch: pytest.MonkeyPatc
     assert len(found.posteriors) > 1
     with pytest.raises(ValueError, match="segments"):
         _ = found.posterior
+
+
+@pytest.mark.parametrize("choice", [{"model": None}, {"model": 3}, {"algorithm": 3}, {"algorithm": None}])
+def test_choices_of_another_type_are_named(choice: dict[str, Any], x: NDArray[np.float64]) -> None:
+    (name,) = choice
+    with pytest.raises(InputError, match=f"^{name} {choice[name]}: give a name"):
+        avse.enhance(x, RATE, **choice)
+
+
+@pytest.mark.parametrize("video", [3, b"talk.mp4", [1, 2]])
+def test_videos_of_another_type_are_named(video: Any, x: NDArray[np.float64]) -> None:
+    with pytest.raises(InputError, match=f"^video of type {type(video).__name__}: "):
+        avse.enhance(x, RATE, video=video)
+
+
+def test_bfloat16_is_read(x: NDArray[np.float64]) -> None:
+    samples = torch.from_numpy(x).bfloat16()
+    same(avse.enhance(samples, RATE).speech, avse.enhance(samples.double().numpy(), RATE).speech)

@@ -1,16 +1,23 @@
 """The package as it is declared, imported and checked."""
 
 import configparser
+import email
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 import avse
 
 ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = ROOT / "src" / "avse" / "zoo" / "weights"
 
 
 def declared() -> dict[str, str]:
@@ -32,39 +39,128 @@ def test_every_folder_with_modules_is_declared() -> None:
         assert (ROOT / folder / "__init__.py").is_file(), folder
 
 
-def built(kind: str, folder: Path) -> Path:
-    """The wheel or sdist of the project, built by its backend without any network."""
-    copy = folder / "project"
-    skipped = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "demo", "runs")
-    shutil.copytree(ROOT, copy, ignore=skipped)
-    call = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(folder)!r}))"
-    done = subprocess.run([sys.executable, "-c", call], cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / done.stdout.split()[-1]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds the wheel or sdist of a project, by default this one, once, without any network."""
+    done: dict[tuple[str, Path], Path] = {}
+
+    def build(kind: str, project: Path = ROOT) -> Path:
+        if (kind, project) not in done:
+            folder = tmp_path_factory.mktemp(kind)
+            skipped = shutil.ignore_patterns(
+                ".*", "build", "dist", "*.egg-info", "__pycache__", "demo", "runs"
+            )
+            shutil.copytree(project, folder / "project", ignore=skipped)
+            call = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(folder)!r}))"
+            run = subprocess.run(
+                [sys.executable, "-c", call], cwd=folder / "project", capture_output=True, text=True
+            )
+            assert run.returncode == 0, run.stderr[-2000:]
+            done[kind, project] = folder / run.stdout.split()[-1]
+        return done[kind, project]
+
+    return build
 
 
-def test_wheel_has_every_module_and_the_weights(tmp_path: Path) -> None:
-    names = set(zipfile.ZipFile(built("wheel", tmp_path)).namelist())
-    for package, folder in declared().items():
-        for module in (ROOT / folder).glob("*.py"):
-            assert f"{package.replace('.', '/')}/{module.name}" in names
-    for file in ("config.json", "model.safetensors", "README.md"):
-        assert f"avse/zoo/weights/a-vae/{file}" in names
-    assert "avse/py.typed" in names
+def unpacked_sdist(built: Callable[..., Path], folder: Path) -> Path:
+    with tarfile.open(built("sdist")) as archive:
+        archive.extractall(folder, filter="data")
+    (project,) = folder.iterdir()
+    return project
 
 
-def test_sdist_has_every_module_and_the_weights(tmp_path: Path) -> None:
-    with tarfile.open(built("sdist", tmp_path)) as archive:
+def weights_files() -> set[str]:
+    return {str(path.relative_to(WEIGHTS)) for path in WEIGHTS.rglob("*") if path.is_file()}
+
+
+def test_wheel_has_every_module_and_the_weights(built: Callable[..., Path]) -> None:
+    names = set(zipfile.ZipFile(built("wheel")).namelist())
+    modules = {
+        f"{package.replace('.', '/')}/{module.name}"
+        for package, folder in declared().items()
+        for module in (ROOT / folder).glob("*.py")
+    }
+    own = {name for name in names if ".dist-info/" not in name}
+    assert own == modules | {f"avse/zoo/weights/{file}" for file in weights_files()} | {"avse/py.typed"}
+
+
+def test_wheel_says_what_it_is(built: Callable[..., Path]) -> None:
+    archive = zipfile.ZipFile(built("wheel"))
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(archive.read(name))
+    assert (metadata["Name"], metadata["Version"]) == ("avse", avse.__version__)
+    assert metadata["Author"] == "The avse authors"
+    assert metadata["License"] == "MIT"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert "Unsupervised audio-visual speech enhancement" in metadata.get_payload()
+    assert set(metadata.get_all("Provides-Extra")) == {"dev", "metrics", "synthetic", "train", "video"}
+    required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
+    named = {re.split(r"[^\w-]", line)[0].lower() for line in required}
+    assert named.isdisjoint({"espeakng-loader", "h5py", "lightning", "mtcnn", "pesq", "pystoi", "pytest"})
+    assert any(name.endswith("LICENSE") for name in archive.namelist())
+    assert any(name.endswith("entry_points.txt") for name in archive.namelist())
+
+
+def test_sdist_has_every_module_and_the_weights(built: Callable[..., Path]) -> None:
+    with tarfile.open(built("sdist")) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
     for folder in declared().values():
         for module in (ROOT / folder).glob("*.py"):
             assert f"{folder}/{module.name}" in names
-    assert {
-        "src/avse/zoo/weights/a-vae/model.safetensors",
-        "src/avse/py.typed",
-        "README.md",
-        "LICENSE",
-    } <= names
+    assert {f"src/avse/zoo/weights/{file}" for file in weights_files()} <= names
+    assert {"src/avse/py.typed", "README.md", "LICENSE", "setup.cfg", "pyproject.toml"} <= names
+
+
+@pytest.mark.slow
+def test_the_sdist_builds_the_same_wheel(built: Callable[..., Path], tmp_path: Path) -> None:
+    wheel, again = built("wheel"), built("wheel", unpacked_sdist(built, tmp_path))
+    assert wheel.name == again.name
+    contents = []
+    for path in (wheel, again):
+        archive = zipfile.ZipFile(path)
+        contents.append({name: archive.read(name) for name in archive.namelist()})
+    assert contents[0] == contents[1]
+
+
+ORIGINS = """
+import sys
+import avse, avse.data, avse.models, avse.guides, avse.inference, avse.evaluation, avse.zoo
+print(avse.load("a-vae").name)
+for name, module in sorted(sys.modules.items()):
+    if name.partition(".")[0] in {"avse", "data", "models", "guides", "inference", "evaluation", "src"}:
+        print(name, *([module.__file__] if module.__file__ else module.__path__), sep="\t")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["editable", "wheel", "sdist"])
+def test_a_python_in_a_clone_does_not_mix_two_copies(
+    kind: str, built: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Started in the root of a clone, every module is of the installed copy, and of that alone."""
+    clone, environment = ROOT, dict(os.environ)
+    installed = ROOT
+    if kind != "editable":
+        clone = unpacked_sdist(built, tmp_path / "clone") if kind == "sdist" else ROOT
+        installed = tmp_path / "site"
+        zipfile.ZipFile(built("wheel", *([clone] if kind == "sdist" else []))).extractall(installed)
+        environment["PYTHONPATH"] = str(installed)
+    call = [sys.executable, "-c", ORIGINS]
+    done = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    assert first == "a-vae"
+    origins = dict(line.split("\t") for line in lines)
+    assert {"avse", "avse.data.audio", "avse.zoo.pair", "avse.inference.em.em"} <= origins.keys()
+    assert all(name.partition(".")[0] == "avse" for name in origins)
+    for name, origin in origins.items():
+        assert Path(origin).is_relative_to(installed), (name, origin)
+
+
+def test_the_root_of_a_clone_holds_no_half_of_the_package() -> None:
+    assert not (ROOT / "avse").exists()
+    assert not (ROOT / "avse.py").exists()
+    assert not (ROOT / "src" / "avse" / "data").exists()
 
 
 def test_public_names_exist() -> None:

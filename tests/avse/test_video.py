@@ -587,7 +587,7 @@ def test_a_noisy_video_is_its_own_video(
     own = json.loads(report.read_text())
     assert own["video"]["pictures"] == 12
     assert own["video"]["frames_with_lips"] > 0.85
-    assert sf.info(tmp_path / "noisy.mp4_enhanced.wav").frames == len(read_audio(clip).samples)
+    assert sf.info(tmp_path / "noisy.mp4.enhanced.wav").frames == len(read_audio(clip).samples)
     asked: list[object] = []
     monkeypatch.setattr(zoo, "load", lambda wanted: asked.append(wanted) or pair)
     assert run(monkeypatch, clip, "--json", report) == 0

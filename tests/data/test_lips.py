@@ -532,11 +532,11 @@ def test_the_command_writes_the_lips_and_notes_what_is_odd(
     path = _write(tmp_path / "a.mkv", pictures, 1, times=[0, 1, 2])
     assert _command(monkeypatch, path) == 0
     printed = capfd.readouterr()
-    assert printed.out.strip() == str(tmp_path / "a.mkv_lips.npz")
+    assert printed.out.strip() == str(tmp_path / "a.mkv.lips.npz")
     notes = " ".join(printed.err.split())  # the console folds long lines
     assert "2 faces; the lips are those of the one around pixel" in notes
     assert "1 video frames per second are too few to follow lips" in notes
-    lips = load_lips_array(tmp_path / "a.mkv_lips.npz")
+    lips = load_lips_array(tmp_path / "a.mkv.lips.npz")
     assert lips.times.tolist() == [0, 1, 2]
     assert lips.valid.any()
 

@@ -1,14 +1,14 @@
-"""Trust in lips, and a guard that no lips can get around."""
+"""The weight of the audio-visual component, and the lower limit of the averaged gain."""
 
 import torch
 
 import avse
-from avse.inference.em.anchored import Trust, synchrony_score
+from avse.inference.em.anchored import VisualWeight, synchrony_score
 from avse.inference.presets import anchored_mcem
 from avse.zoo import load
 
 
-def test_lips_that_fit_are_told_from_lips_that_do_not() -> None:
+def test_synchrony_separates_matching_lips_from_others() -> None:
     generator = torch.Generator().manual_seed(0)
     level = torch.nn.functional.avg_pool1d(torch.randn(1, 1, 620, generator=generator), 20, 1)[:, 0]
     valid = torch.ones_like(level)
@@ -17,39 +17,39 @@ def test_lips_that_fit_are_told_from_lips_that_do_not() -> None:
     assert float(synchrony_score(level[:, :40], level[:, :40], valid[:, :40], 31)) == 0
 
 
-def test_trust_is_less_in_clear_sound_and_none_without_lips() -> None:
+def test_weight_decreases_with_the_snr_and_is_zero_without_lips() -> None:
     power, valid = torch.ones(1, 200, 9), torch.ones(1, 200)
     flat, good = torch.zeros(1, 200), torch.zeros(1, 200)
 
     def mean(gain: float, valid: torch.Tensor = valid, bad: torch.Tensor = good) -> float:
         gains = torch.full_like(power, gain)
-        return float(Trust()(gains, gains, power, flat, valid, bad).mean())
+        return float(VisualWeight()(gains, gains, power, flat, valid, bad).mean())
 
-    assert mean(0.9) < mean(0.5) < mean(0.1) <= Trust().largest
+    assert mean(0.9) < mean(0.5) < mean(0.1) <= VisualWeight().max_weight
     assert mean(0.1, valid=torch.zeros(1, 200)) == 0
     assert mean(0.1, bad=torch.ones(1, 200)) == 0
 
 
-def test_no_lips_mute_what_the_sound_lets_through() -> None:
+def test_lips_cannot_lower_the_gain_below_its_limit() -> None:
     pair = load("vae-mm")
     generator = torch.Generator().manual_seed(0)
     power = torch.rand(1, 80, pair.stft.bins, generator=generator)
     silence = torch.randn(80, pair.config.lips.size, generator=generator) * 3
     silence[:, -1] = 1
     algorithm = anchored_mcem()
-    sound = algorithm.heard(
+    sound = algorithm.audio(
         pair.model.first, pair.guide.branch(1), power, None, torch.Generator().manual_seed(1)
     )
     mixed = algorithm(pair.model, pair.guide, power, silence, torch.Generator().manual_seed(1))
-    assert (mixed.wiener_gain >= algorithm.guard * sound.wiener_gain - 1e-6).all()
+    assert (mixed.wiener_gain >= algorithm.min_ratio * sound.wiener_gain - 1e-6).all()
     assert mixed.responsibilities.shape == (2, 1, 80)
 
 
-def test_without_lips_it_is_the_schedule_of_sound_alone() -> None:
+def test_without_lips_it_is_the_audio_only_algorithm() -> None:
     assert avse is not None
     pair = load("a-vae")
     power = torch.rand(1, 40, pair.stft.bins, generator=torch.Generator().manual_seed(0))
     algorithm = anchored_mcem()
     first = algorithm(pair.model, pair.guide, power, None, torch.Generator().manual_seed(1))
-    second = algorithm.heard(pair.model, pair.guide, power, None, torch.Generator().manual_seed(1))
+    second = algorithm.audio(pair.model, pair.guide, power, None, torch.Generator().manual_seed(1))
     torch.testing.assert_close(first.wiener_gain, second.wiener_gain)

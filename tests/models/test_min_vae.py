@@ -344,7 +344,7 @@ def test_every_tensor_is_saved_once_and_comes_back(version: int) -> None:
 def short(algorithm: MCEM) -> MCEM:
     assert isinstance(algorithm.final, Chain)
     final = replace(algorithm.final, num_steps=6, warmup=2)
-    return replace(algorithm, em=replace(algorithm.em, iterations=2), final=final)
+    return replace(algorithm, em=replace(algorithm.em, iterations=8), final=final)
 
 
 @pytest.mark.parametrize("make", [default_mcem, papers_mcem])

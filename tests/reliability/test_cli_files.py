@@ -1,5 +1,6 @@
 """Commands never write over what they read, fail no finished job for a figure, and answer in one line."""
 
+import io
 import json
 import os
 import subprocess
@@ -70,10 +71,26 @@ def test_different_files_are_let_through(tmp_path: Path) -> None:
 
 def test_default_outputs_of_files_with_one_stem_differ() -> None:
     assert cli.default_output(Path("talk.wav")) == Path("talk_enhanced.wav")
-    names = ["talk.wav", "talk.mp4", "talk.WAV", "talk.flac"]
-    assert len({cli.default_output(Path(name)) for name in names}) == len(names)
+    assert cli.default_output(Path("a/talk.mp4")) == Path("a/talk.mp4.enhanced.wav")
     assert cli.default_lips(Path("talk.mp4")) == Path("talk_lips.npz")
-    assert cli.default_lips(Path("talk.mkv")) != cli.default_lips(Path("talk.mp4"))
+    suffixes = [
+        "",
+        ".",
+        ".wav",
+        ".WAV",
+        ".mp4",
+        ".MP4",
+        ".mkv",
+        ".flac",
+        "_enhanced",
+        ".enhanced",
+        "_lips",
+        ".lips",
+    ]
+    names = {f"talk{first}{second}" for first in suffixes for second in suffixes}
+    for default in (cli.default_output, cli.default_lips):
+        made = {default(Path(name)) for name in names}
+        assert len(made) == len(names)
 
 
 @pytest.mark.parametrize("seed", [-1, 99999999999999999999])
@@ -112,7 +129,7 @@ def test_a_figure_that_fails_leaves_the_results(
     def failing(*_: object) -> None:
         raise RuntimeError("xelatex not found\nsecond line")
 
-    monkeypatch.setattr("avse.cli.commands.write_figure", failing)
+    monkeypatch.setattr("avse.evaluation.figures.write_figure", failing)
     out, report = noisy.with_name("o.wav"), noisy.with_name("o.json")
     options = ["--out", out, "--json", report, "--figure", noisy.with_name("b.png")]
     assert run(monkeypatch, "enhance", noisy, "--model", "a-vae", *options) == 0
@@ -153,6 +170,47 @@ def test_version_backend_and_ascii_terminal(noisy: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"caf\\xe9_enhanced.wav" in done.stdout
     assert figure.is_file()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_that_are_not_utf_8(
+    encoding: str, noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Sound, report, figure, notes and errors of caf\\xe9.wav, whatever the terminal can show."""
+    length = sf.info(noisy).frames
+    odd = Path(os.fsdecode(os.fsencode(noisy.parent) + b"/caf\xe9.wav"))
+    noisy.rename(odd)
+    with odd.open("rb+") as file:  # the end is missing, which is a note that names the file
+        file.truncate(odd.stat().st_size - 400)
+    out = Path(os.fsdecode(os.fsencode(noisy.parent) + b"/\xfcber.flac"))
+    report, figure = odd.with_suffix(".json"), odd.with_suffix(".png")
+    printed = {}
+    for name in ("stdout", "stderr"):
+        printed[name] = io.BytesIO()
+        stream = io.TextIOWrapper(printed[name], encoding=encoding, write_through=True)
+        monkeypatch.setattr(sys, name, stream)
+    options = ["--model", "a-vae", "--json", report, "--figure", figure]
+    assert run(monkeypatch, "enhance", odd, "--out", out, *options) == 0
+    assert run(monkeypatch, "enhance", odd.with_name(odd.name + "x")) == cli.USER_ERROR
+    said = {name: stream.getvalue() for name, stream in printed.items()}
+    name = b"caf\xe9.wav" if encoding == "utf-8" else b"caf\\udce9.wav"
+    note, error = said["stderr"].splitlines()
+    assert note.startswith(b"note: ")
+    assert name in note
+    assert b"missing" in note
+    assert name + b"x: does not exist" in error
+    assert (
+        said["stdout"].strip() == os.fsencode(out) if encoding == "utf-8" else b"ber.flac" in said["stdout"]
+    )
+    assert len(sf.read(os.fsencode(out))[0]) == length - 200
+    assert os.fsencode(json.loads(report.read_text(encoding="ascii"))["file"]) == os.fsencode(odd)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert {os.fsencode(path.name) for path in noisy.parent.iterdir()} == {
+        b"caf\xe9.wav",
+        b"caf\xe9.json",
+        b"caf\xe9.png",
+        b"\xfcber.flac",
+    }
 
 
 def test_help_of_train_names_every_recipe() -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,30 @@ def huge_header(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header.encode())
 
 
+def header_of(**tensors: Any) -> Damage:
+    """Weights with a header of tensors (precision, shape, begin, end) and 64 bytes of zeros."""
+
+    def damage(folder: Path) -> None:
+        parts = {
+            name: {"dtype": precision, "shape": shape, "data_offsets": [begin, end]}
+            for name, (precision, shape, begin, end) in tensors.items()
+        }
+        header = json.dumps(parts).encode()
+        (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
+
+    return damage
+
+
+def instead_of(name: str, make: Callable[[Path], object]) -> Damage:
+    """Puts something else in the place of a file."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return damage
+
+
 STFT_KEYS = ("front_end", "stft")
 HOSTILE: dict[str, Damage] = {
     "pickled config": raw(CONFIG, pickle.dumps(Trap())),
@@ -127,6 +151,40 @@ HOSTILE: dict[str, Damage] = {
     "empty weights": raw(WEIGHTS, b""),
     "header of 2^60 bytes": raw(WEIGHTS, (2**60).to_bytes(8, "little") + b"{}"),
     "header of 10^12 numbers": huge_header,
+    "size 1e12 as a float": config_with("arguments", "latent_size", value=1e12),
+    "size 10^400": config_with("arguments", "latent_size", value=10**400),
+    "size infinite": config_with("arguments", "latent_size", value=float("inf")),
+    "size of objects": config_with("arguments", "latent_size", value={"a": [1]}),
+    "layers -1": config_with("arguments", "encoder", value=[-1]),
+    "layers nested": config_with("arguments", "encoder", value=[[8]]),
+    "200,000 layers": config_with("arguments", "decoder", value=[8] * 200_000),
+    "65 layers": config_with("arguments", "decoder", value=[8] * 65),
+    "window -2": config_with(*STFT_KEYS, "window_length", value=-2),
+    "window 2^16 of hop 1": config_with(
+        *STFT_KEYS, value={"window_length": 2**16, "hop_length": 1, "sample_rate": 16000}
+    ),
+    "rate infinite": config_with(*STFT_KEYS, "sample_rate", value=float("inf")),
+    "rate 0": config_with(*STFT_KEYS, "sample_rate", value=0),
+    "rate null": config_with(*STFT_KEYS, "sample_rate", value=None),
+    "high-pass NaN": config_with("front_end", "high_pass", value=float("nan")),
+    "level of 200,000 letters": config_with("front_end", "level", value="9" * 200_000),
+    "lone surrogate": config_with("algorithm", value="\ud800"),
+    "config a folder": instead_of(CONFIG, Path.mkdir),
+    "config a pipe": instead_of(CONFIG, os.mkfifo),
+    "config a device": instead_of(CONFIG, lambda path: path.symlink_to("/dev/zero")),
+    "config a loop": instead_of(CONFIG, lambda path: path.symlink_to(path.name)),
+    "weights a pipe": instead_of(WEIGHTS, os.mkfifo),
+    "weights a device": instead_of(WEIGHTS, lambda path: path.symlink_to("/dev/zero")),
+    "card a pipe": instead_of(CARD, os.mkfifo),
+    "card a device": instead_of(CARD, lambda path: path.symlink_to("/dev/zero")),
+    "negative shape": header_of(x=("F16", [-1, 4], 0, 8)),
+    "shape beyond 64 bits": header_of(x=("F16", [2**40, 2**40], 0, 8)),
+    "overlapping tensors": header_of(x=("F16", [32], 0, 64), y=("F16", [32], 0, 64)),
+    "unknown precision": header_of(x=("F3", [4], 0, 8)),
+    "20,000 tensors": header_of(**{f"x{k}": ("F16", [0], 0, 0) for k in range(20_000)}),
+    "8-bit weights": weights_with(lambda tensor: tensor.to(torch.float8_e5m2)),
+    "complex weights": weights_with(lambda tensor: tensor.to(torch.complex64)),
+    "one NaN": weights_with(lambda tensor: tensor.index_fill(-1, torch.tensor([0]), float("nan"))),
     "weights cut off": lambda folder: os.truncate(folder / WEIGHTS, 300),
 }
 
@@ -152,6 +210,58 @@ def test_hostile_folders_are_refused(
 def test_a_hop_of_one_sample_is_refused(folder: Path) -> None:
     config_with(*STFT_KEYS, value={"window_length": 1024, "hop_length": 1, "sample_rate": 16000})(folder)
     with pytest.raises(InputError, match="hop_length 1"):
+        load_folder(folder)
+
+
+def leaves(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value of a configuration stands, the containers too."""
+    if path:
+        yield path
+    if isinstance(values, dict | list):
+        for key, part in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from leaves(part, (*path, key))
+
+
+NOWHERE_VALID: list[Any] = [
+    -1,
+    10**12,
+    1e12,
+    2**31,
+    float("nan"),
+    float("inf"),
+    "x",
+    "\ud800",
+    [[]],
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "a-vae" else pytest.mark.slow) for name in zoo.shipped()]
+)
+def test_every_value_of_a_configuration_is_checked(name: str, tmp_path: Path) -> None:
+    """Values that no field may have, in every field of the shipped pairs."""
+    folder = shutil.copytree(zoo.shipped()[name], tmp_path / name)
+    load_folder(folder)  # imports are not to be measured
+    whole = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for path in leaves(whole):
+        for value in NOWHERE_VALID:
+            config_with(*path, value=value)(folder)
+            start = time.process_time()
+            with pytest.raises(InputError, match=CONFIG) as error:
+                load_folder(folder)
+            assert time.process_time() - start < 2, (path, value)
+            assert len(str(error.value)) < 1000
+            assert "\n" not in str(error.value)
+            (folder / CONFIG).write_text(json.dumps(whole), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["av-vae", "vae-mm"])
+def test_an_encoder_of_sound_and_lips_needs_a_layer(name: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(zoo.shipped()[name], tmp_path / name)
+    keys = ("arguments", "second", "encoder") if name == "vae-mm" else ("arguments", "encoder")
+    config_with(*keys, value=[])(folder)
+    with pytest.raises(InputError, match="av-vae: encoder: 0 layers"):
         load_folder(folder)
 
 

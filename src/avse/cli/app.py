@@ -65,14 +65,15 @@ def options(
 
 
 def default_output(noisy: Path) -> Path:
-    """NAME_enhanced.wav for NAME.wav and NAME.mp4_enhanced.wav for NAME.mp4, so that they differ."""
-    name = noisy.stem if noisy.suffix == ".wav" else noisy.name
-    return noisy.parent / f"{name}_enhanced.wav"
+    """NAME_enhanced.wav for NAME.wav, FILE.enhanced.wav for any other FILE: no two files share one."""
+    name = f"{noisy.stem}_enhanced" if noisy.suffix == ".wav" else f"{noisy.name}.enhanced"
+    return noisy.parent / f"{name}.wav"
 
 
 def default_lips(video: Path) -> Path:
-    """NAME_lips.npz for NAME.mp4 and NAME.mkv_lips.npz for NAME.mkv, so that they differ."""
-    return video.with_name(f"{video.stem if video.suffix == '.mp4' else video.name}_lips.npz")
+    """NAME_lips.npz for NAME.mp4, FILE.lips.npz for any other FILE: no two files share one."""
+    name = f"{video.stem}_lips" if video.suffix == ".mp4" else f"{video.name}.lips"
+    return video.parent / f"{name}.npz"
 
 
 def main() -> None:
@@ -121,7 +122,7 @@ def enhance(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write; default NAME_enhanced.wav, for others than .wav NAME.mp4_enhanced.wav."
+            help="Where to write; default NAME_enhanced.wav, for others than .wav FILE.enhanced.wav."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
@@ -206,7 +207,7 @@ def lips(
     video: Annotated[Path, typer.Argument(help="Video of one speaker.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where to write; default NAME_lips.npz, for others than .mp4 NAME.mkv_lips.npz."),
+        typer.Option(help="Where to write; default NAME_lips.npz, for others than .mp4 FILE.lips.npz."),
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Write a contact sheet of what was cut out.")] = None,
 ) -> None:
@@ -231,15 +232,31 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or any Lightning accelerator.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached spectra.")] = None,
+    licence: Annotated[
+        str, typer.Option(help="Of the weights, for their card, such as cc-by-4.0; it depends on the speech.")
+    ] = "unknown",
 ) -> None:
     """Train a model on clean speech; noise is never needed."""
     from avse.cli.commands import train_model
 
     # Lightning's progress goes to stderr: stdout holds the summary alone.
     with warnings_as_notes(), redirect_stdout(sys.stderr):
-        summary = train_model(
-            recipe, corpus, root, out, epochs=epochs, seed=seed, device=device, resume=resume, cache=cache
-        )
+        try:
+            summary = train_model(
+                recipe,
+                corpus,
+                root,
+                out,
+                epochs=epochs,
+                seed=seed,
+                device=device,
+                resume=resume,
+                cache=cache,
+                licence=licence,
+            )
+        except KeyboardInterrupt:
+            show_note(f"{out}: interrupted; the same command with --resume goes on from the last whole epoch")
+            raise
     print(json.dumps(summary))
 
 

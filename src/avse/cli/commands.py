@@ -1,8 +1,13 @@
-"""What the commands do, as functions from files to files."""
+"""What the commands do, as functions from files to files.
+
+Matplotlib and ArviZ are imported by what draws and diagnoses, so that other commands start without them.
+"""
 
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +28,7 @@ from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips.files import lips_from, save_lips
 from avse.data.lips.video import has_pictures
 from avse.enhancement import enhance
-from avse.evaluation.figures import (
-    check_figure_format,
-    level_db,
-    metrics_figure,
-    plain_text,
-    training_figure,
-    write_figure,
-)
-from avse.evaluation.lips_figures import contact_sheet, shapes_sheet
-from avse.evaluation.posterior.diagnosis import verdict
-from avse.evaluation.posterior.report import posterior_report
-from avse.inference.mcmc.kernels import HMC
 from avse.inference.presets import algorithm_named
-from avse.posterior_run import STEP, ChainSettings, summarize_posterior
 from avse.recording import pair_named
 from avse.zoo.pair import SpeechPair
 
@@ -77,6 +69,8 @@ def enhance_file(
         if path is not None:
             check_destination(path)
     if figure is not None:
+        from avse.evaluation.figures import check_figure_format, plain_text, write_figure
+
         check_figure_format(figure)
     if algorithm != "auto":
         algorithm_named(algorithm)
@@ -132,6 +126,11 @@ def diagnose_file(
     Raises:
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
+    from avse.evaluation.posterior.diagnosis import verdict
+    from avse.evaluation.posterior.report import posterior_report
+    from avse.inference.mcmc.kernels import HMC
+    from avse.posterior_run import STEP, ChainSettings, summarize_posterior
+
     long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
     check_distinct(input=noisy, output=out)
     check_distinct(video=video, output=out)  # a video may be its own input
@@ -200,6 +199,9 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
         if path is not None:
             check_destination(path)
     if figure is not None:
+        from avse.evaluation.figures import check_figure_format, plain_text, write_figure
+        from avse.evaluation.lips_figures import shapes_sheet
+
         check_figure_format(figure)
     lips = read_lips(video)
     save_lips(out, lips)
@@ -213,6 +215,8 @@ def _sound_level(video: Path) -> tuple[NDArray[np.floating] | None, NDArray[np.f
 
     None twice for a video without sound.
     """
+    from avse.evaluation.figures import level_db
+
     try:
         audio = read_audio(video)
     except InputError:
@@ -235,13 +239,16 @@ def train_model(
     device: str = "cpu",
     resume: bool = False,
     cache: Path | None = None,
+    licence: str = "unknown",
 ) -> dict[str, Any]:
     """Train the pair of a recipe; returns a summary of the run.
 
     Raises:
         InputError: unknown recipe or corpus, no usable root, an output that cannot be written.
+        KeyboardInterrupt: the run was interrupted; it can be resumed.
     """
     with extras("train"):
+        from avse.evaluation.figures import training_figure, write_figure
         from avse.zoo.recipes import RECIPES, run
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
@@ -249,20 +256,24 @@ def train_model(
     checked_device("cpu" if device == "auto" else device)
     if epochs is not None:
         checked_count(epochs, "--epochs")
+    if not licence.strip() or not licence.isprintable():
+        raise InputError(f"licence {licence!r}: give a name such as cc-by-4.0, or unknown")
     check_distinct(root=root, output=out, cache=cache)
     plan = RECIPES[recipe]()
     settings = replace(plan.settings, seed=seed)
     if epochs is not None:
         settings = replace(settings, max_epochs=epochs)
     made_folder(out)
-    pair, report = run(
-        replace(plan, settings=settings),
-        [named_corpus(corpus, root, seed)],
-        out,
-        device=device,
-        resume=resume,
-        cache=cache,
-    )
+    with _plain_interrupts():
+        pair, report = run(
+            replace(plan, settings=settings),
+            [named_corpus(corpus, root, seed)],
+            out,
+            device=device,
+            resume=resume,
+            cache=cache,
+            licence=licence,
+        )
     write_figure(out / "training.png", training_figure(report.history, title=recipe))
     return {
         "pair": str(out / "pair"),
@@ -272,6 +283,20 @@ def train_model(
         "train_frames": report.train_frames,
         "parameters": sum(tensor.numel() for tensor in pair.modules().state_dict().values()),
     }
+
+
+@contextmanager
+def _plain_interrupts() -> Iterator[None]:
+    """An interrupt stays one: Lightning turns it into `SystemExit` of code 1 and ignores all further ones."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from ended
+        raise
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
@@ -306,6 +331,8 @@ def run_demo(
     made_folder(out)
     with extras("synthetic", "metrics"):
         from avse.data.corpora.synthetic.demo import talking_face
+        from avse.evaluation.figures import metrics_figure, write_figure
+        from avse.evaluation.lips_figures import contact_sheet
         from avse.evaluation.metrics import all_metrics
     clean, noisy, rate, lips = talking_face(seed)
     hidden = replace(lips, reasons=np.full_like(lips.reasons, Reason.NO_FACE))

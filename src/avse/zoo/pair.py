@@ -39,6 +39,7 @@ from avse.zoo.validation import (
     check_algorithm,
     check_architecture,
     check_front_end,
+    check_level,
     check_lips,
     check_number,
     check_stft,
@@ -88,6 +89,7 @@ class PairConfig:
         check_names(front_end, _field_names(FrontEnd), "front_end")
         check_names(front_end["stft"], _field_names(STFT), "stft")
         check_stft(**front_end["stft"])
+        check_level(front_end["level"])
         if lips is not None:
             check_lips(lips)
         check_number(front_end["high_pass"], "high_pass", 0.0, front_end["stft"]["sample_rate"] / 2)

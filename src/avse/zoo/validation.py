@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from avse.data.errors import InputError
-from avse.data.front_end import FrontEnd
+from avse.data.front_end import FrontEnd, Level
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.inference.presets import PRESETS
@@ -43,6 +43,7 @@ MAX_OVERLAP = 128
 """Window over hop: frames that a sample lies in."""
 
 SAMPLE_RATES = (1000, 768_000)
+LEVELS = typing.get_args(Level)
 MAX_PICTURES = 1001
 MAX_SPACING = 10.0
 
@@ -111,7 +112,8 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
         elif annotations[name] is int:
             check_whole(value, where, *WHOLE_RANGES.get(name, (1, MAX_SIZE)))
         else:
-            _check_layers(value, where, 0 if name in MAY_BE_EMPTY else 1)
+            may_be_empty = name in MAY_BE_EMPTY and (architecture, name) != CONDITIONED_ENCODER
+            _check_layers(value, where, 0 if may_be_empty else 1)
 
 
 CHOICES: dict[str, Sequence[str]] = {
@@ -125,6 +127,8 @@ CHOICES: dict[str, Sequence[str]] = {
 RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99), "temperature": (0.01, 100.0), "epsilon": (0.0, 0.99)}
 WHOLE_RANGES = {"version": (1, 2), "corruption_embedding_size": (0, MAX_SIZE)}
 MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden"})
+CONDITIONED_ENCODER = ("av-vae", "encoder")
+"""Its first hidden layer is where sound and lips meet, so that it needs one."""
 
 
 def _check_layers(value: Any, where: str, least: int) -> None:
@@ -168,6 +172,16 @@ def check_stft(window_length: Any, hop_length: Any, sample_rate: Any) -> None:
     check_whole(sample_rate, "STFT sample_rate", *SAMPLE_RATES)
 
 
+def check_level(level: Any) -> None:
+    """Check the common level of recordings.
+
+    Raises:
+        InputError: no level of that name.
+    """
+    if not isinstance(level, str) or level not in LEVELS:
+        raise InputError(f"level {shortened(level)}: use one of {', '.join(LEVELS)}")
+
+
 def check_front_end(front_end: FrontEnd) -> None:
     """Check types and ranges of a pair's front end.
 
@@ -176,6 +190,7 @@ def check_front_end(front_end: FrontEnd) -> None:
     """
     stft = front_end.stft
     check_stft(stft.window_length, stft.hop_length, stft.sample_rate)
+    check_level(front_end.level)
     check_number(front_end.high_pass, "high_pass", 0.0, stft.sample_rate / 2)
 
 

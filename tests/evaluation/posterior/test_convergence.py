@@ -104,7 +104,7 @@ def test_too_few_draws_tell_nothing() -> None:
 def test_any_shape_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(3, 20, 2, 5, 3)
     whole = convergence(x)
-    monkeypatch.setattr(module, "AT_ONCE", 200)
+    monkeypatch.setattr(module, "BATCH_SIZE", 200)
     for parts, values in zip(convergence(x), whole, strict=True):
         assert parts.dtype == torch.float64
         torch.testing.assert_close(parts, values, rtol=1e-10, atol=1e-12)

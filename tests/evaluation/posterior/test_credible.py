@@ -157,7 +157,7 @@ def test_true_levels_lie_in_credible_bands_as_often_as_said(control: bool, gener
     levels = level_draws(model, posterior, power, bands, generator)
     if control:
         expected = [given_z(model, draw, power) for draw in posterior[0]]
-        means = torch.stack([(g.gain.square() * power + g.spread)[0] for g in expected])
+        means = torch.stack([(g.gain.square() * power + g.speech_variance)[0] for g in expected])
         levels = decibels(torch.stack([means[..., band].mean(-1) for band in bands], -1))[None]
     assert levels.shape == (1, draws, frames, 2)
     band = credible_band(levels, 0.8)

@@ -3,8 +3,10 @@
 The verdicts are on fixed seeds; test_convergence.py states how often R-hat fails draws that are independent.
 """
 
+import inspect
 import json
 import math
+import re
 
 import pyro
 import pyro.distributions as dist
@@ -12,20 +14,29 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from avse.cli.app import diagnose as diagnose_command
 from avse.data.stft import STFT
-from avse.evaluation.posterior.diagnosis import ESS_PER_CHAIN, TOLERATED, diagnose
+from avse.evaluation.posterior.advice import (
+    advise_draws,
+    advise_larger_steps,
+    advise_modes,
+    advise_smaller_steps,
+    advise_trajectories,
+    advise_warmup,
+)
+from avse.evaluation.posterior.diagnosis import MAX_FAILING_SHARE, MIN_ESS_PER_CHAIN, diagnose, verdict
 from avse.evaluation.posterior.functionals import (
     band_level,
+    default_functionals,
     given_z,
     log_joint,
     mean_gain,
     octaves,
     over_draws,
     responsibilities,
-    usual_functionals,
 )
 from avse.inference.mcmc.chain import Chain, ChainState
-from avse.inference.mcmc.kernels import MALA, RandomWalk
+from avse.inference.mcmc.kernels import HMC, MALA, Kernel, RandomWalk
 from avse.inference.mcmc.log_density import closure
 from avse.inference.posterior import Posterior
 from avse.models.a_vae import AVAE, StandardNormal
@@ -33,7 +44,9 @@ from avse.models.base import SpeechModel
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
+from avse.posterior_run import ChainSettings
 
+KERNELS = {"HMC": HMC, "MALA": MALA, "RandomWalk": RandomWalk}
 N, F, L = 40, 9, 2
 
 
@@ -106,7 +119,7 @@ def test_over_draws_is_each_draw_alone_and_each_channel_alone() -> None:
     speech = Switched()
     together = noise(2)
     z, power = torch.randn(3, 5, 2, N, L, dtype=torch.float64), torch.rand(2, N, F, dtype=torch.float64)
-    functionals = usual_functionals(octaves(F, 3))
+    functionals = default_functionals(octaves(F, 3))
     found = over_draws(functionals, NoisySpeech(speech, together), z, power)
     assert found["level"].shape == (3, 5, 2, N, 3)
     assert found["alpha"].shape == (3, 5, 2, N, 2)
@@ -140,13 +153,13 @@ def test_too_few_draws_call_for_more() -> None:
     assert diagnosis.usable
     assert not diagnosis.mixed
     assert "times the draws" in str(diagnosis)
-    assert 1 < ESS_PER_CHAIN / 60 < float(str(diagnosis).split("About ")[1].split()[0]) < 4
+    assert 1 < MIN_ESS_PER_CHAIN / 60 < float(str(diagnosis).split("About ")[1].split()[0]) < 4
 
 
 def test_one_chain_is_unknown() -> None:
     diagnosis = diagnose(a_vae(), independent(chains=1), torch.rand(N, F, dtype=torch.float64))
     assert not diagnosis.usable
-    assert "one chain" in str(diagnosis)
+    assert "a single chain" in str(diagnosis)
     json.dumps(diagnosis.to_dict(), allow_nan=False)
 
 
@@ -154,7 +167,7 @@ def test_one_frame_can_be_diagnosed() -> None:
     model = NoisySpeech(AVAE(StandardNormal(L).double(), Line(0.7)), noise())
     model.noise = NMFNoise(model.noise.W, model.noise.H[:, :1], model.noise.frame_gain[:1])
     diagnosis = diagnose(model, independent()[:, :, :1], torch.rand(1, F, dtype=torch.float64))
-    assert not diagnosis.changes
+    assert not diagnosis.drifts
     json.dumps(diagnosis.to_dict(), allow_nan=False)
 
 
@@ -163,7 +176,7 @@ def test_chains_that_never_move_are_no_sample() -> None:
     z = independent()
     z[:, :, : N // 4] = z[0, 0, : N // 4]
     diagnosis = diagnose(a_vae(), z, torch.rand(N, F, dtype=torch.float64))
-    assert diagnosis.past("log_joint")["rhat>1.05"] == 0
+    assert diagnosis.failing_shares("log_joint")["rhat>1.05"] == 0
     assert diagnosis.stuck.tolist() == [True] * (N // 4) + [False] * (N - N // 4)
     assert not diagnosis.usable
     assert "never moved" in str(diagnosis)
@@ -172,16 +185,16 @@ def test_chains_that_never_move_are_no_sample() -> None:
 def test_chains_in_modes_of_their_own() -> None:
     z = 0.1 * independent() + 2 * torch.randn(4, 1, N, L, dtype=torch.float64)
     diagnosis = diagnose(a_vae(), z, torch.rand(N, F, dtype=torch.float64))
-    assert diagnosis.past(Z)["rhat>1.05"] == 1
+    assert diagnosis.failing_shares(Z)["rhat>1.05"] == 1
     assert not diagnosis.usable
-    assert "stays where it is" in str(diagnosis)
+    assert "explore different regions" in str(diagnosis)
 
 
 def test_a_few_bad_frames_do_not_condemn_a_recording() -> None:
     z = independent()
     z[0, :, 0] += 5
     diagnosis = diagnose(a_vae(), z, torch.rand(N, F, dtype=torch.float64))
-    assert 0 < diagnosis.past("log_joint")["rhat>1.05"] <= TOLERATED
+    assert 0 < diagnosis.failing_shares("log_joint")["rhat>1.05"] <= MAX_FAILING_SHARE
     assert diagnosis.mixed
 
 
@@ -195,8 +208,8 @@ def test_warm_up_shows_in_the_log_joint(warm: bool, generator: Generator) -> Non
         closure(model, power=power), ChainState(start), generator
     )
     diagnosis = diagnose(model, draws.z.transpose(0, 1), power)
-    assert diagnosis.changes != warm
-    assert ("more warm-up" in str(diagnosis)) != warm
+    assert diagnosis.drifts != warm
+    assert ("longer warmup" in str(diagnosis)) != warm
 
 
 def test_a_timid_random_walk_fails_where_a_gradient_kernel_passes(generator: Generator) -> None:
@@ -216,13 +229,63 @@ def test_a_timid_random_walk_fails_where_a_gradient_kernel_passes(generator: Gen
             converged=True,
             step_size=position.step_size,
         )
-        found.append(diagnose(model, posterior, power))
+        found.append(diagnose(model, posterior, power, kernel=kernel))
     timid, good = found
     assert not timid.usable
-    assert "gradient kernel" in str(timid)
-    assert "larger steps" in str(timid)
+    assert "use HMC" in str(timid)
+    assert "larger initial step size (ChainSettings(kernel=RandomWalk(step_size=0.1)))" in str(timid)
     assert good.mixed
     torch.testing.assert_close(good.step_size, torch.full((4, N), 0.9).double())
+
+
+def stuck_chains() -> Tensor:
+    """Frames of which a quarter never moved, in chains that are far apart."""
+    z = 0.1 * independent() + 2 * torch.randn(4, 1, N, L, dtype=torch.float64)
+    z[:, :, : N // 4] = z[:, :1, : N // 4]
+    return z
+
+
+@pytest.mark.parametrize(
+    ("kernel", "advice"),
+    [
+        (
+            HMC(0.1, leapfrog_steps=10),
+            ["--leapfrog-steps 20", "HMC(leapfrog_steps=20)", "HMC(step_size=0.05)"],
+        ),
+        (MALA(0.2), ["use HMC", "MALA(step_size=0.1)"]),
+        (RandomWalk(0.1), ["use HMC", "RandomWalk(step_size=0.05)"]),
+        (None, ["use HMC", "smaller steps"]),
+    ],
+)
+def test_advice_fits_the_kernel(kernel: Kernel | None, advice: list[str]) -> None:
+    """HMC is not recommended to users of HMC, nor leapfrog steps to those of a kernel without them."""
+    power = torch.rand(N, F, dtype=torch.float64)
+    statement = verdict(diagnose(a_vae(), stuck_chains(), power, kernel=kernel))
+    assert all(words in statement for words in advice), statement
+    assert ("use HMC" in statement) == (not isinstance(kernel, HMC))
+    assert ("--leapfrog-steps" in statement) == isinstance(kernel, HMC)
+
+
+ADVICE = [
+    advise_warmup(),
+    advise_draws(800),
+    *(
+        advise(kernel)
+        for kernel in (HMC(0.1, 10), MALA(0.1), RandomWalk(0.1), None)
+        for advise in (advise_trajectories, advise_modes, advise_smaller_steps, advise_larger_steps)
+    ),
+]
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+def test_advice_names_options_and_arguments_that_exist(advice: str) -> None:
+    """Options of `avse diagnose`, and `ChainSettings` with kernels that can be constructed as printed."""
+    options = {f"--{name.replace('_', '-')}" for name in inspect.signature(diagnose_command).parameters}
+    assert set(re.findall(r"--[a-z-]+", advice)) <= options
+    calls = re.findall(r"ChainSettings\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)", advice)
+    assert calls or "avse diagnose" in advice
+    for call in calls:
+        assert eval(call.replace("...", "9"), {"ChainSettings": ChainSettings, **KERNELS})
 
 
 def test_energy_and_divergences_are_reported() -> None:
@@ -244,7 +307,7 @@ def test_energy_and_divergences_are_reported() -> None:
     assert "BFMI" in str(diagnosis)
     assert diagnosis.diverged is not None
     assert float(diagnosis.diverged[5]) == pytest.approx(40 / 800)
-    assert "0.1% of the moves diverged" in str(diagnosis)
+    assert "0.1% of the transitions diverged" in str(diagnosis)
 
 
 def test_ones_own_functionals_are_judged() -> None:
@@ -260,7 +323,7 @@ def test_functionals_travel_with_the_posterior() -> None:
     z = torch.randn(2, 4, 2, N, L, dtype=torch.float64)
     model = NoisySpeech(Switched(), noise(2))
     power = torch.rand(2, N, F, dtype=torch.float64)
-    functionals = over_draws(usual_functionals(octaves(F, 3)), model, z, power)
+    functionals = over_draws(default_functionals(octaves(F, 3)), model, z, power)
     functionals["mine"] = torch.rand(2, 4, 2, N, 5)
     posterior = Posterior(
         z,

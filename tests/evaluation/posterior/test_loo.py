@@ -212,10 +212,10 @@ def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generat
     seen = torch.stack([(own.elpd + own.p_loo - truth).mean() for own in sets])
     assert float(seen.mean()) > 0.15 + 5 * float(seen.std()) / 20**0.5
     assert 0.05 < float(sets[0].p_loo.mean()) < 2
-    assert sets[0].doubtful.double().mean() < 0.05
+    assert sets[0].unreliable.double().mean() < 0.05
 
 
-def test_bins_under_loud_noise_are_not_doubtful(generator: Generator) -> None:
+def test_bins_under_loud_noise_are_not_unreliable(generator: Generator) -> None:
     """Their weights are equal up to a heavy tail of next to nothing."""
     speech = AVAE(StandardNormal(1).double(), Line(2.0, -20.0))
     speech.decoder.a = torch.linspace(2.0, 4.0, F, dtype=torch.float64).unsqueeze(0)
@@ -223,9 +223,9 @@ def test_bins_under_loud_noise_are_not_doubtful(generator: Generator) -> None:
     power = model(power=None)
     found = loo_bins(model, torch.randn(1, 400, N, 1, dtype=torch.float64), power)
     assert (found.pareto_k > 0.7).any()
-    assert not found.doubtful.any()
+    assert not found.unreliable.any()
     quiet = NoisySpeech(speech, NMFNoise(1e-12 * model.noise.W, model.noise.H, model.noise.frame_gain))
-    assert loo_bins(quiet, torch.randn(1, 400, N, 1, dtype=torch.float64), power).doubtful.any()
+    assert loo_bins(quiet, torch.randn(1, 400, N, 1, dtype=torch.float64), power).unreliable.any()
 
 
 def test_a_batch_is_each_recording_alone(generator: Generator) -> None:
@@ -236,7 +236,7 @@ def test_a_batch_is_each_recording_alone(generator: Generator) -> None:
     found = loo_bins(NoisySpeech(speech, together), z, power)
     alone = loo_bins(NoisySpeech(speech, noises[1]), z[:, :, 1], power[1])
     assert found.elpd.shape == (2, N)
-    assert found.pareto_k.shape == found.doubtful.shape == (2, N, F)
+    assert found.pareto_k.shape == found.unreliable.shape == (2, N, F)
     for whole, part in zip(found, alone, strict=True):
         torch.testing.assert_close(whole[1], part)
     evidence = frame_evidence(closure(NoisySpeech(speech, together), power=power), z, generator, samples=30)
@@ -292,9 +292,9 @@ def test_the_model_that_made_the_data_wins(generator: Generator) -> None:
         scores[name] = frame_evidence(closure(model, power=power), z, generator, 200).log_evidence
     table = compare(scores)
     assert list(table) == ["right", "wrong"]
-    assert table["right"].behind == table["right"].standard_error == 0
-    assert table["wrong"].behind == pytest.approx(table["right"].score - table["wrong"].score)
-    assert table["wrong"].behind > 5 * table["wrong"].standard_error
+    assert table["right"].difference == table["right"].standard_error == 0
+    assert table["wrong"].difference == pytest.approx(table["right"].score - table["wrong"].score)
+    assert table["wrong"].difference > 5 * table["wrong"].standard_error
 
 
 def test_errors_of_differences_allow_for_neighbours_that_agree(generator: Generator) -> None:
@@ -307,7 +307,7 @@ def test_errors_of_differences_allow_for_neighbours_that_agree(generator: Genera
         for block, own in ratios.items():
             table = compare({"a": torch.zeros(1600), "b": steps}, block)
             worse = list(table.values())[1]
-            own.append(worse.behind / worse.standard_error)
+            own.append(worse.difference / worse.standard_error)
     variance = {block: float(torch.tensor(own).square().mean()) for block, own in ratios.items()}
     assert variance[40] == pytest.approx(1, abs=0.4)
     assert variance[1] > 3

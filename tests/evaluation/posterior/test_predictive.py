@@ -63,14 +63,14 @@ def exact_draws(model: NoisySpeech, power: Tensor, draws: int, generator: Genera
 
 
 def checked(
-    speech: SpeechModel, frames: int, factor: float, generator: Generator, looks: int = 5, draws: int = 20
+    speech: SpeechModel, frames: int, factor: float, generator: Generator, num_draws: int = 5, draws: int = 20
 ) -> PredictiveCheck:
     """Data from the model; checked with `factor` times its noise."""
     true = noise(frames)
     power = NoisySpeech(speech, true)()
     used = NoisySpeech(speech, NMFNoise(factor * true.W, true.H, true.frame_gain))
     z = exact_draws(used, power, draws, generator)
-    return predictive_check(used, z, power, generator, bands=BANDS, looks=looks)
+    return predictive_check(used, z, power, generator, bands=BANDS, num_draws=num_draws)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 0.5])
@@ -90,18 +90,18 @@ def test_right_noise_fits_and_wrong_noise_does_not(
 
 
 def test_pivotal_p_values_are_uniform_and_medians_are_valid(generator: Generator) -> None:
-    """Of 80 recordings of 40 frames from the model, p-values of single looks are uniform: four
+    """Of 80 recordings of 40 frames from the model, p-values of single draws are uniform: four
     Kolmogorov-Smirnov tests at p > 1e-4, and twice the median of three is below 0.2 in no more than a fifth
     (5 standard errors): false alarms 4e-4."""
     speech = AVAE(StandardNormal(1).double(), Line(1.5))
-    single = [checked(speech, 60, 1.0, generator, looks=1) for _ in range(150)]
+    single = [checked(speech, 60, 1.0, generator, num_draws=1) for _ in range(150)]
     for values in (
-        torch.stack([own.levels_p for own in single]),
-        torch.stack([own.bins_p for own in single]),
+        torch.stack([own.band_p_value for own in single]),
+        torch.stack([own.bin_p_value for own in single]),
     ):
         for band in values.T:
             assert stats.kstest(band, "uniform").pvalue > 1e-4
-    several = torch.stack([checked(speech, 60, 1.0, generator, looks=3).levels_p for _ in range(150)])
+    several = torch.stack([checked(speech, 60, 1.0, generator, num_draws=3).band_p_value for _ in range(150)])
     assert (several < 0.2).double().mean() < 0.2 + 5 * (0.16 / 300) ** 0.5
 
 
@@ -139,7 +139,7 @@ def test_shapes_of_batches_and_strides(generator: Generator) -> None:
     true = NMFNoise(torch.rand(2, F, 1) + 0.1, torch.rand(2, 1, 10) + 0.1, torch.ones(2, 10))
     model = NoisySpeech(AVAE(StandardNormal(1), Line(0.0).float()), true)
     power = torch.rand(2, 10, F)
-    check = predictive_check(model, torch.zeros(3, 2, 2, 10, 1), power, generator, looks=4, stride=(3, 2))
+    check = predictive_check(model, torch.zeros(3, 2, 2, 10, 1), power, generator, num_draws=4, stride=(3, 2))
     assert check.pivots.shape == (4, 2, 4, 4)
     assert check.p_values.shape == (2, 10, 4)
     ratio = power.double() / (1 + true.variance().double())

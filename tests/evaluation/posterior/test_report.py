@@ -83,7 +83,7 @@ def mixed() -> PosteriorSummary:
         old,
         functionals=functionals,
         convergence={**quality, "z": convergence(torch.randn(4, 250, 64, 2, generator=generator))},
-        change=old.change._replace(nats=0.0, score=0.0),
+        drift=old.drift._replace(nats=0.0, score=0.0),
         acceptance=torch.full((64,), 0.7),
         diverged=torch.zeros(64),
         bfmi=torch.ones(64),
