@@ -193,9 +193,13 @@ def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> T
 def _sizes(component: SpeechModel) -> tuple[int, int] | None:
     """L and F of a component, from a trace of one frame with missing lips; None if it cannot be traced.
 
+    A component on the meta device, whose weights are about to be loaded, is not traced: that takes seconds.
+
     Raises:
         InputError: the component samples more than z.
     """
+    if any(parameter.is_meta for parameter in component.parameters()):
+        return None
     missing = torch.empty(1, 0)
     with torch.no_grad(), TRACE_LOCK, torch.random.fork_rng(devices=[]), cached_embeddings() as cache:
         for part in component.modules():
