@@ -95,7 +95,7 @@ def enhancement_figure(
         ylabel="cost per bin (nats)",
         xlim=(1, max(2, len(costs))),
     )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.suptitle(title)
     return figure
 
@@ -124,7 +124,7 @@ def training_figure(history: Sequence[dict[str, float]], title: str = "") -> Fig
         if points:
             axes.plot(*zip(*points, strict=True), ".-", label=label, color=colour)
     axes.set(title=title, xlabel="epoch", ylabel="-ELBO per frame (nats)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(frameon=False)
     return figure
 
@@ -191,7 +191,7 @@ def em_figure(
     right.margins(y=0.2)
     right.legend(loc="upper center", frameon=False, ncols=2)
     for axes in (left, middle):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
 
@@ -216,7 +216,7 @@ def bounds_figure(histories: dict[str, Sequence[dict[str, float]]], title: str =
         epochs = [row["epoch"] + 1 for row in kept]
         axes.plot(epochs, [-row["validation_loss"] for row in kept], ".-", label=name)
     axes.set(title=title, xlabel="epoch", ylabel="validation ELBO per frame (nats)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(frameon=False)
     return figure
 

@@ -30,7 +30,6 @@ from avse.evaluation.benchmark import RATE, table_rows
 from avse.evaluation.figures import plain_text, write_figure
 from avse.evaluation.lips_figures import lip_weight_figure
 from avse.evaluation.metrics import si_sdr, stoi
-from avse.inference.em.anchored import bad_lips
 from avse.inference.presets import mixture_mcem
 from avse.inference.responsibilities import Tempered
 
@@ -60,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     assert view is not None
     assert default.lips is not None
     alphas = {
-        "prior p(alpha = 1 | v)": bad_lips(pair.model, view.visual(default.lips)).numpy(),
+        "prior p(alpha = 1 | v)": pair.model.alpha_logit(view.visual(default.lips)).sigmoid().numpy(),
         "posterior r(alpha = 1)": by_evidence.posterior.responsibilities[1].flatten().numpy(),
         "weight of sound alone, default": default.posterior.responsibilities[1].flatten().numpy(),
     }
