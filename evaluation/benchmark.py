@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from avse.data.audio import read_audio, resample
@@ -153,7 +154,7 @@ def run(specs: Sequence[MixtureSpec], systems: dict[str, Enhancer], jobs: int = 
 def mapped(function: Callable[..., Any], work: Sequence[tuple[Any, ...]], jobs: int, label: str) -> list[Any]:
     """What the function makes of every tuple of arguments, in order, on `jobs` processes, with a bar."""
     results = Parallel(n_jobs=jobs, return_as="generator")(delayed(function)(*each) for each in work)
-    return list(track(results, label, total=len(work)))
+    return list(track(results, label, total=len(work), console=Console(stderr=True)))
 
 
 def mean_gain(scores: Iterable[Score], metric: str) -> float:

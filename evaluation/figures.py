@@ -353,7 +353,7 @@ def intervals_figure(panels: Sequence[Intervals], ylabel: str, probability: floa
 
     All of the truth is shown, but for levels more than 80 below its highest.
     """
-    figure = Figure(figsize=(9, max(4.0, 1.9 * len(panels))), layout="constrained")
+    figure = Figure(figsize=(9, max(5.0, 1.9 * len(panels))), layout="constrained")
     shared = len({panel.xlabel for panel in panels}) == 1
     for axes, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
         lower, upper, truth = (np.asarray(own) for own in (panel.lower, panel.upper, panel.truth))
@@ -364,7 +364,8 @@ def intervals_figure(panels: Sequence[Intervals], ylabel: str, probability: floa
         for (name, values), colour in zip(panel.others.items(), SERIES, strict=False):
             axes.plot(panel.at, values, "--", color=colour, label=name)
         axes.plot(panel.at, truth, color="black", linewidth=1, label="truth")
-        shown = np.concatenate([lower, upper, truth.clip(truth.max() - 80)])
+        others = [np.asarray(values) for values in panel.others.values()]
+        shown = np.concatenate([lower, upper, truth.clip(truth.max() - 80), *others])
         axes.set(title=panel.title, ylabel=ylabel, ylim=(shown.min() - 1, shown.max() + 1))
         axes.margins(x=0)
         if not shared or panel is panels[-1]:

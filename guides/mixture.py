@@ -15,6 +15,7 @@ were enumerated in the model alone, both components would share one encoder.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import singledispatch
 
 import pyro
 import pyro.distributions as dist
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
-from avse.guides.wrappers import Corruption, corrupted
+from avse.guides.wrappers import BandLimitedGuide, Corruption, corrupted
 from avse.models.av_vae import Trunk
 from avse.models.base import SpeechModel
 from avse.models.mixture import given_alpha
@@ -94,9 +95,20 @@ class MixtureGuide(SpeechGuide):
             return pyro.sample(Z, given_alpha(alpha, first, second))
 
 
+@singledispatch
 def branches(guide: SpeechGuide) -> list[SpeechGuide]:
-    """The guides of every value of alpha, alpha = 0 first; any other guide alone."""
-    return [guide.branch(alpha) for alpha in (0, 1)] if isinstance(guide, MixtureGuide) else [guide]
+    """The guides of every value of alpha, alpha = 0 first; a guide that is no mixture is the only one."""
+    return [guide]
+
+
+@branches.register
+def _(guide: MixtureGuide) -> list[SpeechGuide]:
+    return [guide.branch(alpha) for alpha in (0, 1)]
+
+
+@branches.register
+def _(guide: BandLimitedGuide) -> list[SpeechGuide]:
+    return [BandLimitedGuide(branch, guide.bins) for branch in branches(guide.guide)]
 
 
 @corrupted.register

@@ -41,6 +41,8 @@ class Posterior:
             kept.
         energy: Hamiltonian of every draw, (C, D, *, N); None for a kernel without momentum.
         diverged: whether the transition to a draw diverged, (C, D, *, N); None where it is not kept.
+        visual_weight: weight of the gain that depends on the lips, 0 to 1, (*, N); None where the algorithm
+            does not weigh gains with and without lips.
     """
 
     z: Tensor
@@ -55,6 +57,7 @@ class Posterior:
     step_size: Tensor | None = None
     energy: Tensor | None = None
     diverged: Tensor | None = None
+    visual_weight: Tensor | None = None
 
     def __repr__(self) -> str:
         """Shapes in one line."""
@@ -140,6 +143,7 @@ def join_channels(posteriors: Sequence[Posterior]) -> Posterior:
         step_size=_joined([each.step_size for each in posteriors], 1),
         energy=_joined([each.energy for each in posteriors], 2),
         diverged=_joined([each.diverged for each in posteriors], 2),
+        visual_weight=_joined([each.visual_weight for each in posteriors], 0),
     )
 
 

@@ -24,6 +24,14 @@ class BandLimited(SpeechModel):
         """Log variance of the observed bins, (*, N, bins)."""
         return self.speech.latent(visual)[..., : self.bins]
 
+    def component_models(self) -> list[SpeechModel]:
+        """Those of the wrapped model, each with the observed bins."""
+        return [BandLimited(component, self.bins) for component in self.speech.component_models()]
+
+    def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
+        """That of the wrapped model."""
+        return self.speech.alpha_logit(visual)
+
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
         """As `SpeechModel.closed_form`, from `given` of the wrapped model."""
         return ObservedBins(self.speech.given(visual), self.bins)

@@ -98,6 +98,14 @@ class SpeechModel(PyroModule):
             log_variance = self.latent(visual)
             return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
 
+    def component_models(self) -> "list[SpeechModel]":
+        """The models of alpha = 0 and of alpha = 1, if alpha chooses between whole models; else none."""
+        return []
+
+    def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
+        """Logit of the prior probability p(alpha = 1 | v), () or (*, N); None for a model without alpha."""
+        return None
+
     def given(self, visual: Tensor | None = None) -> ConditionedSpeech:
         """The model with the lips of a recording (*, N, D), as a function of z.
 

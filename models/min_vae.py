@@ -13,6 +13,7 @@ gradient of pi, sum_n (r_n - pi), is exact, and zero at the papers' update pi = 
 reaches neither 0 nor 1.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,7 +70,11 @@ class MINVAE(SpeechModel):
         self.visual_mean = nn.Parameter(torch.zeros(latent_size))
         self.audio_log_variance = nn.Parameter(torch.zeros(()))
         self.visual_log_variance = nn.Parameter(torch.zeros(()))
-        self.log_odds = nn.Parameter(torch.logit(torch.tensor(float(pi))))
+        self.log_odds = nn.Parameter(torch.tensor(math.log(pi / (1 - pi))))
+
+    def alpha_logit(self, visual: Tensor | None = None) -> Tensor:
+        """log(pi / (1 - pi)), ()."""
+        return self.log_odds
 
     @property
     def pi(self) -> Tensor:

@@ -85,12 +85,16 @@ class VAEMM(SpeechModel):
         """Component of alpha = 0."""
         return self.components[0]  # type: ignore[return-value]
 
+    def component_models(self) -> list[SpeechModel]:
+        """The components of alpha = 0 and of alpha = 1."""
+        return [self.second, self.first]
+
     def fit_scales(self, power: Tensor) -> None:
         """Set the scales of both components from training frames |s|^2 (N, F)."""
         self.first.fit_scales(power)
         self.second.fit_scales(power)
 
-    def log_odds(self, visual: Tensor | None = None) -> Tensor:
+    def alpha_logit(self, visual: Tensor | None = None) -> Tensor:
         """logit(pi) + d(v), () or (*, N)."""
         prior = bounded_logit(self.pi)
         return prior if self.corruption_classifier is None else prior + self.corruption_classifier(visual)
@@ -98,7 +102,7 @@ class VAEMM(SpeechModel):
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """alpha ~ p(alpha | v), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
         alpha = pyro.sample(
-            ALPHA, dist.Bernoulli(logits=self.log_odds(visual)), infer={"enumerate": "parallel"}
+            ALPHA, dist.Bernoulli(logits=self.alpha_logit(visual)), infer={"enumerate": "parallel"}
         )
         first, second = (_prior(component, visual) for component in (self.first, self.second))
         z = pyro.sample(Z, given_alpha(alpha, first, second))
@@ -107,7 +111,7 @@ class VAEMM(SpeechModel):
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
         """As `SpeechModel.closed_form`, from `given` of both components."""
-        return TwoComponents(self.log_odds(visual), self.first.given(visual), self.second.given(visual))
+        return TwoComponents(self.alpha_logit(visual), self.first.given(visual), self.second.given(visual))
 
 
 @dataclass(frozen=True)
@@ -189,9 +193,13 @@ def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> T
 def _sizes(component: SpeechModel) -> tuple[int, int] | None:
     """L and F of a component, from a trace of one frame with missing lips; None if it cannot be traced.
 
+    A component on the meta device, whose weights are about to be loaded, is not traced: that takes seconds.
+
     Raises:
         InputError: the component samples more than z.
     """
+    if any(parameter.is_meta for parameter in component.parameters()):
+        return None
     missing = torch.empty(1, 0)
     with torch.no_grad(), TRACE_LOCK, torch.random.fork_rng(devices=[]), cached_embeddings() as cache:
         for part in component.modules():

@@ -23,19 +23,16 @@ from torch.nn.functional import avg_pool1d, pad
 
 from avse.guides.base import SpeechGuide
 from avse.guides.mixture import branches
-from avse.guides.wrappers import BandLimitedGuide
 from avse.inference.algorithm import Progress
 from avse.inference.em.initial import init_from_prior
 from avse.inference.em.mcem import MCEM
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import averaged
-from avse.models.band_limited import BandLimited
 from avse.models.base import SpeechModel
 from avse.models.distributions import exponential_cost
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
-from avse.models.vae_mm import VAEMM
 
 MIN_GAIN = 1e-4
 """Lower limit of the audio-visual gain before its logarithm is averaged: -80 dB."""
@@ -158,7 +155,8 @@ def _moving_average(values: Tensor, window: int) -> Tensor:
 class AnchoredMCEM:
     """Audio-only MCEM, audio-visual MCEM, and a weighted geometric mean of their Wiener gains.
 
-    For a model that is not a VAE-MM, or without lips, this is `audio` applied to the model as a whole.
+    For a model that is not a mixture of two models, or without lips, this is `audio` applied to the whole
+    model.
 
     Args:
         audio: algorithm for the audio-only component alpha = 1.
@@ -219,28 +217,21 @@ class AnchoredMCEM:
             acceptance=(1 - weight) * audio.acceptance + weight * lips.acceptance,
             costs=[*audio.costs, *lips.costs],
             converged=None,
+            visual_weight=weight,
             gain_floor=0.0,
         )
 
 
 def components(speech: SpeechModel, guide: SpeechGuide) -> list[tuple[SpeechModel, SpeechGuide]] | None:
-    """(model, guide) of alpha = 0 and of alpha = 1 of a VAE-MM, band-limited or not; else None."""
-    if isinstance(speech, BandLimited) and isinstance(guide, BandLimitedGuide):
-        found = components(speech.speech, guide.guide)
-        if found is None:
-            return None
-        return [(BandLimited(m, speech.bins), BandLimitedGuide(g, guide.bins)) for m, g in found]
-    guides = branches(guide)
-    if not isinstance(speech, VAEMM) or len(guides) != 2:
-        return None
-    return [(speech.second, guides[0]), (speech.first, guides[1])]
+    """(model, guide) of alpha = 0 and of alpha = 1 of a mixture of two models; None for any other model."""
+    models, guides = speech.component_models(), branches(guide)
+    return list(zip(models, guides, strict=True)) if len(models) == len(guides) == 2 else None
 
 
 def corruption_probability(speech: SpeechModel, visual: Tensor) -> Tensor:
-    """p(alpha = 1 | v), the prior probability that the lips are corrupted, () or (N,)."""
-    inner = speech.speech if isinstance(speech, BandLimited) else speech
-    assert isinstance(inner, VAEMM)
-    return inner.log_odds(visual).sigmoid()
+    """p(alpha = 1 | v), the prior probability that the lips are corrupted, () or (*, N); 0 without alpha."""
+    logit = speech.alpha_logit(visual)
+    return visual.new_zeros(()) if logit is None else logit.sigmoid()
 
 
 def predicted_level(

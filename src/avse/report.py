@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
+from torch import Tensor
 
 from avse.data.audio import clipped_fraction
 from avse.data.front_end import SILENCE
 from avse.data.lips import Lips, Reason
 from avse.data.lips.front_end import LipTrack
 from avse.inference.algorithm import Algorithm
-from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.posterior import Posterior
 from avse.recording import Recording
 from avse.version import __version__
@@ -95,8 +95,9 @@ def enhancement_report(
     if recording.lips is not None and recording.track is not None:
         report["video"], notes = video_report(recording.lips, recording.track, video_offset, duration)
         report["notes"] += notes
-        if isinstance(algorithm, AnchoredMCEM):
-            report["video"]["trust"], notes = trust_report(posteriors)
+        weights = [each.visual_weight for each in posteriors if each.visual_weight is not None]
+        if weights:
+            report["video"]["trust"], notes = trust_report(weights)
             report["notes"] += notes
     elif video_given:
         reason = (
@@ -108,13 +109,13 @@ def enhancement_report(
     return report
 
 
-def trust_report(posteriors: Sequence[Posterior]) -> tuple[dict[str, float], list[str]]:
+def trust_report(weights: Sequence[Tensor]) -> tuple[dict[str, float], list[str]]:
     """How far the lips were trusted, and notes for people.
 
     Args:
-        posteriors: of `AnchoredMCEM`, one a segment; responsibilities (2, *, N), [0] the weight of the lips.
+        weights: of the lips, one tensor (*, N) a segment.
     """
-    weight = torch.cat([posterior.responsibilities[0].flatten() for posterior in posteriors])
+    weight = torch.cat([each.flatten() for each in weights])
     mean, trusted = float(weight.mean()), float((weight > 0.5).double().mean())
     notes = {
         f"lips were trusted in {trusted:.0%} of the frames, with a mean weight of {mean:.2f}: less where the "

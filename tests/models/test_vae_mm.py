@@ -557,7 +557,7 @@ def test_doubt_adds_to_the_log_odds_of_alpha() -> None:
         many = z.expand(draws, N, L)
         alpha = sample_alpha(NoisySpeech(speech, mask), many, power, visual, Generator().manual_seed(0))
         prior = poutine.trace(speech).get_trace(visual=visual.repeat(draws, 1)).nodes[ALPHA]["value"]
-    for value, p in ((alpha, r), (prior.reshape(draws, N), speech.log_odds(visual).sigmoid())):
+    for value, p in ((alpha, r), (prior.reshape(draws, N), speech.alpha_logit(visual).sigmoid())):
         assert ((value.mean(0) - p) / (p * (1 - p) / draws).sqrt()).abs().max() < 4.5
 
 
@@ -570,7 +570,7 @@ def test_no_classifier_stands_against_the_ends_of_pi(pi: float, logit: float, dt
         VAEMM(*parts, pi, each).to(dtype) for each in (lambda visual: visual.new_full((N,), logit), None)
     )
     z, visual = torch.randn(R, N, L).to(dtype), lips().to(dtype)
-    assert torch.equal(speech.log_odds(visual), sure.log_odds().expand(N))
+    assert torch.equal(speech.alpha_logit(visual), sure.alpha_logit().expand(N))
     assert torch.equal(speech.given(visual)(z).log_prior, sure.given(visual)(z).log_prior)
     assert (poutine.trace(speech).get_trace(visual=visual).nodes[ALPHA]["value"] == pi).all()
 
@@ -672,5 +672,5 @@ def test_the_gradient_of_the_doubt_is_r_less_p() -> None:
     slope = torch.autograd.grad(joint, speech.corruption_classifier.logit.bias)[0]  # type: ignore[union-attr, arg-type]
     r = responsibilities(model, z, power, visual)[1]
     growth = 1 - (speech.corruption_classifier(visual) / 4).square()  # type: ignore[misc]
-    truth = (growth * (r - speech.log_odds(visual).sigmoid())).sum()
+    truth = (growth * (r - speech.alpha_logit(visual).sigmoid())).sum()
     torch.testing.assert_close(slope, truth.reshape(1))

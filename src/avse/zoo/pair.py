@@ -328,7 +328,7 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
             expected = _tensors(_named(path, lambda: SpeechPair(config)).modules())
         _named(weights_path, lambda: check_tensors(header, expected, CONFIG))
         weights = migrated_weights(_read(weights_path, read_tensors))
-        pair = SpeechPair(config, card, name or str(folder))
+        pair = _named(path, lambda: SpeechPair(config, card, name or str(folder)))
     modules = pair.modules()
     modules.load_state_dict(weights, strict=False)
     modules.float().eval().requires_grad_(False)
