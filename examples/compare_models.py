@@ -5,10 +5,10 @@
 
 Without a file, the recording is a synthetic talking face in pink noise. All models are compared with the same
 noise, fitted with the first model, which favours that model. Two scores are computed from draws of z: the log
-evidence log p(x_n | v_n) of a frame by importance sampling, which depends on the prior given the lips, and the
-log density of each bin given the rest of its frame by PSIS-LOO, which hardly does. Hidden lips are the control.
-Few frames differ greatly, so read differences against their standard errors; a Pareto k above 0.7 in most
-frames means that the evidence is only a rough estimate: raise --warmup, --draws and --samples.
+evidence log p(x_n | v_n) of a frame by importance sampling, which depends on the prior given the lips, and
+the log density of each bin given the rest of its frame by PSIS-LOO, which hardly does. Hidden lips are the
+control. Few frames differ greatly, so read differences against their standard errors; a Pareto k above 0.7 in
+most frames means that the evidence is only a rough estimate: raise --warmup, --draws and --samples.
 """
 
 import argparse
