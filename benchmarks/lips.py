@@ -30,7 +30,7 @@ import avse
 from avse.data.caches import LipsCache, default_cache
 from avse.data.corpora.folder import file_utterance
 from avse.data.lips import Lips, Reason
-from avse.evaluation import benchmark
+from avse.evaluation import benchmark, tables
 from avse.inference.presets import papers_mcem
 
 NOISES = ("cafe", "street", "babble", "white")
@@ -157,11 +157,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"lips_{args.split}_{'-'.join(args.speakers)}_{'_'.join(args.systems)}"
     benchmark.save_scores(args.out / f"{stem}.jsonl", scores)
-    tables = [benchmark.systems_table(scores)]
+    parts = [tables.systems_table(scores)]
     if len(args.systems) > 1:
-        tables.append(benchmark.differences_table(scores, args.systems[0]))
-    (args.out / f"{stem}.md").write_text("\n\n".join(tables) + "\n")
-    print("\n\n".join(tables))
+        parts.append(tables.differences_table(scores, args.systems[0]))
+    (args.out / f"{stem}.md").write_text("\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from avse.data.augmentation import ColouredNoise
 from avse.data.lips import Lips
 from avse.data.lips.corruption import corrupt_lips
 from avse.enhancement import Enhancement
-from avse.evaluation import benchmark
+from avse.evaluation import benchmark, tables
 from avse.evaluation.metrics import improvements
 from avse.guides.wrappers import CorruptedGuide, corrupted
 from avse.inference.algorithm import Algorithm
@@ -91,11 +91,11 @@ def enhanced(mixture: benchmark.Samples, spec: benchmark.MixtureSpec, system: st
 def quality(specs: Sequence[benchmark.MixtureSpec], systems: Sequence[str], jobs: int) -> str:
     """Tables of the improvements of every system and of its differences from the A-VAE and the AV-VAE."""
     scores = benchmark.run(specs, {name: partial(enhanced, system=name) for name in systems}, jobs)
-    tables = [benchmark.systems_table(scores)]
-    tables += [
-        benchmark.differences_table(scores, reference) for reference in ("a", "av") if reference in systems
+    parts = [tables.systems_table(scores)]
+    parts += [
+        tables.differences_table(scores, reference) for reference in ("a", "av") if reference in systems
     ]
-    return "\n\n".join(tables)
+    return "\n\n".join(parts)
 
 
 def modes() -> dict[str, Algorithm]:
@@ -170,7 +170,7 @@ def ablation_row(spec: benchmark.MixtureSpec, model: str, algorithm: Algorithm) 
     )
     spent = (time.perf_counter() - start) / (len(mixture) / benchmark.RATE)
     gains = improvements(speech, mixture, result.speech, benchmark.RATE)
-    return [*(gains[metric] for metric in benchmark.SHOWN), spent, result.posterior.costs[-1]]
+    return [*(gains[metric] for metric in tables.SHOWN), spent, result.posterior.costs[-1]]
 
 
 def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
@@ -180,7 +180,7 @@ def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     of the recording; objectives of VEM and MCEM cannot be compared.
     """
     collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": min_vae_mcem(), "min-vae-v2": min_vae_mcem()}
-    names = [*benchmark.SHOWN.values(), "times real time", "objective"]
+    names = [*tables.SHOWN.values(), "times real time", "objective"]
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for model, one in collapsed.items():
         for name, algorithm in {**modes(), "MCEM, alpha summed out at every z": one}.items():

@@ -19,7 +19,7 @@ import common
 import numpy as np
 
 import avse
-from avse.evaluation import benchmark
+from avse.evaluation import benchmark, tables
 
 GRID_SPEAKERS = {"test": ("s30", "s34"), "validation": ("s3", "s32")}
 NOISES = ("cafe", "street", "babble", "car", "domestic_other", "white")
@@ -69,15 +69,15 @@ def main() -> None:
             f"_{args.share}" if args.share > 1 else ""
         )
         benchmark.save_scores(args.out / f"{stem}.jsonl", own)
-        table = benchmark.markdown_table(own)
+        table = tables.markdown_table(own)
         (args.out / f"{stem}.md").write_text(table + "\n")
         print(f"\n{args.model}, {name}: improvement over the noisy input\n\n{table}\n")
         for metric, target in TARGETS.items():
-            report(metric, benchmark.mean_gain(own, metric), target)
-        noise, level, worst = benchmark.worst_cell(own)
+            report(metric, tables.mean_gain(own, metric), target)
+        noise, level, worst = tables.worst_cell(own)
         report(f"si_sdr, worst cell ({noise} at {level:g} dB)", worst, 0.0)
     if len(systems) > 1:
-        table = benchmark.systems_table(scores)
+        table = tables.systems_table(scores)
         (args.out / f"systems_{args.split}_{Path(args.model).name}_{args.share}.md").write_text(table + "\n")
         print(f"\nall systems on the same {len(specs)} mixtures\n\n{table}")
 

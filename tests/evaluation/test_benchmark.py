@@ -8,7 +8,7 @@ import pytest
 import soundfile as sf
 
 from avse.data.corpora.synthetic import utterance_speech
-from avse.evaluation import benchmark
+from avse.evaluation import benchmark, tables
 from avse.evaluation.benchmark import MixtureSpec, Score
 
 RATE = benchmark.RATE
@@ -79,16 +79,16 @@ def test_scores_survive_a_file(tmp_path: Path) -> None:
 
 def test_tables_and_worst_cell() -> None:
     scores = [score("a", "white", 0.0, 1.0), score("a", "white", 0.0, 3.0), score("a", "car", 5.0, -1.0)]
-    assert benchmark.mean_gain(scores, "si_sdr") == pytest.approx(1.0)
-    assert benchmark.worst_cell(scores) == ("car", 5.0, -1.0)
-    table = benchmark.markdown_table(scores)
+    assert tables.mean_gain(scores, "si_sdr") == pytest.approx(1.0)
+    assert tables.worst_cell(scores) == ("car", 5.0, -1.0)
+    table = tables.markdown_table(scores)
     assert "| white | +2.0 / +2.00 / +2.000 |" in table
-    both = benchmark.systems_table([*scores, score("b", "white", 0.0, 7.0)])
+    both = tables.systems_table([*scores, score("b", "white", 0.0, 7.0)])
     assert both.splitlines()[-1].startswith("| b | +7.0 ")
 
 
 def test_undefined_metrics_are_left_out_of_means() -> None:
-    assert benchmark.mean_gain([score("a", "x", 0.0, float("nan")), score("a", "x", 0.0, 2.0)], "sdr") == 2.0
+    assert tables.mean_gain([score("a", "x", 0.0, float("nan")), score("a", "x", 0.0, 2.0)], "sdr") == 2.0
 
 
 def test_differences_are_paired_and_their_error_is_over_clips() -> None:
@@ -99,6 +99,6 @@ def test_differences_are_paired_and_their_error_is_over_clips() -> None:
         for noise in ("cafe", "white"):
             for system, value in (("old", start), ("new", start + gain)):
                 scores.append(Score(clip, noise, 0.0, 0, system, zero, dict.fromkeys(NAMES, value)))
-    table = benchmark.differences_table(scores, "old", {"si_sdr": "SI-SDR"})
+    table = tables.differences_table(scores, "old", {"si_sdr": "SI-SDR"})
     assert "| new | +2.00 ± 1.00 |" in table
     assert "| old |" not in table
