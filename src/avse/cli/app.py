@@ -115,8 +115,8 @@ def enhance(
     video: Annotated[
         Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Pictures a second of .npy or .mat lips.")] = None,
-    video_offset: Annotated[float, typer.Option(help="Seconds by which the pictures come late.")] = 0.0,
+    fps: Annotated[float | None, typer.Option(help="Video frames per second of .npy or .mat lips.")] = None,
+    video_offset: Annotated[float, typer.Option(help="Delay of the video behind the sound in s.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
     algorithm: Annotated[str, typer.Option(help="mcem, vem, paper, paper-vem, ...")] = "auto",
     out: Annotated[
@@ -125,9 +125,9 @@ def enhance(
             help="Where to write; default NAME_enhanced.wav, for others than .wav FILE.enhanced.wav."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write spectrograms and the objective trace.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw spectrograms, gain and objective.")] = None,
     audio_track: Annotated[int | None, typer.Option(help="Sound track, from 0; default the first.")] = None,
     link_channels: Annotated[
         bool | None,
@@ -168,17 +168,19 @@ def diagnose(
     video: Annotated[
         Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Pictures a second of .npy or .mat lips.")] = None,
-    video_offset: Annotated[float, typer.Option(help="Seconds by which the pictures come late.")] = 0.0,
+    fps: Annotated[float | None, typer.Option(help="Video frames per second of .npy or .mat lips.")] = None,
+    video_offset: Annotated[float, typer.Option(help="Delay of the video behind the sound in s.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
-    chains: Annotated[int, typer.Option(help="Chains of every frame, at least 2.")] = 4,
-    draws: Annotated[int, typer.Option(help="Draws kept of each, at least 4.")] = 200,
-    warmup: Annotated[int | None, typer.Option(help="Moves before them; default as many as draws.")] = None,
-    leapfrog_steps: Annotated[int, typer.Option(help="Of every move: more reach farther.")] = 10,
-    seconds: Annotated[float, typer.Option(help="How much of the recording, from its start.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Of every random draw.")] = 0,
+    chains: Annotated[int, typer.Option(help="Chains per frame, at least 2.")] = 4,
+    draws: Annotated[int, typer.Option(help="Draws kept per chain, at least 4.")] = 200,
+    warmup: Annotated[int | None, typer.Option(help="Warmup steps; default as many as draws.")] = None,
+    leapfrog_steps: Annotated[
+        int, typer.Option(help="Leapfrog steps per HMC step; more give longer trajectories.")
+    ] = 10,
+    seconds: Annotated[float, typer.Option(help="Length of the analysed part, from the start.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
-    """Sample the speech of a noisy recording at length, and say whether the chains can be trusted."""
+    """Draw long chains from the posterior of a noisy recording and report whether they have converged."""
     from avse.cli.commands import diagnose_file
 
     with warnings_as_notes(), progress_bar("sampling") as progress:
@@ -209,9 +211,11 @@ def lips(
         Path | None,
         typer.Option(help="Where to write; default NAME_lips.npz, for others than .mp4 FILE.lips.npz."),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Write a contact sheet of what was cut out.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw mouths, landmarks and their curves over the level of the sound.")
+    ] = None,
 ) -> None:
-    """Cut the speaker's mouth out of a video: 67x67 grey pictures with time stamps and validity."""
+    """Crop the speaker's mouth from a video: 67x67 grey images with time stamps and validity."""
     from avse.cli.commands import read_lips_file
 
     destination = out or default_lips(video)
@@ -227,10 +231,12 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; the trained pair is saved in OUT/pair.")],
     corpus: Annotated[str, typer.Option(help="folder, grid, ntcd-timit or synthetic.")] = "synthetic",
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many, instead of the recipe's.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and draws.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(help="Maximum number of epochs; default that of the recipe.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, batches and draws.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or any Lightning accelerator.")] = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached spectra.")] = None,
     licence: Annotated[
         str, typer.Option(help="Of the weights, for their card, such as cc-by-4.0; it depends on the speech.")
