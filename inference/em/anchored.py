@@ -215,7 +215,7 @@ class AnchoredMCEM:
             variance=(1 - share) * audio.variance + share * variance + between,
             responsibilities=torch.stack([weight, 1 - weight]),
             acceptance=(1 - weight) * audio.acceptance + weight * lips.acceptance,
-            costs=[*audio.costs, *lips.costs],
+            costs=audio.costs,
             converged=None,
             visual_weight=weight,
             gain_floor=0.0,

@@ -44,9 +44,9 @@ NUM_WAVEFORMS = 3
 """Number of waveforms drawn from the posterior."""
 MIN_CHAINS, MIN_DRAWS = 2, 4
 """R-hat is undefined for fewer chains or draws."""
-STEP = 0.1
+INITIAL_STEP_SIZE = 0.1
 """Initial leapfrog step size, in units of z."""
-DEFAULT_KERNEL = HMC(STEP, leapfrog_steps=10)
+DEFAULT_KERNEL = HMC(INITIAL_STEP_SIZE, leapfrog_steps=10)
 TARGET_ACCEPTANCE = 0.7
 """Acceptance rate to which step sizes are adapted during warmup; see `HMC`."""
 
@@ -128,7 +128,7 @@ def summarize_posterior(
     fps: float | None = None,
     video_offset: float = 0.0,
     model: str | Path | SpeechPair = "auto",
-    long: ChainSettings | None = None,
+    settings: ChainSettings | None = None,
     seconds: float = 10.0,
     seed: int = 0,
     title: str = "recording",
@@ -143,7 +143,7 @@ def summarize_posterior(
         fps: video frames per second of lips without time stamps.
         video_offset: delay of the video in s.
         model: name or pair, as for `avse.enhance`.
-        long: settings of the chains; by default four chains of 200 draws.
+        settings: of the chains; by default four chains of 200 draws.
         seconds: duration of the analysed part from the start of the recording, at most one segment.
         seed: seed of all random numbers.
         title: name of the recording in the summary.
@@ -154,7 +154,7 @@ def summarize_posterior(
             `MIN_DURATION`, or `seconds` is out of range.
     """
     began = time.perf_counter()
-    settings = long or ChainSettings()
+    settings = settings or ChainSettings()
     sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)
     part, notes = _part(samples.reshape(len(samples), -1), sample_rate, seconds, title)
     pair, lips = pair_and_lips(model, video, fps, video_offset)

@@ -56,7 +56,7 @@ def test_same_seed_same_draws_and_low_rates_have_sounds() -> None:
     x = 0.1 * np.random.default_rng(0).standard_normal(4000)
     long = ChainSettings(2, 4, 1)
     first, second, other = (
-        summarize_posterior(x, 8000, model="a-vae", long=long, seed=seed) for seed in (0, 0, 1)
+        summarize_posterior(x, 8000, model="a-vae", settings=long, seed=seed) for seed in (0, 0, 1)
     )
     assert first.spectrum.shape[-1] < first.stft.bins
     for name, sound in first.sounds.items():
@@ -150,7 +150,7 @@ def test_chains_that_tell_nothing_are_refused(values: dict[str, int]) -> None:
 def test_chains_that_never_moved_in_any_frame_get_a_page_that_says_so() -> None:
     samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 2)
     found = summarize_posterior(
-        samples, RATE, model="a-vae", long=ChainSettings(2, 10, 0, kernel=RandomWalk(1e4))
+        samples, RATE, model="a-vae", settings=ChainSettings(2, 10, 0, kernel=RandomWalk(1e4))
     )
     assert found.diagnosis.stuck.all()
     assert not found.diagnosis.mixed

@@ -129,9 +129,9 @@ def diagnose_file(
     from avse.evaluation.posterior.diagnosis import verdict
     from avse.evaluation.posterior.report import posterior_report
     from avse.inference.mcmc.kernels import HMC
-    from avse.posterior_run import STEP, ChainSettings, summarize_posterior
+    from avse.posterior_run import INITIAL_STEP_SIZE, ChainSettings, summarize_posterior
 
-    long = ChainSettings(chains, draws, warmup, HMC(STEP, leapfrog_steps))
+    settings = ChainSettings(chains, draws, warmup, HMC(INITIAL_STEP_SIZE, leapfrog_steps))
     check_distinct(input=noisy, output=out)
     check_distinct(video=video, output=out)  # a video may be its own input
     checked_seed(seed)
@@ -147,7 +147,7 @@ def diagnose_file(
         video=lips,
         video_offset=video_offset,
         model=pair,
-        long=long,
+        settings=settings,
         seconds=seconds,
         seed=seed,
         title=os.fsencode(noisy.name).decode("utf-8", "replace"),

@@ -67,7 +67,9 @@ class Still:
 @functools.cache
 def found(stuck: bool = False) -> PosteriorSummary:
     kernel = Still() if stuck else HMC(0.1, leapfrog_steps=2)
-    return summarize_posterior(voice(), RATE, model="a-vae", long=ChainSettings(2, 20, 5, kernel), title=NAME)
+    return summarize_posterior(
+        voice(), RATE, model="a-vae", settings=ChainSettings(2, 20, 5, kernel), title=NAME
+    )
 
 
 def mixed() -> PosteriorSummary:
