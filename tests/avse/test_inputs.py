@@ -62,7 +62,9 @@ def test_tensors_that_require_grad_and_have_channels_first(
 
 @pytest.mark.parametrize("factor", [1e-3, 1e6, 1e25])
 def test_any_scale(factor: float, x: NDArray[np.float64], speech: NDArray[Any]) -> None:
-    same(avse.enhance(factor * x, RATE).speech / factor, speech)
+    """Other rounding may change which proposals are accepted, hence 5 % of the level."""
+    scaled = avse.enhance(factor * x, RATE).speech / factor
+    assert np.linalg.norm(scaled - speech) < 0.05 * np.linalg.norm(speech)
 
 
 def test_inside_inference_mode(x: NDArray[np.float64], speech: NDArray[Any]) -> None:

@@ -378,8 +378,8 @@ def test_good_frames_are_shown_as_they_were_and_bad_ones_are_not(tmp_path: Path)
         assert (~blocks).float().mean() > 0.3
         assert changed[bad].float().mean() > 0.9  # a patch may be as grey as what it hides
         assert bad[:, before["visual"][:, -1] == 0].all()
-    # The copies differ from each other.
-    assert len({tuple(row.tolist()) for row in whole(spoilt, "train")["bad"].reshape(3, -1)}) == 3
+    # The copies are corrupted independently; two of them may be so in the same frames.
+    assert len({tuple(row.tolist()) for row in whole(spoilt, "train")["bad"].reshape(3, -1)}) > 1
 
 
 def test_missing_pictures_are_not_seen_and_bad(tmp_path: Path) -> None:

@@ -216,8 +216,8 @@ def test_a_timid_random_walk_fails_where_a_gradient_kernel_passes(generator: Gen
     model, power = a_vae(), torch.rand(N, F, dtype=torch.float64)
     start = torch.randn(4, N, L, dtype=torch.float64, generator=generator)
     found = []
-    for kernel in (RandomWalk(0.05), MALA(0.9)):
-        draws, position = Chain(kernel, 700, 200)(closure(model, power=power), ChainState(start), generator)
+    for kernel in (RandomWalk(0.02), MALA(0.9)):
+        draws, position = Chain(kernel, 1700, 200)(closure(model, power=power), ChainState(start), generator)
         posterior = Posterior(
             z=draws.z.transpose(0, 1),
             noise=model.noise,
@@ -233,7 +233,7 @@ def test_a_timid_random_walk_fails_where_a_gradient_kernel_passes(generator: Gen
     timid, good = found
     assert not timid.usable
     assert "use HMC" in str(timid)
-    assert "larger initial step size (ChainSettings(kernel=RandomWalk(step_size=0.1)))" in str(timid)
+    assert "larger initial step size (ChainSettings(kernel=RandomWalk(step_size=0.04)))" in str(timid)
     assert good.mixed
     torch.testing.assert_close(good.step_size, torch.full((4, N), 0.9).double())
 
