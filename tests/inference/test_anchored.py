@@ -18,15 +18,23 @@ def test_synchrony_separates_matching_lips_from_others() -> None:
 
 def test_weight_decreases_with_the_snr_and_is_zero_without_lips() -> None:
     power, valid = torch.ones(1, 200, 9), torch.ones(1, 200)
-    flat, good = torch.zeros(1, 200), torch.zeros(1, 200)
+    flat, intact = torch.zeros(1, 200), torch.zeros(1, 200)
+    steady = torch.ones_like(power)
+    varying = torch.linspace(0.1, 4, 200)[None, :, None].expand_as(power)
 
-    def mean(gain: float, valid: torch.Tensor = valid, bad: torch.Tensor = good) -> float:
+    def mean(
+        gain: float,
+        noise: torch.Tensor = steady,
+        valid: torch.Tensor = valid,
+        corrupted: torch.Tensor = intact,
+    ) -> float:
         gains = torch.full_like(power, gain)
-        return float(VisualWeight()(gains, gains, power, flat, valid, bad).mean())
+        return float(VisualWeight()(gains, gains, noise, power, flat, valid, corrupted).mean())
 
     assert mean(0.9) < mean(0.5) < mean(0.1) <= VisualWeight().max_weight
+    assert mean(0.5) < mean(0.5, noise=varying)  # lips help where the noise changes
     assert mean(0.1, valid=torch.zeros(1, 200)) == 0
-    assert mean(0.1, bad=torch.ones(1, 200)) == 0
+    assert mean(0.1, corrupted=torch.ones(1, 200)) == 0
 
 
 def test_lips_cannot_lower_the_gain_below_its_limit() -> None:
@@ -40,7 +48,7 @@ def test_lips_cannot_lower_the_gain_below_its_limit() -> None:
         pair.model.first, pair.guide.branch(1), power, None, torch.Generator().manual_seed(1)
     )
     mixed = algorithm(pair.model, pair.guide, power, silence, torch.Generator().manual_seed(1))
-    assert (mixed.wiener_gain >= algorithm.min_ratio * sound.wiener_gain - 1e-6).all()
+    assert (mixed.wiener_gain >= (1 - algorithm.weight.max_weight) * sound.wiener_gain - 1e-6).all()
     assert mixed.responsibilities.shape == (2, 1, 80)
 
 
