@@ -237,7 +237,7 @@ def test_sounds_are_seeded_and_take_all_draws_in_turn() -> None:
     frames = stft.frames(40)
     loud = torch.zeros(2, 2, 3, frames, L, dtype=torch.float64)
     for r in range(4):
-        loud[r // 2, r % 2] = 3.0 * r
+        loud[r // 2, r % 2] = 6.0 if r else -6.0
     speech = AVAE(StandardNormal(L).double(), Line(0.0, bins=9))
     speech.decoder.a[:] = 1.0
     model = NoisySpeech(speech, noise(frames, 9))
