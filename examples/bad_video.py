@@ -7,8 +7,8 @@ The lesson: a third of the video frames is corrupted in blocks (occluded, frozen
 missing), pink noise is added, and a mixture of an audio model and an audio-visual one decides frame by frame.
 The prior p(alpha = 1 | v) comes from a classifier of lips that never hears. The posterior r(alpha = 1) adds
 the evidence, which asks the component that explains the noisy sound better, and says little about the lips.
-The default algorithm takes the prior, and trusts lips the less, the clearer the sound is. Each is scored by
-the area under the ROC curve: how often a bad frame is above a good one; 0.5 is chance.
+The default algorithm takes the prior, and trusts lips less in clear sound and in steady noise. Each is
+scored by the area under the ROC curve: how often a bad frame is above a good one; 0.5 is chance.
 
 The default clip is the first one of GRID's speaker s3, whom no shipped model was trained on.
 """
