@@ -34,6 +34,9 @@ from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 
+LEVEL_FLOOR = 1e-4
+"""Mean power added to speech levels before the logarithm: -40 dB at the common level of recordings."""
+
 
 @dataclass(frozen=True)
 class VisualWeight:
@@ -97,7 +100,7 @@ class VisualWeight:
         near_audio, near_visual, near_residual = (
             _decibels(_moving_average(each, self.window)) for each in (audio, visual, residual)
         )
-        level = 10 * torch.log10(audio / power.shape[-1] + 1e-4)
+        level = _decibels(audio / power.shape[-1], LEVEL_FLOOR)
         score = synchrony_score(
             level, predicted_level.expand_as(level), valid.expand_as(level), self.min_shift
         )
@@ -116,9 +119,9 @@ class VisualWeight:
         return self.max_weight * valid * (1 - corrupted) * torch.sigmoid(logit)
 
 
-def _decibels(power: Tensor) -> Tensor:
-    """10 log10, finite at 0."""
-    return 10 * torch.log10(power + 1e-6)
+def _decibels(power: Tensor, floor: float = 1e-6) -> Tensor:
+    """10 log10(power + floor)."""
+    return 10 * torch.log10(power + floor)
 
 
 def synchrony_score(level: Tensor, predicted: Tensor, valid: Tensor, min_shift: int) -> Tensor:
@@ -244,7 +247,7 @@ def predicted_level(
     """Speech level in dB that the lips predict, at the mean of p(z | v): (*, N)."""
     z = init_from_prior(model, guide, power, visual, noise)
     level: Tensor = model.given(visual)(z).log_variance[0].exp().mean(-1)
-    return 10 * torch.log10(level + 1e-4)
+    return _decibels(level, LEVEL_FLOOR)
 
 
 def weighted_chains(

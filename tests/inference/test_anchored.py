@@ -1,5 +1,7 @@
 """The weight of the audio-visual component, and the lower limit of the averaged gain."""
 
+from dataclasses import replace
+
 import torch
 
 from avse.inference.em.anchored import VisualWeight, synchrony_score
@@ -50,6 +52,12 @@ def test_lips_cannot_lower_the_gain_below_its_limit() -> None:
     mixed = algorithm(pair.model, pair.guide, power, silence, torch.Generator().manual_seed(1))
     assert (mixed.wiener_gain >= (1 - algorithm.weight.max_weight) * sound.wiener_gain - 1e-6).all()
     assert mixed.responsibilities.shape == (2, 1, 80)
+    # Without weight on the lips the gain is the audio-only one; with weight it is not.
+    none = replace(algorithm, weight=VisualWeight(max_weight=0.0))
+    unweighted = none(pair.model, pair.guide, power, silence, torch.Generator().manual_seed(1))
+    expected = sound.wiener_gain.clamp_min(sound.gain_floor)
+    torch.testing.assert_close(unweighted.wiener_gain, expected)
+    assert (mixed.wiener_gain - expected).abs().max() > 1e-3
 
 
 def test_without_lips_it_is_the_audio_only_algorithm() -> None:
