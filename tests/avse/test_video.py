@@ -50,7 +50,7 @@ from avse.zoo.pair import PairConfig, SpeechPair
 RATE = 16000
 STEP = 4  # grey levels from one picture to the next
 HOP = FrontEnd(STFT(hop_length=256))
-GREY = LipFrontEnd(side=8, pictures=1, normalised=False)
+GREY = LipFrontEnd(side=8, instants=1, normalised=False)
 SMALL = {"latent_size": 4, "encoder": [8], "decoder": [8]}
 SEEING = {**SMALL, "embedding_size": 6, "prior_hidden": [5]}
 
