@@ -255,8 +255,8 @@ def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechMode
     draws = run(nuts(model, {name: v.reshape(1, -1) for name, v in start.items()}), power, 300, 120)
     found = functionals(speech, noise, draws, power)
     assert scores(found, truth).abs().max() < bound(5)
-    # Negative control: without the Jacobian of the simplex.
-    wrong = (log_weight - W.log().sum((-2, -1))).flatten().softmax(0)
+    # Negative control: without the Jacobians of the simplex and of log h.
+    wrong = (log_weight - log_h - W.log().sum((-2, -1))).flatten().softmax(0)
     assert scores(found, wrong @ functionals(speech, noise, site, power).flatten(0, -2)).abs().max() > bound(
         5
     )
