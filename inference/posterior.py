@@ -43,6 +43,8 @@ class Posterior:
         diverged: whether the transition to a draw diverged, (C, D, *, N); None where it is not kept.
         visual_weight: weight of the gain that depends on the lips, 0 to 1, (*, N); None where the algorithm
             does not weigh gains with and without lips.
+        noise_draws: draws of the sites of a sampled noise, "W" (C, D, *, K, F), "H" (C, D, *, K, N) and
+            perhaps "g" (C, D, *, N), of which `noise` is the mean; None where the noise is an estimate.
     """
 
     z: Tensor
@@ -58,6 +60,7 @@ class Posterior:
     energy: Tensor | None = None
     diverged: Tensor | None = None
     visual_weight: Tensor | None = None
+    noise_draws: Mapping[str, Tensor] | None = None
 
     def __repr__(self) -> str:
         """Shapes in one line."""
@@ -144,6 +147,12 @@ def join_channels(posteriors: Sequence[Posterior]) -> Posterior:
         energy=_joined([each.energy for each in posteriors], 2),
         diverged=_joined([each.diverged for each in posteriors], 2),
         visual_weight=_joined([each.visual_weight for each in posteriors], 0),
+        noise_draws=None
+        if first.noise_draws is None
+        else {
+            name: torch.cat([(each.noise_draws or {})[name] for each in posteriors], 2)
+            for name in first.noise_draws
+        },
     )
 
 
