@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
+from avse.inference.component_density import traced
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
@@ -180,6 +181,15 @@ def default_vem() -> VEM:
     )
 
 
+def traced_vem() -> VEM:
+    """`default_vem` with the density of the speech read from Pyro traces instead of closed forms.
+
+    The same for any schedule, such as the papers': `replace(papers_vem(), conditioning=traced)`. Both ways
+    agree to rounding; models that define `latent` alone are traced anyway.
+    """
+    return replace(default_vem(), conditioning=traced)
+
+
 def pyro_mcmc() -> PyroMCMC:
     """`default_mcem`, then four chains of HMC on z under `pyro.infer.MCMC` at its noise: empirical Bayes."""
     return PyroMCMC(default_mcem(), FrameSampler(HMC(0.1, 8)), chains=4, draws=30, warmup=30)
@@ -203,6 +213,7 @@ PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem-mixture": mixture_mcem,
     "mcem-anchored": anchored_mcem,
     "vem": default_vem,
+    "vem-traced": traced_vem,
     "mcmc": pyro_mcmc,
     "mcmc-full-bayes": full_bayes_mcmc,
     "paper": papers_mcem,

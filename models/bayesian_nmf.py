@@ -114,8 +114,7 @@ class GammaNMF:
             shape = self.level.new_full((self.frames,), self.gain_shape)
             draws[G] = pyro.sample(G, dist.Gamma(shape, shape).to_event(1))
         noise = self.noise(draws)
-        if self.smoothness > 0:
-            pyro.factor("smoothness", -noise.neg_log_smoothness_prior())
+        noise.smoothness_factor()
         return noise
 
     def noise(self, draws: Mapping[str, Tensor]) -> NMFNoise:

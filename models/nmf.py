@@ -23,6 +23,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.nn import PyroModule, PyroParam
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Generator, Tensor
 from torch.distributions import constraints
 
@@ -62,14 +63,20 @@ class NMFNoise:
 
         The sites are deterministic, with the estimates as values; `pyro.condition` replaces them.
         """
+        if not am_i_wrapped():
+            return self
         estimates = {sites.W: self.W.mT, sites.H: self.H, sites.G: self.frame_gain}
         values = {name: pyro.deterministic(name, value) for name, value in estimates.items()}
         noise = self
         if any(values[name] is not value for name, value in estimates.items()):
             noise = replace(self, W=values[sites.W].mT, H=values[sites.H], frame_gain=values[sites.G])
-        if self.smoothness > 0:
-            pyro.factor("smoothness", -noise.neg_log_smoothness_prior())
+        noise.smoothness_factor()
         return noise
+
+    def smoothness_factor(self) -> None:
+        """log p(H) as the factor "smoothness" of a Pyro model under inference, where lambda > 0."""
+        if self.smoothness > 0 and am_i_wrapped():
+            pyro.factor("smoothness", -self.neg_log_smoothness_prior())
 
     def variance(self) -> Tensor:
         """V_b = W H as (*, N, F), computed once."""
@@ -178,30 +185,28 @@ class NMFParameters(PyroModule):
         frame_gain: train g; else it is kept.
     """
 
+    spectra: Tensor
+    activations: Tensor
+    frame_gain: Tensor
+
     def __init__(self, noise: NMFNoise, frame_gain: bool = False) -> None:
         super().__init__()
         least = _tiny(noise.H)
-        self.W = PyroParam(noise.W.clamp_min(least), constraints.positive)
-        self.H = PyroParam(noise.H.clamp_min(least), constraints.positive)
+        self.spectra = PyroParam(noise.W.clamp_min(least), constraints.positive)
+        self.activations = PyroParam(noise.H.clamp_min(least), constraints.positive)
         if frame_gain:
-            self.g = PyroParam(noise.frame_gain.clamp_min(least), constraints.positive)
+            self.frame_gain = PyroParam(noise.frame_gain.clamp_min(least), constraints.positive)
         else:
-            self.register_buffer("g", noise.frame_gain)
+            self.register_buffer("frame_gain", noise.frame_gain)
         self.smoothness, self.floor = noise.smoothness, noise.floor
 
     def noise(self) -> NMFNoise:
         """The noise of the current parameters, differentiable in them."""
-        return NMFNoise(self.W, self.H, self.g, self.smoothness, self.floor)
+        return NMFNoise(self.spectra, self.activations, self.frame_gain, self.smoothness, self.floor)
 
     def forward(self) -> NMFNoise:
         """As `NMFNoise.__call__`, at the current parameters."""
         return self.noise()()
-
-    @property
-    def frame_gain(self) -> Tensor:
-        """Frame gain g of the speech, (*, N)."""
-        gain: Tensor = self.g
-        return gain
 
     def variance(self) -> Tensor:
         """V_b = W H (*, N, F)."""
