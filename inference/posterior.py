@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avse.data.stft import STFT
 from avse.models.noisy import NoiseModel
+from avse.models.sites import G, H, W
 
 if TYPE_CHECKING:
     import xarray
@@ -19,6 +20,13 @@ COMPONENT = "component"
 """Name of the dimension over the values of alpha."""
 LAST_DIMENSIONS = {"level": "band", "alpha": COMPONENT}
 """Names of the last dimension of functionals with more than one number per frame."""
+
+NOISE_DIMENSIONS = {
+    W: ["noise_component", "frequency"],
+    H: ["noise_component", "frame"],
+    G: ["frame"],
+}
+"""Dimensions of the sites of a sampled noise, after chain and draw."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,7 +81,8 @@ class Posterior:
         """Draws of one channel with named dimensions, ready for ArviZ.
 
         Variables: z (chain, draw, frame, latent); energy and diverged, where there are any (chain, draw,
-        frame); step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities
+        frame); W (chain, draw, noise_component, frequency), H (chain, draw, noise_component, frame) and g
+        (chain, draw, frame) of a sampled noise; step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities
         (component, frame); acceptance (frame).
 
         Args:
@@ -93,6 +102,9 @@ class Posterior:
                 after = values.dim() - self.z.dim() + 2  # frame, and perhaps one more
                 variables[name] = _one_channel(values, 2, after, channel)
                 dims[name] = ["frame", last.get(name, f"{name}_dim")][:after]
+        for name, values in (self.noise_draws or {}).items():
+            dims[name] = NOISE_DIMENSIONS[name]
+            variables[name] = _one_channel(values, 2, len(dims[name]), channel)
         dataset: Any = az.convert_to_dataset(variables, dims=dims)
         no_draws = {
             "wiener_gain": (self.wiener_gain, 0, ("frame", "frequency")),

@@ -206,6 +206,7 @@ def summarize_posterior(
         step_size=chain_state.step_size,
         energy=None if draws.energy is None else draws.energy.transpose(0, 1),
         diverged=None if draws.diverged is None else draws.diverged.transpose(0, 1),
+        noise_draws=None,
     )
     diagnosis = diagnose(noisy, posterior, power, visual, kernel=settings.kernel)
     progress(0.96)

@@ -299,6 +299,11 @@ def test_enhance_by_name(
     dataset = posterior.to_xarray(channel=1)
     assert dict(dataset.z.sizes)["chain"] == 2
     assert az.rhat(dataset[["z"]]).z.shape == posterior.z.shape[-2:]
+    if name == "mcmc-full-bayes":
+        frames = posterior.z.shape[-2]
+        assert dataset.W.dims == ("chain", "draw", "noise_component", "frequency")
+        assert dataset.H.shape == (2, 4, 8, frames)
+        np.testing.assert_array_equal(dataset.H, posterior.noise_draws["H"][:, :, 1])
 
 
 def test_estimates_and_priors_of_the_noise_are_read_alike() -> None:
