@@ -7,8 +7,9 @@ all samplers sample the same posterior p(z | x) of the shipped A-VAE with four c
 initial values, two from each chain of that schedule. The ESS is the rank-normalised bulk ESS of the log joint
 of each frame and of its speech level in five octaves, the median over frames and functionals. NUTS is Pyro's,
 on all frames jointly; the row "under Pyro MCMC" runs HMC by `FrameMCMCKernel` in `pyro.infer.MCMC`, with the
-chains in one tensor (`VectorizedMCMC`). Times are those of sampling, warmup included. HMC should have five times the rate of the papers' random walk, and three
-times that of joint NUTS. Writes benchmarks/results/samplers.md.
+chains in one tensor (`VectorizedMCMC`). Times are those of sampling, warmup included. HMC should have five
+times the rate of the papers' random walk, and three times that of joint NUTS. Writes
+benchmarks/results/samplers.md.
 """
 
 import argparse

@@ -82,8 +82,8 @@ class Posterior:
 
         Variables: z (chain, draw, frame, latent); energy and diverged, where there are any (chain, draw,
         frame); W (chain, draw, noise_component, frequency), H (chain, draw, noise_component, frame) and g
-        (chain, draw, frame) of a sampled noise; step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities
-        (component, frame); acceptance (frame).
+        (chain, draw, frame), where the noise is sampled; step_size (chain, frame); wiener_gain and speech_std
+        (frame, frequency); responsibilities (component, frame); acceptance (frame).
 
         Args:
             channel: index into the leading dimensions *, flattened.
