@@ -1,4 +1,4 @@
-"""Measuring enhancement over many mixtures: clips x noises x levels, all choices from a stated seed."""
+"""Evaluation of enhancement on mixtures of speech clips and noises at several levels, from stated seeds."""
 
 import csv
 import json
@@ -22,21 +22,21 @@ from avse.data.mixing import mix, noise_excerpt, white_noise
 from avse.evaluation.metrics import all_metrics
 
 RATE = 16000
-"""Hz, of all mixtures."""
+"""Sample rate of all mixtures in Hz."""
 
 Samples = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """One mixture, reproducible from what stands here.
+    """The specification of one mixture, from which it is reproduced.
 
     Attributes:
         clip: speech file.
         noise_type: name of the noise.
-        noise_files: one of them is drawn; none means generated white noise.
-        level: dB, speech over noise, broadband over the whole clip.
-        seed: of the file, the offset and the enhancement.
+        noise_files: files of which one is drawn; white noise is generated if there are none.
+        level: broadband signal-to-noise ratio over the whole clip in dB.
+        seed: seed of the choice of file and offset, and of the enhancement.
     """
 
     clip: str
@@ -47,8 +47,8 @@ class MixtureSpec:
 
 
 Enhancer = Callable[[Samples, MixtureSpec], Samples]
-"""(mixture (T,), how it was made) -> speech (T,), at `RATE`. Must be picklable, and must not listen to the
-clip; to look at it is fair."""
+"""(mixture (T,), its specification) -> speech (T,), at `RATE`. Must be picklable. It may use the video of
+`MixtureSpec.clip`, but not its sound."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Score:
     enhanced: dict[str, float]
 
     def gain(self, metric: str) -> float:
-        """After minus before."""
+        """Metric of the enhanced speech minus that of the noisy speech."""
         return self.enhanced[metric] - self.noisy[metric]
 
 
@@ -75,14 +75,14 @@ def cross(
     seed: int = 0,
     share: int = 1,
 ) -> list[MixtureSpec]:
-    """All clips in all noises at all levels.
+    """Specifications of mixtures of all clips with all noises at all levels.
 
     Args:
         clips: speech files.
-        noises: noise type -> files; an empty list stands for generated white noise.
-        levels: dB.
-        seed: of everything.
-        share: keep one mixture in so many; noises and levels rotate over the clips.
+        noises: noise type -> files; white noise is generated for an empty list.
+        levels: signal-to-noise ratios in dB.
+        seed: combined with the names of clip and noise and the level into the seed of each mixture.
+        share: keep every `share`-th mixture; noises and levels rotate over the clips.
     """
     specs = []
     for c, clip in enumerate(clips):
@@ -99,17 +99,15 @@ def cross(
 
 @lru_cache(maxsize=64)
 def _mono(path: str) -> Samples:
-    """A file at `RATE`, channels averaged."""
+    """Mean of the channels of a file, resampled to `RATE`; damaged blocks are silent."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # damaged blocks become silence, which is all a benchmark needs to know
+        warnings.simplefilter("ignore")
         audio = read_audio(path)
     return resample(audio.samples.mean(axis=1), audio.sample_rate, RATE)
 
 
 def make_mixture(spec: MixtureSpec) -> tuple[Samples, Samples]:
-    """Clean speech and mixture (T,) at `RATE`."""
+    """Clean speech and mixture, (T,) each, at `RATE`."""
     generator = np.random.default_rng(spec.seed)
     speech = _mono(spec.clip)
     if spec.noise_files:
@@ -123,7 +121,7 @@ def make_mixture(spec: MixtureSpec) -> tuple[Samples, Samples]:
 
 
 def score(spec: MixtureSpec, systems: dict[str, Enhancer]) -> list[Score]:
-    """Metrics of one mixture for every system. A metric that is undefined is NaN."""
+    """Metrics of one mixture for every system; an undefined metric is NaN."""
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -144,24 +142,24 @@ def score(spec: MixtureSpec, systems: dict[str, Enhancer]) -> list[Score]:
 
 
 def run(specs: Sequence[MixtureSpec], systems: dict[str, Enhancer], jobs: int = 2) -> list[Score]:
-    """Score all mixtures on `jobs` processes (joblib; set its backend to run on a cluster)."""
+    """Metrics of all mixtures, computed by joblib on `jobs` processes or on its active backend."""
     scored = mapped(score, [(spec, systems) for spec in specs], jobs, "mixtures")
     return [s for scores in scored for s in scores]
 
 
 def mapped(function: Callable[..., Any], work: Sequence[tuple[Any, ...]], jobs: int, label: str) -> list[Any]:
-    """What the function makes of every tuple of arguments, in order, on `jobs` processes, with a bar."""
+    """`function(*args)` for every tuple of arguments, in order, on `jobs` processes with a progress bar."""
     results = Parallel(n_jobs=jobs, return_as="generator")(delayed(function)(*each) for each in work)
     return list(track(results, label, total=len(work), console=Console(stderr=True)))
 
 
 def save_scores(path: Path, scores: Sequence[Score]) -> None:
-    """One JSON object a line."""
+    """Write scores as JSON Lines, one object per line."""
     path.write_text("".join(json.dumps(asdict(s)) + "\n" for s in scores))
 
 
 def load_scores(path: Path) -> list[Score]:
-    """The inverse of `save_scores`."""
+    """Read the scores that `save_scores` wrote."""
     return [Score(**json.loads(line)) for line in path.read_text().splitlines()]
 
 

@@ -57,13 +57,13 @@ def shapes_sheet(
     rows: int = 2,
     title: str = "",
 ) -> Figure:
-    """The landmarks on some of the pictures, and the curves of the mouth's shape over the level of the sound.
+    """Landmarks on some video frames, and the curves of the mouth's shape over the level of the sound.
 
     Args:
         lips: T_v images.
         level: of the sound, dB, (N,), or None.
         level_times: s, (N,).
-        columns, rows: of pictures.
+        columns, rows: of video frames.
         title: of the figure.
     """
     found = find_landmarks(lips.images, lips.valid)
@@ -94,7 +94,7 @@ def shapes_sheet(
         axes.legend(loc="upper right", fontsize=7, ncols=2)
     curves[-1].set_xlabel("time (s)")
     good = np.count_nonzero(lips.valid)
-    note = f"lips seen in {good} of {len(lips.times)} pictures, {lips.fps:.4g} a second"
+    note = f"lips seen in {good} of {len(lips.times)} video frames, {lips.fps:.4g} a second"
     figure.suptitle(f"{title}: {note}" if title else note, fontsize=9)
     return figure
 
@@ -146,14 +146,14 @@ def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) ->
         duration: of the frames, s.
         count: the most video frames in the strip; fewer in narrow axes, so that they stay square.
     """
-    if track.pictures.dim() == 2:
+    if track.video_frames.dim() == 2:
         return _draw_curves(axes, track, duration)
-    side = track.pictures.shape[-1]
+    side = track.video_frames.shape[-1]
     box = axes.get_window_extent()
     count = max(4, min(count, round(box.width / max(box.height, 1e-3))))
     frames = ((np.arange(count) + 0.5) / count * len(track.valid)).astype(int)
     middle = track.place[frames, track.place.shape[1] // 2].round().long()
-    strip = np.concatenate(list(track.pictures[middle].cpu().numpy()), axis=1)
+    strip = np.concatenate(list(track.video_frames[middle].cpu().numpy()), axis=1)
     extent = (0.0, duration, 0.0, 1.0)
     axes.imshow(strip, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
     unseen = ~track.valid[frames].cpu().numpy()
@@ -171,7 +171,7 @@ def _draw_curves(axes: Axes, track: LipTrack, duration: float) -> None:
     frames = len(track.valid)
     time = (np.arange(frames) + 0.5) / frames * duration
     middle = track.place[:, track.place.shape[1] // 2].round().long()
-    shown = track.pictures[middle].cpu().numpy()
+    shown = track.video_frames[middle].cpu().numpy()
     valid = track.valid.cpu().numpy()
     for name in ("open_middle", "width"):
         curve = np.where(valid, shown[:, SHAPES.index(name)], np.nan)

@@ -1,21 +1,21 @@
-"""How good is an estimate of speech when the clean speech is known.
+"""Metrics of an estimate of speech, given the clean speech.
 
 | name | unit | range | measures |
 |---|---|---|---|
 | si_sdr | dB | ±100 | scale-invariant signal-to-distortion ratio |
-| sdr | dB | ±100 | BSS-Eval signal-to-distortion ratio, forgiving a filter of 512 taps |
+| sdr | dB | ±100 | BSS-Eval signal-to-distortion ratio, invariant to a filter of 512 taps |
 | pesq_wb | MOS-LQO | 1.04..4.64 | perceived quality, ITU-T P.862.2, wide band |
 | pesq_nb | MOS-LQO | 1.02..4.55 | perceived quality, ITU-T P.862 with P.862.1 mapping, narrow band |
 | stoi | 1 | 0..1 | short-time objective intelligibility |
-| estoi | 1 | 0..1 | the same, extended to modulated noise |
+| estoi | 1 | 0..1 | extended STOI, for modulated noise |
 
-All take reference (T,), estimate (T,) and the sample rate in Hz, and give a float, the higher the better.
-None depends on the level of the estimate, up to rounding. The two PESQ flavours differ by more than most
-methods do: name the one that is reported. (E)STOI of unrelated signals can fall slightly below 0.
+Every function takes reference (T,), estimate (T,) and the sample rate in Hz, and returns a float; higher is
+better. All are invariant to the level of the estimate, up to rounding. Narrow-band and wide-band PESQ differ
+by more than most methods do: state which is reported. (E)STOI of unrelated signals can be slightly below 0.
 
-Where a metric is undefined (a silent or non-finite signal, too short a clip, no utterance found) it is NaN,
-with one `RuntimeWarning` that names the metric and the reason: a long evaluation never dies of one clip.
-Signals of unequal shape are a mistake of the caller and raise `InputError`.
+An undefined metric (of a silent or non-finite signal, a short clip, or one without an utterance) is NaN, with
+a `RuntimeWarning` that names the metric and the reason, so that one clip does not end a long evaluation.
+Signals of unequal shapes raise `InputError`.
 """
 
 import threading
@@ -32,23 +32,23 @@ import pystoi
 from avse.data.audio import Samples, checked_rate, resample
 from avse.data.errors import InputError
 
-LIMIT_DB = 100.0  # beyond it the ratios measure rounding errors; it also keeps an exact copy finite
+LIMIT_DB = 100.0  # larger ratios measure rounding errors; an exact copy has this value
 SDR_TAPS = 512  # as in BSS-Eval 3: 32 ms at 16 kHz
 PESQ_RATE = 16000  # Hz
 PESQ_LONGEST = 20 * PESQ_RATE  # samples
-_NUMPY_STATE = threading.Lock()  # held while NumPy's global generator is not in its own state
+_NUMPY_STATE = threading.Lock()  # held while NumPy's global generator is seeded
 STOI_SHORTEST = 0.4  # s; 30 frames of 256 samples, half overlapping, at 10 kHz
 
 
 class _Undefined(Exception):
-    """The metric has no value for these signals; the message says why."""
+    """The metric is undefined for these signals; the message is the reason."""
 
 
 def si_sdr(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -> float:
     """Scale-invariant SDR in dB, limited to ±100 dB (Le Roux et al., ICASSP 2019).
 
     With s the reference, e the estimate and a = <e, s> / <s, s>: 10 log10( |a s|^2 / |e - a s|^2 ). Means
-    are not removed. The sample rate plays no part.
+    are not removed. The sample rate is not used.
 
     Raises:
         InputError: the signals do not have one shape (T,), or the rate is not positive.
@@ -60,7 +60,7 @@ def sdr(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -> 
     """BSS-Eval SDR in dB, limited to ±100 dB (Vincent et al., IEEE TASLP 2006).
 
     As `si_sdr` with a s replaced by h * s, the projection of e on the span of s delayed by 0..511 samples.
-    The taps are counted at the given rate, as mir_eval does: compare at one rate. NaN below 512 samples.
+    The taps are samples at the given rate, as in mir_eval: compare values at one rate. NaN below 512 samples.
 
     Raises:
         InputError: the signals do not have one shape (T,), or the rate is not positive.
@@ -71,10 +71,10 @@ def sdr(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -> 
 def pesq_wb(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -> float:
     """Wide-band PESQ (ITU-T P.862.2), MOS-LQO; 4.64 for an exact copy.
 
-    Computed at 16 kHz; other rates are resampled. A clip beyond 20 s is scored in equal pieces of at most
-    20 s, and the scores of the pieces that have one are averaged. The reference implementation overruns
-    its memory beyond 50 utterances, and 20 s hold no more, an utterance and a pause lasting 0.2 s or more
-    each. NaN below 1/4 s.
+    Computed at 16 kHz; other rates are resampled. A clip longer than 20 s is divided into equal parts of at
+    most 20 s, and the defined scores are averaged: the reference implementation overruns its memory beyond
+    50 utterances, and 20 s contain no more, since an utterance and a pause last at least 0.2 s each. NaN
+    below 1/4 s.
 
     Raises:
         InputError: the signals do not have one shape (T,), or the rate is not positive.
@@ -151,7 +151,7 @@ def _score(
     estimate: npt.ArrayLike,
     sample_rate: int,
 ) -> float:
-    """Check the signals, compute, and turn what is undefined into NaN and one warning."""
+    """Check the signals and compute the metric; NaN and a warning where it is undefined."""
     ref = np.asarray(reference, np.float64)
     est = np.asarray(estimate, np.float64)
     if ref.ndim != 1 or ref.shape != est.shape:
@@ -168,7 +168,7 @@ def _score(
         _check_sound(est, "estimate")
         return metric(ref, est, sample_rate)
     except _Undefined as reason:
-        warnings.warn(f"{name} is undefined, NaN is given: {reason}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{name} is undefined, NaN is returned: {reason}", RuntimeWarning, stacklevel=3)
         return float("nan")
 
 
@@ -195,7 +195,7 @@ def _si_sdr(reference: Samples, estimate: Samples, sample_rate: int) -> float:
 def _sdr(reference: Samples, estimate: Samples, sample_rate: int) -> float:
     if reference.size < SDR_TAPS:
         raise _Undefined(f"{reference.size} samples are fewer than the {SDR_TAPS} taps of its filter")
-    # The small load keeps the normal equations solvable for band-limited speech: -120 dB of white noise.
+    # Diagonal loading of -120 dB makes the normal equations of band-limited speech solvable.
     loss = fast_bss_eval.sdr_loss(
         _unit_peak(estimate),
         _unit_peak(reference),

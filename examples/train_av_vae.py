@@ -37,12 +37,12 @@ EMBEDDING, HIDDEN = 32, 128
 def main(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     stft = STFT()
-    lips = LipFrontEnd(side=16, pictures=5)  # the mouth of the frame, and 40 and 80 ms before and after
+    lips = LipFrontEnd(side=16, instants=5)  # the mouth of the frame, and 40 and 80 ms before and after
     corpus = SyntheticCorpus(speakers=args.speakers, sentences=args.sentences, seed=args.seed)
     data = FrameDataModule([corpus], FrontEnd(stft), lips=lips, cache=args.out / "cache", seed=args.seed)
 
     # v: what the trunk makes of the lips; an embedding of its own stands for lips that are not seen
-    trunk = LipTrunk(shared_frame_mlp(lips.side, lips.pictures, EMBEDDING, dropout=0.2), EMBEDDING)
+    trunk = LipTrunk(shared_frame_mlp(lips.side, lips.instants, EMBEDDING, dropout=0.2), EMBEDDING)
     # z | v ~ N(mu(v), diag sigma(v))
     prior = VisualPrior(GaussianEncoder(EMBEDDING, [HIDDEN], args.latent_size, "relu"))
     # s | z, v ~ N_c(0, sigma(z, v))

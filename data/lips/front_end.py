@@ -27,25 +27,25 @@ class LipTrack(NamedTuple):
     """Frames of sound and the video frames that they are shown.
 
     Attributes:
-        pictures: of one or many clips, uint8 (T_v, side, side); or features of them, (T_v, K).
+        video_frames: of one or many clips, uint8 (T_v, side, side); or features of them, (T_v, K).
         place: where among the video frames the P instants of each frame fall, (N, P).
         valid: whether the lips are seen in a frame, (N,).
     """
 
-    pictures: Tensor
+    video_frames: Tensor
     place: Tensor
     valid: Tensor
 
     def frames(self, part: slice | Tensor | list[int]) -> "LipTrack":
         """Some of the frames, shown the same video frames."""
-        return LipTrack(self.pictures, self.place[part], self.valid[part])
+        return LipTrack(self.video_frames, self.place[part], self.valid[part])
 
     @classmethod
     def joined(cls, tracks: Sequence["LipTrack"]) -> "LipTrack":
         """Several clips, one after the other."""
-        starts = np.cumsum([0, *(len(track.pictures) for track in tracks)])
+        starts = np.cumsum([0, *(len(track.video_frames) for track in tracks)])
         return cls(
-            torch.cat([track.pictures for track in tracks]),
+            torch.cat([track.video_frames for track in tracks]),
             torch.cat([track.place + start for track, start in zip(tracks, starts, strict=False)]),
             torch.cat([track.valid for track in tracks]),
         )
@@ -57,8 +57,8 @@ class LipFrontEnd:
 
     Args:
         side: of the video frames, pixels.
-        pictures: P, how many instants of the video a frame is shown, an odd number.
-        spacing: between them, s.
+        instants: P, the number of instants of the video per STFT frame, odd.
+        step: time between instants in s.
         normalised: bring every clip to one mean and spread of grey levels, for light and skin differ;
             otherwise grey levels from 0 to 1, as in the papers.
 
@@ -67,22 +67,22 @@ class LipFrontEnd:
     """
 
     side: int = 24
-    pictures: int = 15
-    spacing: float = 0.04
+    instants: int = 15
+    step: float = 0.04
     normalised: bool = True
 
     def __post_init__(self) -> None:
-        in_range = 1 <= self.side <= SIDE and self.pictures >= 1 and 0 < self.spacing < np.inf
-        if not in_range or self.pictures % 2 == 0:
+        in_range = 1 <= self.side <= SIDE and self.instants >= 1 and 0 < self.step < np.inf
+        if not in_range or self.instants % 2 == 0:
             raise InputError(
-                f"lips of side {self.side}, {self.pictures} video frames {self.spacing} s apart: "
-                f"the side is 1 to {SIDE}, the video frames an odd number, the spacing positive"
+                f"lips of side {self.side}, {self.instants} instants {self.step} s apart: "
+                f"the side is 1 to {SIDE}, the instants an odd number, the step positive"
             )
 
     @property
     def size(self) -> int:
         """D, numbers a frame: P side^2 grey levels and the validity."""
-        return self.pictures * self.side**2 + 1
+        return self.instants * self.side**2 + 1
 
     def track(self, lips: Lips, frame_times: ArrayLike, offset: float = 0.0) -> LipTrack:
         """The lips for the frames at `frame_times` (N,), s on the clock of the sound.
@@ -96,20 +96,20 @@ class LipFrontEnd:
         """
         lips = interpolate_gaps(lips)
         centre = np.asarray(frame_times, np.float64) + offset
-        around = (np.arange(self.pictures) - self.pictures // 2) * self.spacing
+        around = (np.arange(self.instants) - self.instants // 2) * self.step
         found = frame_index(lips, centre[:, None] + around)
-        middle = found.place[:, self.pictures // 2, None]
+        middle = found.place[:, self.instants // 2, None]
         return LipTrack(
             self._small(lips),
             torch.from_numpy(np.where(found.valid, found.place, middle)),
-            torch.from_numpy(found.valid[:, self.pictures // 2].copy()),
+            torch.from_numpy(found.valid[:, self.instants // 2].copy()),
         )
 
     def absent(self, frames: int) -> LipTrack:
         """The track of N `frames` for which there is no video."""
         return LipTrack(
             torch.full((1, self.side, self.side), int(MIDDLE), dtype=torch.uint8),
-            torch.zeros(frames, self.pictures, dtype=torch.float64),
+            torch.zeros(frames, self.instants, dtype=torch.float64),
             torch.zeros(frames, dtype=torch.bool),
         )
 
@@ -117,7 +117,7 @@ class LipFrontEnd:
         """The frames of a track as the models take them, float32 (N, D)."""
         before = track.place.floor()
         share = (track.place - before).float()[..., None, None]
-        left, right = (track.pictures[end.long()].float() for end in (before, track.place.ceil()))
+        left, right = (track.video_frames[end.long()].float() for end in (before, track.place.ceil()))
         grey = torch.lerp(left, right, share).flatten(1)
         grey = (grey - MIDDLE) / SPREAD if self.normalised else grey / 255
         valid = track.valid[:, None].float()

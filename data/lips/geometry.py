@@ -1,8 +1,8 @@
-"""The shape of a mouth over time, in quantities that camera, skin, light and crop hardly change.
+"""The shape of a mouth over time, in quantities that hardly depend on camera, skin, light and crop.
 
-From twelve landmarks (`avse.data.lips.landmarks`) come seven distances, `SHAPES`, in units of the usual
-(median) width of the mouth in the clip. Widths are Euclidean; heights are along the normal of the line
-through the corners of the mouth in the same picture, so that no roll, shift or scale changes them:
+From twelve landmarks (`avse.data.lips.landmarks`) come seven distances, `SHAPES`, in units of the median
+width of the mouth in the clip. Widths are Euclidean; heights are along the normal of the line
+through the corners of the mouth in the same video frame, so that no roll, shift or scale changes them:
 
     open_middle    of the inner lips in the middle
     open_sides     of the inner lips, mean of left and right
@@ -12,8 +12,8 @@ through the corners of the mouth in the same picture, so that no roll, shift or 
     upper_lip      thickness of the upper lip in the middle
     lower_lip      of the lower
 
-A face at rest differs from face to face as much as it moves: every quantity is taken about its median in the
-clip, and divided by its deviation there or, where the mouth hardly moves, by the usual one (`normalised`).
+Faces at rest differ as much as one face moves: `normalised` subtracts from every quantity its median in the
+clip and divides by its standard deviation there, or by a typical one where the mouth hardly moves.
 """
 
 import numpy as np
@@ -24,12 +24,12 @@ from avse.data.lips.landmarks import CORNERS, INNER, INNER_CORNERS, LEFT, OUTER,
 SHAPES = ("open_middle", "open_sides", "outer_height", "width", "inner_width", "upper_lip", "lower_lip")
 """Names of the K quantities."""
 
-USUAL = np.array([0.06, 0.05, 0.08, 0.06, 0.06, 0.02, 0.03])
-"""Deviation of each in talking mouths, in mouth widths."""
+TYPICAL_STD = np.array([0.06, 0.05, 0.08, 0.06, 0.06, 0.02, 0.03])
+"""Standard deviation of each quantity in talking mouths, in mouth widths."""
 
-STILL = 0.3
-"""Of the usual deviation: what is added, in squares, to that of the clip, lest a mouth at rest seem to
-talk."""
+STD_FLOOR = 0.3
+"""Fraction of `TYPICAL_STD` whose square is added to the variance of the clip, so that a mouth at rest is not
+scaled to that of a talking mouth."""
 
 
 def mouth_shape(points: NDArray[np.floating], good: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
@@ -37,7 +37,7 @@ def mouth_shape(points: NDArray[np.floating], good: NDArray[np.bool_] | None = N
 
     Args:
         points: in any units.
-        good: pictures of which the median width is taken, (T_v,); all where there is none, or None is given.
+        good: video frames of which the median width is taken, (T_v,); all of them for None or if none is.
     """
     points = np.asarray(points, np.float64)
     across = points[:, CORNERS[1]] - points[:, CORNERS[0]]
@@ -62,14 +62,14 @@ def mouth_shape(points: NDArray[np.floating], good: NDArray[np.bool_] | None = N
 
 
 def normalised(shape: NDArray[np.float64], good: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(shape - median) / sqrt(variance + (STILL USUAL)^2), both over the `good` pictures of the clip.
+    """(shape - median) / sqrt(variance + (STD_FLOOR TYPICAL_STD)^2), over the `good` video frames of a clip.
 
     Args:
         shape: (T_v, K), of `mouth_shape`.
-        good: pictures that show the lips, (T_v,); all count where there is none.
+        good: video frames that show the lips, (T_v,); all count where there is none.
     """
     seen = shape[good] if good.any() else shape
     middle = np.median(seen, axis=0)
     low, high = np.percentile(seen, (2.5, 97.5), axis=0)
     spread = np.clip(seen, low, high).std(axis=0)
-    return (shape - middle) / np.sqrt(spread**2 + (STILL * USUAL) ** 2)
+    return (shape - middle) / np.sqrt(spread**2 + (STD_FLOOR * TYPICAL_STD) ** 2)

@@ -61,7 +61,7 @@ class LipShapeFrontEnd:
         return self.instants * self.quantities + 1
 
     def track(self, lips: Lips, frame_times: ArrayLike, offset: float = 0.0) -> LipTrack:
-        """As `LipFrontEnd.track`; `LipTrack.pictures` contains the quantities, float32 (T_v, K + 3).
+        """As `LipFrontEnd.track`; `LipTrack.video_frames` contains the quantities, float32 (T_v, K + 3).
 
         Video frames in which the landmark network finds no lips are also invalid (`Reason.HIDDEN`).
         """
@@ -92,7 +92,7 @@ class LipShapeFrontEnd:
         """Visual features of a track, float32 (N, D)."""
         before = track.place.floor()
         share = (track.place - before).float()[..., None]
-        left, right = (track.pictures[end.long()] for end in (before, track.place.ceil()))
+        left, right = (track.video_frames[end.long()] for end in (before, track.place.ceil()))
         valid = track.valid[:, None].float()
         return torch.cat([torch.lerp(left, right, share).flatten(1) * valid, valid], dim=1)
 
@@ -134,5 +134,5 @@ def lip_view(values: dict[str, object]) -> LipView:
     Raises:
         TypeError: the values are not those of either front end.
     """
-    kind = LipShapeFrontEnd if "instants" in values else LipFrontEnd
+    kind = LipFrontEnd if "side" in values else LipShapeFrontEnd
     return kind(**values)  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def cached_embeddings() -> Iterator[EmbeddingCache]:
 
 def shared_frame_mlp(
     side: int,
-    pictures: int,
+    instants: int,
     embedding_size: int,
     features: int = 48,
     hidden: int = 256,
@@ -127,7 +127,7 @@ def shared_frame_mlp(
 
     Args:
         side: side of a video frame, pixels.
-        pictures: number P of video frames.
+        instants: number P of instants.
         embedding_size: E.
         features: number of features per video frame.
         hidden: size of the hidden layer.
@@ -136,14 +136,14 @@ def shared_frame_mlp(
     """
     act = ACTIVATIONS[activation]
     return nn.Sequential(
-        *_each_video_frame(side, pictures, features, dropout, act),
-        *_over_time(pictures * features, hidden, embedding_size, dropout, act),
+        *_each_video_frame(side, instants, features, dropout, act),
+        *_over_time(instants * features, hidden, embedding_size, dropout, act),
     )
 
 
 def motion_mlp(
     side: int,
-    pictures: int,
+    instants: int,
     embedding_size: int,
     features: int = 48,
     hidden: int = 256,
@@ -155,19 +155,19 @@ def motion_mlp(
     A linear map of the pixels cannot detect whether consecutive video frames are identical.
     """
     act = ACTIVATIONS[activation]
-    shared = nn.Sequential(*_each_video_frame(side, pictures, features, dropout, act))
-    size = pictures * features + pictures - 1
+    shared = nn.Sequential(*_each_video_frame(side, instants, features, dropout, act))
+    size = instants * features + instants - 1
     return nn.Sequential(
-        Concat(shared, FrameDifference(pictures)), *_over_time(size, hidden, embedding_size, dropout, act)
+        Concat(shared, FrameDifference(instants)), *_over_time(size, hidden, embedding_size, dropout, act)
     )
 
 
 def _each_video_frame(
-    side: int, pictures: int, features: int, dropout: float, act: type[nn.Module]
+    side: int, instants: int, features: int, dropout: float, act: type[nn.Module]
 ) -> list[nn.Module]:
     """Pixels (B, P side^2) -> features of all video frames (B, P features)."""
     return [
-        nn.Unflatten(1, (pictures, side**2)),
+        nn.Unflatten(1, (instants, side**2)),
         nn.Linear(side**2, features),
         act(),
         nn.Flatten(),
@@ -193,18 +193,18 @@ class FrameDifference(nn.Module):
     """1/2 log(1 + c / floor), where c is the mean square change from one video frame to the next.
 
     Args:
-        pictures: number P of video frames.
+        instants: number P of instants.
         floor: negligible change: the square of a hundredth of the standard deviation of the grey levels.
     """
 
-    def __init__(self, pictures: int, floor: float = 1e-4) -> None:
+    def __init__(self, instants: int, floor: float = 1e-4) -> None:
         super().__init__()
-        self.pictures = pictures
+        self.instants = instants
         self.floor = floor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, P side^2) -> (B, P - 1)."""
-        change = pixels.unflatten(-1, (self.pictures, -1)).diff(dim=-2).square().mean(-1)
+        change = pixels.unflatten(-1, (self.instants, -1)).diff(dim=-2).square().mean(-1)
         return torch.log1p(change / self.floor) / 2
 
 
@@ -224,9 +224,9 @@ class Concat(nn.Module):
         return torch.cat([part(inputs) for part in self.parts], dim=-1)
 
 
-def papers_mlp(side: int, pictures: int, embedding_size: int = 128) -> nn.Sequential:
+def papers_mlp(side: int, instants: int, embedding_size: int = 128) -> nn.Sequential:
     """4489-512-128, ReLU: the trunk of Sadeghi et al., TASLP 2020."""
-    return mlp([pictures * side**2, 512, embedding_size], "relu")
+    return mlp([instants * side**2, 512, embedding_size], "relu")
 
 
 class Quantities(nn.Module):

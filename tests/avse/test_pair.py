@@ -187,7 +187,7 @@ def test_shipped_pairs_load() -> None:
 
 # Pairs that look at lips ---------------------------------------------------------------------------------
 
-LIPS = LipFrontEnd(side=5, pictures=3, spacing=0.03)
+LIPS = LipFrontEnd(side=5, instants=3, step=0.03)
 SMALL = {"latent_size": 3, "embedding_size": 4, "encoder": [8], "decoder": [8]}
 SEEING = {
     "v-vae": ("v-vae", {"trunk": "shared"}),
@@ -311,13 +311,31 @@ def test_tied_weights_are_not_taken_for_untied(
 def test_a_config_from_before_the_lips_loads(folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
     assert config.pop("lips") is None
-    assert config.pop("format_version") == 2
+    assert config.pop("format_version") == 3
     (folder / CONFIG).write_text(json.dumps(config))
     assert load_folder(folder).config.lips is None
 
 
+def test_settings_of_pixels_under_their_version_2_names_are_loaded(tmp_path: Path) -> None:
+    architecture, arguments = SEEING["v-vae"]
+    pair = SpeechPair(PairConfig(architecture, {**SMALL, **arguments}, FrontEnd(STFT(64, 32)), LIPS))
+    pair.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    config["lips"] = {
+        "side": 5,
+        "pictures": config["lips"].pop("instants"),
+        "spacing": config["lips"].pop("step"),
+        "normalised": True,
+    }
+    (tmp_path / CONFIG).write_text(json.dumps({**config, "format_version": 2}))
+    assert load_folder(tmp_path).config.lips == LIPS
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(InputError, match="pictures"):
+        load_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "lips", [None, {}, {"side": 5}, {"side": 0}, {"pictures": 2}, {"spacing": -1}, {"colour": "blue"}, [5], 5]
+    "lips", [None, {}, {"side": 5}, {"side": 0}, {"instants": 2}, {"step": -1}, {"colour": "blue"}, [5], 5]
 )
 def test_lips_that_do_not_fit_are_refused(lips: object, tmp_path: Path) -> None:
     """Missing, of another size than the weights, or senseless."""
@@ -351,7 +369,7 @@ TRUNK = [(4489, 512), (512, 128)]
 
 def papers_pair(name: str) -> Any:
     config = RECIPES[name]().pair
-    assert config.lips == LipFrontEnd(side=67, pictures=1, normalised=False)
+    assert config.lips == LipFrontEnd(side=67, instants=1, normalised=False)
     assert config.lips.size == 4489 + 1
     assert config.front_end.stft.bins == 513
     pair = SpeechPair(config)

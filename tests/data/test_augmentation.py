@@ -11,7 +11,7 @@ from avse.data.augmentation import LipAugmentation
 from avse.data.lips.front_end import LipFrontEnd
 
 SIDE, B = 9, 6000
-VIEW = LipFrontEnd(side=SIDE, pictures=3)
+VIEW = LipFrontEnd(side=SIDE, instants=3)
 STILL = {"hidden": 0.0, "shift": 0.0, "zoom": 0.0, "turn": 0.0, "contrast": 0.0, "brightness": 0.0}
 """Every change switched off."""
 

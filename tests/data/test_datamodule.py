@@ -191,7 +191,7 @@ def test_an_empty_split_is_named(tmp_path: Path) -> None:
         data.setup("fit")
 
 
-GREY = LipFrontEnd(side=1, pictures=1, normalised=False)
+GREY = LipFrontEnd(side=1, instants=1, normalised=False)
 SECONDS = 1.0
 
 

@@ -16,7 +16,7 @@ from avse.data.stft import STFT
 
 RATES = [25, Fraction(30000, 1001), 30, 50]
 STEP = 5  # grey levels from one picture to the next
-PLAIN = LipFrontEnd(side=4, pictures=1, normalised=False)
+PLAIN = LipFrontEnd(side=4, instants=1, normalised=False)
 
 
 def flat_lips(levels: Sequence[int], times: Sequence[float], fps: float, bad: Sequence[int] = ()) -> Lips:
@@ -55,7 +55,7 @@ def shown(
 
 def told_times(view: LipFrontEnd, visual: torch.Tensor, fps: float) -> NDArray[np.float64]:
     """The times in s that the pictures of a `clock` tell, (N, P)."""
-    pictures = visual[:, :-1].unflatten(1, (view.pictures, view.side**2)).double()
+    pictures = visual[:, :-1].unflatten(1, (view.instants, view.side**2)).double()
     assert (pictures == pictures[..., :1]).all()
     return pictures[..., 0].numpy() * 255 / STEP / float(fps)
 
@@ -107,7 +107,7 @@ def test_uneven_time_stamps_are_believed() -> None:
 @pytest.mark.parametrize(("pictures", "spacing"), [(3, 0.04), (5, 0.04), (5, 0.033), (7, 0.05)])
 def test_instants_lie_as_far_apart_whatever_the_rate(fps: float, pictures: int, spacing: float) -> None:
     """The pictures of a frame at t tell t - 2 d, t - d, t, t + d, t + 2 d."""
-    view = LipFrontEnd(side=2, pictures=pictures, spacing=spacing, normalised=False)
+    view = LipFrontEnd(side=2, instants=pictures, step=spacing, normalised=False)
     stft = STFT(hop_length=256)
     times = stft.frame_times(60).numpy()
     times = times[(times > 0.2) & (times < 0.75)]
@@ -216,8 +216,8 @@ def test_small_pictures_are_means_of_the_large_one() -> None:
 @pytest.mark.parametrize("view", [LipFrontEnd(8), LipFrontEnd(8, 1, normalised=False)])
 def test_absent_lips_are_unseen_lips(view: LipFrontEnd) -> None:
     track = view.absent(6)
-    assert len(track.pictures) == 1
-    assert (track.pictures == MIDDLE).all()
+    assert len(track.video_frames) == 1
+    assert (track.video_frames == MIDDLE).all()
     assert not track.valid.any()
     visual = view.visual(track)
     assert visual.shape == (6, view.size)
@@ -254,17 +254,17 @@ def test_some_frames_of_a_track() -> None:
     [
         {"side": 0},
         {"side": 68},
-        {"pictures": 0},
-        {"pictures": 2},
-        {"pictures": -1},
-        {"spacing": 0.0},
-        {"spacing": -0.04},
-        {"spacing": float("nan")},
-        {"spacing": float("inf")},
+        {"instants": 0},
+        {"instants": 2},
+        {"instants": -1},
+        {"step": 0.0},
+        {"step": -0.04},
+        {"step": float("nan")},
+        {"step": float("inf")},
     ],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="the side is 1 to 67, the video frames an odd number"):
+    with pytest.raises(InputError, match="the side is 1 to 67, the instants an odd number"):
         LipFrontEnd(**setting)  # type: ignore[arg-type]
 
 

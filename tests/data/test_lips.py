@@ -115,7 +115,7 @@ def _write(
 
 def _seen(lips: Lips, times: NDArray[Any], offset: float = 0.0) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """What the frames of the sound at `times` (N,) are shown, from 0 to 1: (N, 67, 67), and the validity."""
-    view = LipFrontEnd(side=67, pictures=1, normalised=False)
+    view = LipFrontEnd(side=67, instants=1, normalised=False)
     track = view.track(lips, times, offset)
     visual = view.visual(track).numpy()
     return visual[:, :-1].reshape(-1, 67, 67), track.valid.numpy()

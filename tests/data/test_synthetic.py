@@ -273,7 +273,7 @@ def test_lips_cover_the_sound() -> None:
         assert lips.times[-1] < duration <= lips.times[-1] + 1.001 / 30
         assert lips.valid.all()
         frames = stft.frame_times(stft.frames(round(duration * stft.sample_rate)))
-        view = LipFrontEnd(side=67, pictures=1, normalised=False)
+        view = LipFrontEnd(side=67, instants=1, normalised=False)
         track = view.track(lips, frames)
         images, valid = view.visual(track)[:, :-1].numpy(), track.valid
         assert valid[:-2].all()  # the last frames may be centred behind the last picture

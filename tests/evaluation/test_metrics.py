@@ -155,7 +155,7 @@ def test_undefined_metrics_are_nan_with_one_warning(
     reason: str,
 ) -> None:
     signal = speech_like(1.0)
-    with pytest.warns(RuntimeWarning, match=f"{name} is undefined, NaN is given: .*{reason}") as caught:
+    with pytest.warns(RuntimeWarning, match=f"{name} is undefined, NaN is returned: .*{reason}") as caught:
         value = METRICS[name](spoil_reference(signal), spoil_estimate(signal), RATE)
     assert math.isnan(value)
     assert len(caught) == 1

@@ -331,7 +331,7 @@ ARGUMENTS = {
     "decoder": [6],
     "dropout": 0.2,
 }
-VIEW = LipFrontEnd(side=4, pictures=1)
+VIEW = LipFrontEnd(side=4, instants=1)
 AUDIO_PATH = {
     f"{part}.{kind}"
     for part in (

@@ -983,7 +983,7 @@ def test_chances_of_alpha_from_the_lips() -> None:
     assert posterior.responsibilities.isfinite().all()
 
 
-LIPS = LipFrontEnd(side=4, pictures=1)
+LIPS = LipFrontEnd(side=4, instants=1)
 ARGUMENTS = {"latent_size": L, "encoder": [7], "decoder": [7]}
 VISUAL = {"embedding_size": 3, "trunk": "papers", **ARGUMENTS}
 PAIRS = {"a-vae": ARGUMENTS, "v-vae": VISUAL, "av-vae": {**VISUAL, "tied": False}}

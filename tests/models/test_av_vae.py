@@ -282,7 +282,7 @@ def test_band_limited_is_the_lowest_bins() -> None:
 
 # Enhancement with lips: MCEM as it is --------------------------------------------------------------------
 
-LIPS = LipFrontEnd(side=4, pictures=1)
+LIPS = LipFrontEnd(side=4, instants=1)
 ARGUMENTS = {"latent_size": L, "embedding_size": E, "trunk": "papers", "encoder": [H], "decoder": [H]}
 ARCHITECTURES = [("v-vae", {}), ("av-vae", {"tied": True}), ("av-vae", {"tied": False, "prior": "standard"})]
 

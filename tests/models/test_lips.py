@@ -20,7 +20,7 @@ from avse.models.networks.lips import (
 from avse.zoo.architectures import lip_trunk
 
 E, N = 4, 6
-FRONT_END = LipFrontEnd(side=5, pictures=3)
+FRONT_END = LipFrontEnd(side=5, instants=3)
 VALID = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
 """Which of the N frames show the lips."""
 SEEN = VALID > 0.5

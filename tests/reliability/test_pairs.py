@@ -132,7 +132,7 @@ HOSTILE: dict[str, Damage] = {
     "arguments null": config_with("arguments", value=None),
     "unknown argument": config_with("arguments", "colour", value="blue"),
     "unknown field": config_with("colour", value="blue"),
-    "too new": config_with("format_version", value=3),
+    "too new": config_with("format_version", value=4),
     "version true": config_with("format_version", value=True),
     "version list": config_with("format_version", value=[2]),
     "rate NaN": config_with(*STFT_KEYS, "sample_rate", value=float("nan")),
@@ -306,7 +306,7 @@ def test_version_1_gives_the_same_log_variance(name: str, tmp_path: Path) -> Non
 def test_shipped_configs_name_every_argument() -> None:
     for folder in zoo.shipped().values():
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        assert config["format_version"] == 2
+        assert config["format_version"] == 3
         assert config == json.loads(json.dumps(PairConfig.from_dict(config).to_dict()))
         assert (folder / CARD).read_text(encoding="utf-8").startswith("---\nlicense: ")
 

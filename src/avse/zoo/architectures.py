@@ -74,7 +74,7 @@ def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout:
     Args:
         lips: how they are shown.
         embedding_size: E.
-        kind: "shared" for one linear map of all pictures, "papers" for their perceptron; shapes of the mouth
+        kind: "shared" for one linear map of all video frames, "papers" for their MLP; shapes of the mouth
             have one kind of trunk, whatever is asked for.
         dropout: of all but the papers'.
 
@@ -86,11 +86,11 @@ def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout:
         layers = shape_mlp(lips.instants, lips.quantities, wanted, embedding_size, dropout=dropout)
         return LipTrunk(layers, embedding_size)
     if kind == "papers":
-        return LipTrunk(papers_mlp(lips.side, lips.pictures, embedding_size), embedding_size)
+        return LipTrunk(papers_mlp(lips.side, lips.instants, embedding_size), embedding_size)
     if kind != "shared":
         raise InputError(f"unknown trunk {kind!r}: use shared or papers")
     return LipTrunk(
-        shared_frame_mlp(lips.side, lips.pictures, embedding_size, dropout=dropout), embedding_size
+        shared_frame_mlp(lips.side, lips.instants, embedding_size, dropout=dropout), embedding_size
     )
 
 
@@ -315,7 +315,7 @@ def vae_mm(
                 lips.instants, lips.quantities, everything, corruption_embedding_size, dropout=dropout
             )
         else:
-            layers = motion_mlp(lips.side, lips.pictures, corruption_embedding_size, dropout=dropout)
+            layers = motion_mlp(lips.side, lips.instants, corruption_embedding_size, dropout=dropout)
         classifier = LipCorruptionClassifier(
             LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
         )

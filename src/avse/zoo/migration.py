@@ -1,7 +1,8 @@
-"""Older formats of saved pairs, brought to the present one as they are read.
+"""Migration of saved pairs from older formats as they are read.
 
 Version 1 (no "format_version" in config.json) left out every argument that had the builder's default. Those
-defaults are recorded here and never change; version 2 names every argument.
+defaults are recorded here and never change; version 2 names every argument. Version 3 renames "pictures" and
+"spacing" of pixel front ends to "instants" and "step".
 """
 
 import reprlib
@@ -12,8 +13,8 @@ from avse.data.errors import InputError
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 2
-"""Of config.json, as it is written now."""
+FORMAT_VERSION = 3
+"""Version of config.json that is written now."""
 
 FIELDS = frozenset({"architecture", "arguments", "front_end", "lips", "algorithm"})
 """Of config.json, besides the format version and the revision of a saved pair."""
@@ -102,6 +103,8 @@ def migrated_config(values: Any) -> dict[str, Any]:
     fields.pop("revision", None)
     if version == 1:
         fields = _from_version_1(fields)
+    if version <= 2:
+        fields = _from_version_2(fields)
     check_names(fields, FIELDS, "fields")
     return fields
 
@@ -142,6 +145,17 @@ def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
         lips = {**VERSION_1_LIPS, **lips}
     migrated = {"algorithm": "mcem", **fields, "arguments": own, "lips": lips}
     return migrated if front_end is None else {**migrated, "front_end": front_end}
+
+
+RENAMED_LIPS = {"pictures": "instants", "spacing": "step"}
+"""Settings of a pixel front end in version 2 -> in version 3."""
+
+
+def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    lips = fields.get("lips")
+    if not isinstance(lips, Mapping):
+        return fields
+    return {**fields, "lips": {RENAMED_LIPS.get(name, name): value for name, value in lips.items()}}
 
 
 def _vae_mm_from_version_1(own: dict[str, Any]) -> dict[str, Any]:

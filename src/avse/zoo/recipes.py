@@ -195,7 +195,7 @@ def _visual_prior() -> Recipe:
 def _min_vae_v1() -> Recipe:
     """From the A-VAE and the trunk of the V-VAE; a third of the frames of the audio encoder is corrupted.
 
-    The lips are shown as pictures, as to the trained V-VAE.
+    The lips are given as pixels, as to the trained V-VAE.
     """
     visual, lips = _v_vae(), LipFrontEnd()
     return replace(
@@ -286,7 +286,7 @@ def _papers_v_vae() -> Recipe:
     audio = _papers_a_vae()
     arguments = {"latent_size": 32, "trunk": "papers", "encoder": (), "decoder": (128,)}
     arguments["decoder_activation"] = "tanh"
-    lips = LipFrontEnd(side=67, pictures=1, normalised=False)
+    lips = LipFrontEnd(side=67, instants=1, normalised=False)
     return replace(audio, pair=replace(audio.pair, architecture="v-vae", arguments=arguments, lips=lips))
 
 

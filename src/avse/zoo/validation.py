@@ -44,8 +44,9 @@ MAX_OVERLAP = 128
 
 SAMPLE_RATES = (1000, 768_000)
 LEVELS = typing.get_args(Level)
-MAX_PICTURES = 1001
-MAX_SPACING = 10.0
+MAX_INSTANTS = 1001
+MAX_STEP = 10.0
+SHAPE_SETTINGS = frozenset(field.name for field in fields(LipShapeFrontEnd))
 
 PRECISIONS = frozenset({"F16", "BF16", "F32", "F64"})
 """Of saved tensors, in the words of safetensors."""
@@ -200,16 +201,14 @@ def check_lips(values: Mapping[str, Any]) -> None:
     Raises:
         InputError: a setting that is unknown, missing, of another type or out of range.
     """
-    shapes = isinstance(values, Mapping) and "instants" in values
-    kind = LipShapeFrontEnd if shapes else LipFrontEnd
+    pixels = isinstance(values, Mapping) and not values.keys() <= SHAPE_SETTINGS
+    kind = LipFrontEnd if pixels else LipShapeFrontEnd
     check_names(values, [field.name for field in fields(kind)], "lips")
-    if shapes:
-        check_whole(values["instants"], "lips: instants", 1, MAX_PICTURES)
-        check_number(values["step"], "lips: step", 0.0, MAX_SPACING)
+    check_whole(values["instants"], "lips: instants", 1, MAX_INSTANTS)
+    check_number(values["step"], "lips: step", 0.0, MAX_STEP)
+    if not pixels:
         return
     check_whole(values["side"], "lips: side", 1, MAX_SIZE)
-    check_whole(values["pictures"], "lips: pictures", 1, MAX_PICTURES)
-    check_number(values["spacing"], "lips: spacing", 0.0, MAX_SPACING)
     if not isinstance(values["normalised"], bool):
         raise InputError(f"lips: normalised {shortened(values['normalised'])}: must be true or false")
 
