@@ -23,7 +23,7 @@ from avse.models.vae_mm import VAEMM
 from avse.zoo.architectures import a_vae, av_vae
 
 F, N, L = 9, 6, 2
-VIEW = LipFrontEnd(side=3, pictures=1)
+VIEW = LipFrontEnd(side=3, instants=1)
 SIZES = {"latent_size": L, "encoder": (4,), "decoder": (4,)}
 
 
