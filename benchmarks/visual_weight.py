@@ -153,10 +153,12 @@ def table(improvements: Sequence[tuple[Case, float]]) -> list[str]:
     lines.append("|---" * (len(LEVELS) + 3) + "|")
     for kind in dict.fromkeys(case.lips for case, _ in improvements):
         own = [(case.level, gain) for case, gain in improvements if case.lips == kind]
-        means = [np.mean([gain for level, gain in own if level == wanted]) for wanted in LEVELS]
+        at = {level: [gain for found, gain in own if found == level] for level in LEVELS}
+        means = [np.mean(at[level]) if at[level] else np.nan for level in LEVELS]
         values = [gain for _, gain in own]
         cells = [*means, np.mean(values), min(values)]
-        lines.append(f"| {kind} | " + " | ".join(f"{cell:+.2f}" for cell in cells) + " |")
+        shown = " | ".join("-" if np.isnan(cell) else f"{cell:+.2f}" for cell in cells)
+        lines.append(f"| {kind} | {shown} |")
     return lines
 
 
@@ -170,13 +172,15 @@ def main() -> None:
     args = parser.parse_args()
 
     rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", "validation")
-    clips = [path for path, speaker in rows if speaker in SPEAKERS]
-    specs = benchmark.cross(clips, noises(), LEVELS, args.seed)
-    chosen = np.random.default_rng(args.seed).permutation(len(specs))[: args.mixtures]
+    names = [str(path) for path, speaker in rows if speaker in SPEAKERS]
+    chosen: list[benchmark.MixtureSpec] = []
+    for speaker in SPEAKERS:
+        specs = benchmark.cross([path for path, own in rows if own == speaker], noises(), LEVELS, args.seed)
+        order = np.random.default_rng(args.seed).permutation(len(specs))
+        chosen += [specs[index] for index in order[: max(1, args.mixtures // len(SPEAKERS))]]
     pair, algorithm = zoo.load("vae-mm"), anchored_mcem()
-    names = [str(path) for path in clips]
     work = track(chosen, "mixtures", console=Console(stderr=True))
-    data = [case for index in work for case in cases(specs[index], names, pair, algorithm)]
+    data = [case for spec in work for case in cases(spec, names, pair, algorithm)]
 
     limit = algorithm.weight.max_weight
     left_out = []
