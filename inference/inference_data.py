@@ -40,7 +40,7 @@ variables first, unless it gets `reff`.
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -58,13 +58,12 @@ from avse.models.noisy import NoiseModel, NoisySpeech
 from avse.models.sites import ALPHA, H, W, X, Z
 
 if TYPE_CHECKING:
-    import arviz
     import xarray
 
     from avse.inference.posterior import Posterior
 
-    Tree = arviz.InferenceData | xarray.DataTree
-
+Tree: TypeAlias = Any
+"""An `arviz.InferenceData` of ArviZ 0.x, or an `xarray.DataTree` of ArviZ 1.x."""
 SAMPLE = ("chain", "draw")
 COMPONENT = "component"
 """Name of the dimension over the values of alpha."""
@@ -112,7 +111,7 @@ def to_inference_data(
     pointwise: Pointwise,
     predictive_draws: int,
     seed: int,
-) -> "Tree":
+) -> Tree:
     """As `Posterior.to_inference_data`, which has the defaults."""
     if speech is not None and power is None:
         raise InputError("the likelihood of a speech model needs the power of the recording")
@@ -170,7 +169,7 @@ def _dataset(variables: Mapping[str, Any], axes: Mapping[str, Any]) -> "xarray.D
     return dataset.assign_coords(coords)
 
 
-def _tree(groups: Mapping[str, "xarray.Dataset"], attributes: Mapping[str, Any]) -> "Tree":
+def _tree(groups: Mapping[str, "xarray.Dataset"], attributes: Mapping[str, Any]) -> Tree:
     """The container that the installed ArviZ works on."""
     import arviz as az
 
@@ -215,7 +214,8 @@ def _sites(posterior: "Posterior", channel: int) -> dict[str, Any]:
 
 
 def _sample_stats(posterior: "Posterior", channel: int) -> dict[str, Any]:
-    draws, found = (*SAMPLE, "frame"), {}
+    draws = (*SAMPLE, "frame")
+    found: dict[str, Any] = {}
     if posterior.energy is not None:
         energy = _select(posterior.energy, 2, 1, channel)
         found |= {"energy": (SAMPLE, energy.sum(-1, dtype=np.float64)), "frame_energy": (draws, energy)}

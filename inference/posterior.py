@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from avse.data.stft import STFT
-from avse.inference.inference_data import Pointwise, to_inference_data
+from avse.inference.inference_data import Pointwise, Tree, to_inference_data
 from avse.models.base import SpeechModel
 from avse.models.noisy import NoiseModel
 
 if TYPE_CHECKING:
     import xarray
-
-    from avse.inference.inference_data import Tree
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +75,7 @@ class Posterior:
         pointwise: Pointwise = "frame",
         predictive_draws: int = 50,
         seed: int = 0,
-    ) -> "Tree":
+    ) -> Tree:
         """One channel as ArviZ's InferenceData (ArviZ 0.x) or an xarray DataTree (ArviZ 1.x).
 
         ArviZ's functions work on the result as it comes: `az.summary`, `az.plot_trace`, `az.plot_rank`,

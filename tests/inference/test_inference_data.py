@@ -186,7 +186,7 @@ def test_groups_dimensions_and_units() -> None:
 
 @pytest.mark.parametrize("mixture", [False, True])
 def test_densities_are_those_of_the_pyro_model(mixture: bool) -> None:
-    """lp is that of the trace; the likelihood of a frame is p(x, z) / p(z), of a bin p(x, z) / p(x but f, z)."""
+    """lp is the trace's; the likelihood of a frame is p(x, z) / p(z), of a bin p(x, z) / p(x less f, z)."""
     posterior, power = made()
     speech = Switched() if mixture else a_vae()
     joint = closure(NoisySpeech(speech, posterior.noise), power=power)(posterior.z)[:, :, 1]
