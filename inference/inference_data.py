@@ -25,6 +25,9 @@ One channel of N frames and F bins; C chains of D draws; A values of alpha; K co
                           (component, frame); acceptance_rate, frame_gain, visual_weight (frame): what has no
                           draws. With a sampled noise, noise_variance is that of `Posterior.noise`
 
+Where the transform is given, frame has its times in s as coordinate, and frequency its values in Hz:
+idata.posterior.sel(frame=0.5, method="nearest").
+
 lp, frame_lp, log_likelihood, posterior_predictive, alpha and the scalars of the recording need the speech
 model and the power of the recording.
 
@@ -164,8 +167,6 @@ def _dataset(variables: Mapping[str, Any], axes: Mapping[str, Any]) -> "xarray.D
     coords: dict[Hashable, Any] = {
         dim: axes.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()
     }
-    if "frame" in dataset.sizes and "time" in axes:
-        coords["time"] = ("frame", axes["time"])
     return dataset.assign_coords(coords)
 
 
@@ -187,7 +188,11 @@ def _axes(posterior: "Posterior", stft: STFT | None) -> dict[str, Any]:
         return {}
     frames, bins = posterior.wiener_gain.shape[-2:]
     spacing = stft.sample_rate / stft.window_length
-    return {"frequency": spacing * np.arange(bins), "time": stft.frame_times(frames).numpy()}
+    times = stft.frame_times(frames).numpy().astype(np.float64).round(6)  # short in ArviZ's labels
+    return {
+        "frequency": ("frequency", spacing * np.arange(bins), {"units": "Hz"}),
+        "frame": ("frame", times, {"units": "s"}),
+    }
 
 
 def _select(values: Tensor, before: int, after: int, channel: int) -> NDArray[Any]:

@@ -92,7 +92,7 @@ class Posterior:
             functionals: draws of more variables by name, (C, D, *, N) or (C, D, *, N, K), as
                 `avse.evaluation.posterior.functionals.over_draws` gives them; they get the dimensions (chain,
                 draw, frame) and one more: band for "level", component for "alpha", else NAME_dim.
-            stft: if given, adds the coordinates frequency in Hz, and time in s on the dimension frame.
+            stft: if given, the coordinates of frame are times in s, and those of frequency are in Hz.
             coords: values of further dimensions by name, such as {"band": ["0 to 500 Hz", ...]}.
             pointwise: what one entry of log_likelihood stands for, and `az.loo` leaves out: a "frame", or a
                 "bin" of a frame given its other bins, which takes C D N F numbers.
@@ -129,7 +129,7 @@ class Posterior:
         Args:
             channel: as for `to_inference_data`.
             functionals: as for `to_inference_data`.
-            stft: as for `to_inference_data`.
+            stft: if given, adds the coordinates frequency in Hz, and time in s on the dimension frame.
         """
         tree: Any = self.to_inference_data(channel=channel, functionals=functionals, stft=stft)
         constant = tree["constant_data"]
@@ -142,7 +142,11 @@ class Posterior:
         if self.step_size is not None:
             found["step_size"] = tree["sample_stats"]["step_size"].isel(draw=0, drop=True)
         posterior = tree["posterior"]
-        return getattr(posterior, "ds", posterior).assign(found)  # a DataTree holds its dataset as ds
+        dataset = getattr(posterior, "ds", posterior).assign(found)  # a DataTree holds its dataset as ds
+        if stft is None:
+            return dataset
+        times = dataset["frame"].values
+        return dataset.assign_coords(time=("frame", times), frame=range(len(times)))
 
 
 def join_channels(posteriors: Sequence[Posterior]) -> Posterior:
