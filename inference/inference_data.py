@@ -77,20 +77,23 @@ LAST_DIMENSIONS = {"level": "band", ALPHA: COMPONENT}
 NOISE_DIMENSIONS = {W: (NOISE_COMPONENT, "frequency"), H: (NOISE_COMPONENT, "frame"), "g": ("frame",)}
 """Dimensions of the sites of a sampled noise."""
 
+BATCH_SIZE = 2**20
+"""Number of bins that are evaluated together, which limits the memory."""
+
 Pointwise = Literal["frame", "bin"]
 """What one entry of the log likelihood stands for."""
 
 
-class Draw(NamedTuple):
-    """What follows from one draw, for channels *: N frames, F bins.
+class Draws(NamedTuple):
+    """What follows from R draws, for channels *: N frames, F bins.
 
     Attributes:
-        log_joint: log p(x, z | v), (*, N).
-        log_likelihood: log p(x_n | z_n), (*, N), or of every bin given the others, (*, N, F).
-        alpha: p(alpha | x, z), (A, *, N).
-        speech_level: level of the speech in dB relative to the level of the training data, (*).
-        mean_wiener_gain: mean over frames and bins, (*).
-        variance: of the noisy speech, (A, *, N, F).
+        log_joint: log p(x, z | v), (R, *, N).
+        log_likelihood: log p(x_n | z_n), (R, *, N), or of every bin given the others, (R, *, N, F).
+        alpha: p(alpha | x, z), (A, R, *, N).
+        speech_level: level of the speech in dB relative to the level of the training data, (R, *).
+        mean_wiener_gain: mean over frames and bins, (R, *).
+        variance: of the noisy speech, (A, R, *, N, F).
     """
 
     log_joint: Tensor
@@ -265,37 +268,41 @@ def _evaluated(
 ) -> tuple[dict[str, NDArray[Any]], NDArray[Any], list[int]]:
     """Of one channel: what follows from every draw, (C, D, ..); replicates (C, D', N, F) of the D' listed."""
     chains, length = posterior.z.shape[:2]
-    kept = np.unique(
-        np.linspace(0, length - 1, min(length, -(-predictive_draws // chains))).round().astype(int)
-    )
+    kept = np.linspace(0, length - 1, min(length, -(-predictive_draws // chains))).round().astype(int)
+    with_replicate = torch.isin(torch.arange(chains * length) % length, torch.from_numpy(kept))
     generator = Generator(power.device).manual_seed(seed)
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in Draw._fields if name != "variance"}
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in Draws._fields if name != "variance"}
     replicates = []
     with torch.no_grad(), cached_embeddings():
-        for index, z in enumerate(posterior.z.flatten(0, 1)):
-            draw = _draw(NoisySpeech(speech, _noise(posterior, index)), z, power, visual, pointwise)
-            found["log_joint"].append(_select(draw.log_joint, 0, 1, channel))
+        for part in torch.arange(chains * length).split(max(1, BATCH_SIZE // power.numel())):
+            model = NoisySpeech(speech, _noise(posterior, part))
+            draws = _draws(model, posterior.z.flatten(0, 1)[part], power, visual, pointwise)
+            found["log_joint"].append(_select(draws.log_joint, 1, 1, channel))
             found["log_likelihood"].append(
-                _select(draw.log_likelihood, 0, 1 if pointwise == "frame" else 2, channel)
+                _select(draws.log_likelihood, 1, 1 if pointwise == "frame" else 2, channel)
             )
-            found[ALPHA].append(_select(draw.alpha, 1, 1, channel).T)
-            found["speech_level"].append(_select(draw.speech_level, 0, 0, channel))
-            found["mean_wiener_gain"].append(_select(draw.mean_wiener_gain, 0, 0, channel))
-            if index % length in kept:
-                component = draw_component(draw.alpha, generator)
-                variance = torch.take_along_dim(draw.variance, component[None, ..., None], 0)[0]
-                unit = torch.empty_like(variance).exponential_(generator=generator)
-                replicates.append(_select((variance * unit).to(power.dtype), 0, 2, channel))
+            found[ALPHA].append(np.moveaxis(_select(draws.alpha, 2, 1, channel), 0, -1))
+            found["speech_level"].append(_select(draws.speech_level, 1, 0, channel))
+            found["mean_wiener_gain"].append(_select(draws.mean_wiener_gain, 1, 0, channel))
+            chosen = with_replicate[part]
+            alpha, variance = draws.alpha[:, chosen], draws.variance[:, chosen]
+            if chosen.any():
+                component = draw_component(alpha, generator)
+                mean = torch.take_along_dim(variance, component[None, ..., None], 0)[0]
+                unit = torch.empty_like(mean).exponential_(generator=generator)
+                replicates.append(_select((mean * unit).to(power.dtype), 1, 2, channel))
 
     def by_chain(values: list[NDArray[Any]]) -> NDArray[Any]:
-        stacked = np.stack(values)
-        return stacked.reshape(chains, -1, *stacked.shape[1:])
+        joined = np.concatenate(values)
+        return joined.reshape(chains, -1, *joined.shape[1:])
 
     return {name: by_chain(own) for name, own in found.items()}, by_chain(replicates), kept.tolist()
 
 
-def _draw(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None, pointwise: Pointwise) -> Draw:
-    """What follows from z (*, N, L); in float64, since differences between draws may be small."""
+def _draws(
+    model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None, pointwise: Pointwise
+) -> Draws:
+    """What follows from z (R, *, N, L); in float64, since differences between draws may be small."""
     log_prior, log_variance = model.speech.given(visual)(z)
     log_prior, noise_variance = log_prior.double(), model.noise.variance().double()
     speech_variance = model.noise.frame_gain.double().unsqueeze(-1) * log_variance.double().exp()
@@ -306,7 +313,7 @@ def _draw(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None, p
     alpha, gain = log_alpha.exp(), speech_variance / variance
     shares = alpha.unsqueeze(-1)
     expected = (shares * (gain.square() * power + gain * noise_variance)).sum(0)
-    return Draw(
+    return Draws(
         log_joint=log_joint.logsumexp(0),
         log_likelihood=(
             log_joint.logsumexp(0) - log_prior.logsumexp(0)
@@ -321,8 +328,8 @@ def _draw(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None, p
     )
 
 
-def _noise(posterior: "Posterior", index: int) -> NoiseModel:
-    """The noise of a draw: the estimate, or that of the draw where the noise is sampled."""
+def _noise(posterior: "Posterior", index: Tensor) -> NoiseModel:
+    """The noise of draws: the estimate, or theirs (R, *, ..) where the noise is sampled."""
     if posterior.noise_draws is None:
         return posterior.noise
     drawn = {name: values.flatten(0, 1)[index] for name, values in posterior.noise_draws.items()}

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import arviz as az
 import numpy as np
 import pytest
 import soundfile as sf
@@ -28,7 +29,7 @@ from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
 from avse.evaluation.posterior.convergence import convergence
 from avse.evaluation.posterior.diagnosis import Diagnosis
-from avse.evaluation.posterior.figures import autocorrelation, rank_plot
+from avse.evaluation.posterior.figures import trace_plot
 from avse.evaluation.posterior.report import PosteriorSummary, posterior_report
 from avse.inference.mcmc.kernels import HMC, Info, State
 from avse.posterior_run import ChainSettings, summarize_posterior
@@ -133,8 +134,8 @@ def test_page_is_whole_and_needs_nothing_else() -> None:
     assert [own["id"] for own in page.all("section")] == [
         *("listen", "where", "chains", "numbers", "predictive", "run")
     ]
-    assert len(page.all("table")) == 4
-    assert len(page.all("img")) == 5 + 2 + 3 * 3
+    assert len(page.all("table")) == 5
+    assert len(page.all("img")) == 5 + 4 + 3 * 3 + 1
     assert all(len(own["alt"]) > 20 for own in page.all("img"))
 
 
@@ -201,25 +202,25 @@ def test_alpha_is_shown_where_there_is_one() -> None:
         convergence={**old.convergence, "alpha": convergence(alpha)},
     )
     text = posterior_report(replace(own, diagnosis=diagnosis))
-    assert len(Page(text).all("img")) == 5 + 1 + 2 + 3 * 3
+    assert len(Page(text).all("img")) == 5 + 1 + 4 + 3 * 3 + 1
     assert "Posterior probability of each value of alpha" in text
 
 
-def test_autocorrelation_of_an_autoregression() -> None:
-    """rho_t = 0.8^t, within 0.1: four standard errors of 20000 correlated draws (false alarms: 1e-4)."""
-    generator = np.random.default_rng(0)
-    draws = np.zeros((2, 20000))
-    for step in range(1, 20000):
-        draws[:, step] = 0.8 * draws[:, step - 1] + 0.6 * generator.standard_normal(2)
-    assert np.abs(autocorrelation(draws)[:, :6] - 0.8 ** np.arange(6)).max() < 0.1
-    assert (autocorrelation(np.ones((2, 9))) == 1).all()
+def test_plots_are_of_the_quantity_that_is_named() -> None:
+    """The trace of a frame at 0.5 s, in lines of ArviZ's plot, is that of the draws."""
+    tree = found().inference_data
+    at = {"frame": tree["posterior"]["frame"].values[31]}
+    draws = tree["posterior"]["log_joint"].sel(at).values
+    lines = [line.get_ydata() for axes in trace_plot(tree, "log_joint", at).axes for line in axes.lines]
+    for chain in draws:
+        assert any(len(line) == len(chain) and np.allclose(line, chain) for line in lines)
 
 
-def test_ranks_of_chains_apart_fill_halves() -> None:
-    draws = np.stack([np.linspace(0, 1, 100), np.linspace(2, 3, 100)])
-    heights = [patch.get_data().values for patch in rank_plot(draws).axes[0].patches]
-    np.testing.assert_allclose(heights[0], [10] * 10 + [0] * 10)
-    np.testing.assert_allclose(heights[1], [0] * 10 + [10] * 10)
+def test_the_whole_recording_is_summarised_by_arviz() -> None:
+    text = posterior_report(found())
+    assert "The whole recording, by ArviZ" in text
+    numbers = az.summary(found().inference_data, var_names=["speech_level"])
+    assert f">{numbers['ess_bulk'].iloc[0]}</td>" in text
 
 
 PROBE = """<!DOCTYPE html><html><head><link rel="icon" href="data:,"></head><body><script>
@@ -310,7 +311,7 @@ def test_a_browser_shows_and_plays_it(tmp_path: Path) -> None:
     assert [own["width"] for own in seen] == [1280, 390], seen
     for own in seen:
         assert own["needed"] <= own["width"]
-        assert len(own["pictures"]) == 16
+        assert len(own["pictures"]) == 19
         assert all(own["pictures"])
         assert len(own["sounds"]) == 6
         for duration, position in own["sounds"]:
