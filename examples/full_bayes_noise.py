@@ -13,11 +13,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import arviz as az
 import numpy as np
 import pyro
 import torch
 from pyro.infer import MCMC
-from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 
 import avse
@@ -63,8 +63,8 @@ def main(args: argparse.Namespace) -> None:
     mcmc.run(power=power[:, bins])
     draws = mcmc.get_samples()
     variance = prior.noise(draws).variance()  # (R, N, F)
-    ess = effective_sample_size(variance.mean(-1).log().unsqueeze(0), chain_dim=0, sample_dim=1)
-    print(f"effective draws of a frame's level: {ess.median():.0f} of {args.draws}")
+    ess = az.ess(az.convert_to_dataset(variance.mean(-1).log()[None].numpy()))["x"]
+    print(f"effective draws of a frame's level: {float(ess.median()):.0f} of {args.draws}")
     times = front_end.stft.frame_times(len(spectrum))[1:-1]
     frequencies = torch.arange(len(true))[bins] * pair.stft.sample_rate / pair.stft.window_length / 1000
     panels = []

@@ -29,6 +29,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import arviz as az
+import numpy as np
 import torch
 import xarray
 from torch import Generator, Tensor
@@ -106,9 +107,9 @@ def pareto_k(log_ratios: Tensor) -> Tensor:
     columns = log_ratios.double().flatten(1).T.contiguous().cpu().numpy()
     if hasattr(az, "psislw"):  # ArviZ 0.x
         _, k = az.psislw(columns)
-    else:
-        _, k = xarray.DataArray(columns, dims=("set", "sample")).azstats.psislw(dim="sample")
-    return torch.as_tensor(k).reshape(log_ratios.shape[1:])
+    else:  # ArviZ 1.x takes log likelihoods, the negative log ratios of leave-one-out
+        _, k = xarray.DataArray(-columns, dims=("set", "sample")).azstats.psislw(dim="sample")
+    return torch.from_numpy(np.asarray(k)).reshape(log_ratios.shape[1:])
 
 
 def _proposal_root(centred: Tensor) -> Tensor:

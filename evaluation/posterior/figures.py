@@ -157,8 +157,10 @@ def plot_rhat_over_time(values: dict[str, Array], times: Array, limits: Sequence
 
 def trace_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
     """`az.plot_trace` of a variable of the posterior, at coordinates such as {"frame": 0.5}."""
-    plot = getattr(az, "plot_trace_dist", az.plot_trace)  # the former in ArviZ 1.x
-    return _by_arviz(plot, tree, var_names=[name], coords=_listed(at))
+    selection = {"var_names": [name], "coords": _listed(at)}
+    if hasattr(az, "plot_trace_dist"):  # ArviZ 1.x
+        return _by_arviz(az.plot_trace_dist, tree, **selection)
+    return _by_arviz(az.plot_trace, tree, compact=False, **selection)
 
 
 def rank_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:

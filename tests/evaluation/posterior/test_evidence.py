@@ -183,7 +183,7 @@ def loo_of_bins(model: NoisySpeech, z: Tensor, power: Tensor) -> tuple[float, fl
         model.speech, power, pointwise="bin", predictive_draws=1
     )
     found = az.loo(data, reff=1.0)
-    elpd, parameters = (found.elpd_loo, found.p_loo) if "elpd_loo" in found else (found.elpd, found.p)
+    elpd, parameters = (found.elpd_loo, found.p_loo) if hasattr(found, "elpd_loo") else (found.elpd, found.p)
     return float(elpd) / len(power), float(parameters) / len(power)
 
 
