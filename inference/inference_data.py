@@ -10,7 +10,7 @@ One channel of N frames and F bins; C chains of D draws; A values of alpha; K co
                           functionals (chain, draw, frame) or (chain, draw, frame, one more)
                           alpha (chain, draw, frame, component): p(alpha | x, z) of every draw
                           W (chain, draw, noise_component, frequency) and H (chain, draw, noise_component,
-                          frame), where the noise is sampled
+                          frame), perhaps g (chain, draw, frame), where the noise is sampled
                           z (chain, draw, frame, latent)
     sample_stats          lp, energy, diverging (chain, draw): of all frames together, as ArviZ's functions
                           need them: sums of log p(x, z | v) and of the Hamiltonian, and whether the
@@ -58,7 +58,7 @@ from avse.models.distributions import PowerSpectrum
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoiseModel, NoisySpeech
-from avse.models.sites import ALPHA, H, W, X, Z
+from avse.models.sites import ALPHA, G, H, W, X, Z
 
 if TYPE_CHECKING:
     import xarray
@@ -74,7 +74,7 @@ NOISE_COMPONENT = "noise_component"
 """Name of the dimension over the components of the noise."""
 LAST_DIMENSIONS = {"level": "band", ALPHA: COMPONENT}
 """Names of the last dimension of functionals with more than one number per frame."""
-NOISE_DIMENSIONS = {W: (NOISE_COMPONENT, "frequency"), H: (NOISE_COMPONENT, "frame"), "g": ("frame",)}
+NOISE_DIMENSIONS = {W: (NOISE_COMPONENT, "frequency"), H: (NOISE_COMPONENT, "frame"), G: ("frame",)}
 """Dimensions of the sites of a sampled noise."""
 
 BATCH_SIZE = 2**20
@@ -338,4 +338,4 @@ def _noise(posterior: "Posterior", index: Tensor) -> NoiseModel:
         raise InputError(
             f"draws of W and H belong to a noise model of class NMFNoise, not {type(noise).__name__}"
         )
-    return replace(noise, W=drawn[W].mT, H=drawn[H], frame_gain=drawn.get("g", noise.frame_gain))
+    return replace(noise, W=drawn[W].mT, H=drawn[H], frame_gain=drawn.get(G, noise.frame_gain))

