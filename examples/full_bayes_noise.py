@@ -63,15 +63,18 @@ def main(args: argparse.Namespace) -> None:
     kernel = nuts(NoisySpeech(thinned, prior), start, max_tree_depth=args.max_tree_depth)
     mcmc = MCMC(kernel, num_samples=args.draws, warmup_steps=args.draws)
     mcmc.run(power=power[:, bins])
-    draws = mcmc.get_samples()
-    variance = prior.noise(draws).variance()  # (R, N, F)
+    variance = prior.noise(mcmc.get_samples()).variance()  # (R, N, F)
     ess = az.ess(az.convert_to_dataset(variance.mean(-1).log()[None].numpy()))["x"]
     print(f"effective draws of a frame's level: {float(ess.median()):.0f} of {args.draws}")
-    times = front_end.stft.frame_times(len(spectrum))[1:-1]
     frequencies = torch.arange(len(true))[bins] * pair.stft.sample_rate / pair.stft.window_length / 1000
     panels = []
     for axis, at, dim, truth in (
-        ("time (s)", times, -1, true[bins].mean().expand(len(power))),
+        (
+            "time (s)",
+            front_end.stft.frame_times(len(spectrum))[1:-1],
+            -1,
+            true[bins].mean().expand(len(power)),
+        ),
         ("frequency (kHz)", frequencies, -2, true[bins]),
     ):
         point, level = level_db(estimate.variance().mean(dim)), level_db(truth)

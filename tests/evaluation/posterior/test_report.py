@@ -73,6 +73,11 @@ def found(stuck: bool = False) -> PosteriorSummary:
     )
 
 
+@functools.cache
+def page_of_few_draws() -> str:
+    return posterior_report(found())
+
+
 def mixed() -> PosteriorSummary:
     """The same recording with functionals that are drawn independently: chains that must be said to mix."""
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +129,7 @@ class Page(HTMLParser):
 
 
 def test_page_is_whole_and_needs_nothing_else() -> None:
-    text = posterior_report(found())
+    text = page_of_few_draws()
     page = Page(text)
     assert not re.search(r"https?://", text)
     assert not page.all("script")
@@ -140,7 +145,7 @@ def test_page_is_whole_and_needs_nothing_else() -> None:
 
 
 def test_names_are_escaped() -> None:
-    page = Page(posterior_report(found()))
+    page = Page(page_of_few_draws())
     assert not page.all("b")
     assert "".join(page.texts["span"]) == NAME
     assert "".join(page.texts["title"]) == f"Posterior of {NAME}"
@@ -148,7 +153,7 @@ def test_names_are_escaped() -> None:
 
 def test_sounds_are_those_of_the_findings_with_one_gain() -> None:
     own = found()
-    players = Page(posterior_report(own)).all("audio")
+    players = Page(page_of_few_draws()).all("audio")
     assert [player["aria-label"] for player in players] == list(own.sounds)
     assert len(players) == 6
     played = []
@@ -165,28 +170,28 @@ def test_sounds_are_those_of_the_findings_with_one_gain() -> None:
     assert all(np.abs(a - b).max() > 0.01 * np.abs(noisy).max() for a, b in pairwise(drawn))
 
 
-def verdict_of(own: PosteriorSummary) -> tuple[str, str]:
+def verdict_of(page: str) -> tuple[str, str]:
     """Class and text of the verdict on top of a page."""
-    match = re.search(r'<div class="verdict (\w+)".*?</div>', posterior_report(own), re.DOTALL)
+    match = re.search(r'<div class="verdict (\w+)".*?</div>', page, re.DOTALL)
     assert match is not None
     return match[1], match[0]
 
 
 def test_chains_that_never_move_are_said_not_to_mix() -> None:
-    kind, said = verdict_of(found(stuck=True))
+    kind, said = verdict_of(posterior_report(found(stuck=True)))
     assert kind == "bad"
     assert "Not mixed" in said
     assert "never moved" in said
 
 
 def test_few_draws_are_said_not_to_mix() -> None:
-    kind, said = verdict_of(found())
+    kind, said = verdict_of(page_of_few_draws())
     assert kind == "bad"
     assert "Not mixed" in said
 
 
 def test_chains_that_mixed_are_said_to() -> None:
-    kind, said = verdict_of(mixed())
+    kind, said = verdict_of(posterior_report(mixed()))
     assert kind == "good"
     assert "Mixed" in said
 
@@ -217,7 +222,7 @@ def test_plots_are_of_the_quantity_that_is_named() -> None:
 
 
 def test_the_whole_recording_is_summarised_by_arviz() -> None:
-    text = posterior_report(found())
+    text = page_of_few_draws()
     assert "The whole recording, by ArviZ" in text
     numbers = az.summary(found().inference_data, var_names=["speech_level"])
     assert f">{numbers['ess_bulk'].iloc[0]}</td>" in text
@@ -295,7 +300,7 @@ def test_a_browser_shows_and_plays_it(tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-    with served(posterior_report(found())) as (address, told, asked):
+    with served(page_of_few_draws()) as (address, told, asked):
         options = ["--headless", f"--user-data-dir={tmp_path / 'profile'}", "--disable-gpu", "--no-first-run"]
         options += ["--autoplay-policy=no-user-gesture-required", "--enable-logging=stderr"]
         options += ["--window-size=1400,900", "--remote-debugging-port=0"]
