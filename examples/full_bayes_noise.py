@@ -66,23 +66,20 @@ def main(args: argparse.Namespace) -> None:
     variance = prior.noise(mcmc.get_samples()).variance()  # (R, N, F)
     ess = az.ess(az.convert_to_dataset(variance.mean(-1).log()[None].numpy()))["x"]
     print(f"effective draws of a frame's level: {float(ess.median()):.0f} of {args.draws}")
+    times = front_end.stft.frame_times(len(spectrum))[1:-1]
     frequencies = torch.arange(len(true))[bins] * pair.stft.sample_rate / pair.stft.window_length / 1000
     panels = []
     for axis, at, dim, truth in (
-        (
-            "time (s)",
-            front_end.stft.frame_times(len(spectrum))[1:-1],
-            -1,
-            true[bins].mean().expand(len(power)),
-        ),
+        ("time (s)", times, -1, true[bins].mean().expand(len(power))),
         ("frequency (kHz)", frequencies, -2, true[bins]),
     ):
         point, level = level_db(estimate.variance().mean(dim)), level_db(truth)
         low, middle, high = np.quantile(level_db(variance.mean(dim)), [0.05, 0.5, 0.95], axis=0)
         off = [np.sqrt(np.mean((own - level) ** 2)) for own in (point, middle)]
-        inside = np.mean((low <= level) & (level <= high))
         print(f"{axis}: rms error of EM {off[0]:.2f} dB, of the posterior median {off[1]:.2f} dB;", end=" ")
-        print(f"{inside:.0%} of the truth lies in 90 % intervals, {np.median(high - low):.1f} dB wide")
+        print(
+            f"{np.mean((low <= level) & (level <= high)):.0%} of the truth lies in 90 % intervals, {np.median(high - low):.1f} dB wide"
+        )
         panels.append(Intervals(axis, at, low, middle, high, level, others={"EM": point}))
     if args.figure is not None:
         write_figure(args.figure, intervals_figure(panels, "noise level (dB)"))

@@ -9,7 +9,8 @@ the colour scheme of the reader.
 import base64
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import arviz as az
@@ -194,13 +195,18 @@ def _listed(at: Mapping[str, Any] | None) -> dict[str, list[Any]]:
     return {dim: [value] for dim, value in (at or {}).items()}
 
 
-def _by_arviz(plot: Callable[..., Any], tree: Tree, **arguments: Any) -> Figure:
-    """The figure of a plot of ArviZ, in the style of the page.
-
-    ArviZ warns where all draws are equal, which the verdict of the page says in words.
-    """
-    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+@contextmanager
+def without_warnings_of_arviz() -> Iterator[None]:
+    """ArviZ warns where all draws are equal, which the verdict of the page says in words."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module="arviz")
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module="arviz")
+        yield
+
+
+def _by_arviz(plot: Callable[..., Any], tree: Tree, **arguments: Any) -> Figure:
+    """The figure of a plot of ArviZ, in the style of the page."""
+    with matplotlib.rc_context(_SETTINGS), without_warnings_of_arviz():
         drawn = plot(tree, **arguments)
         viz = getattr(drawn, "viz", None)  # a PlotCollection of ArviZ 1.x; axes of ArviZ 0.x
         figure: Figure = np.ravel(drawn)[0].figure if viz is None else viz["figure"].item()

@@ -352,7 +352,8 @@ def _tables(summary: PosteriorSummary) -> list[Table]:
 
 def _recording_table(summary: PosteriorSummary) -> Table:
     """`az.summary` of the scalars of the recording."""
-    numbers = az.summary(summary.inference_data, var_names=["speech_level", "mean_wiener_gain"])
+    with figures.without_warnings_of_arviz():
+        numbers = az.summary(summary.inference_data, var_names=["speech_level", "mean_wiener_gain"])
     names = {"speech_level": "speech level (dB)", "mean_wiener_gain": "mean Wiener gain"}
     rows = [
         [names[str(name)], *map(str, values)]
