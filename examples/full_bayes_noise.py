@@ -3,11 +3,10 @@
     python examples/full_bayes_noise.py --figure noise.png
 
 Enhancement fits W and H to the recording and then believes them. Here they get a prior and become sites of
-the Pyro program, next to z, and `pyro.infer.MCMC` draws from the posterior of all of them. The lesson: EM
-gives one number where a short recording leaves decibels open; the intervals say how many. They hold the truth
-about as often as they claim, because the frames hardly overlap and every fourth bin is used: the model takes
-frames and bins as independent, and overlapping ones make it too sure (try --hop 256 --stride 1). To enhance
-with such a noise: avse.enhance(x, rate, algorithm="mcmc-full-bayes").
+the Pyro program, next to z, and `pyro.infer.MCMC` draws all of them. The lesson: EM gives one number where a
+short recording leaves decibels open; the intervals say how many. They hold the truth about as often as they
+claim, because the frames hardly overlap and every fourth bin is used: --hop 256 --stride 1 makes them too
+narrow. To enhance with such a noise: avse.enhance(x, rate, algorithm="mcmc-full-bayes").
 """
 
 import argparse
@@ -77,9 +76,8 @@ def main(args: argparse.Namespace) -> None:
         low, middle, high = np.quantile(level_db(variance.mean(dim)), [0.05, 0.5, 0.95], axis=0)
         off = [np.sqrt(np.mean((own - level) ** 2)) for own in (point, middle)]
         print(f"{axis}: rms error of EM {off[0]:.2f} dB, of the posterior median {off[1]:.2f} dB;", end=" ")
-        print(
-            f"{np.mean((low <= level) & (level <= high)):.0%} of the truth lies in 90 % intervals, {np.median(high - low):.1f} dB wide"
-        )
+        share, width = np.mean((low <= level) & (level <= high)), np.median(high - low)
+        print(f"{share:.0%} of the truth lies in 90 % intervals, {width:.1f} dB wide")
         panels.append(Intervals(axis, at, low, middle, high, level, others={"EM": point}))
     if args.figure is not None:
         write_figure(args.figure, intervals_figure(panels, "noise level (dB)"))
