@@ -33,7 +33,7 @@ ARGUMENTS = {
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
     "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--figure", "figure.png"],
     "inspect_the_posterior.py": [
-        *("--seconds", "0.3", "--draws", "20", "--warmup", "5", "--leapfrog-steps", "2", "--chains", "2"),
+        *("--seconds", "0.3", "--draws", "25", "--warmup", "5", "--leapfrog-steps", "2", "--chains", "2"),
         *("--figures", "figures"),
     ],
     "swap_the_guide.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--figure", "figure.png"],
