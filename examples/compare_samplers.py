@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import arviz as az
 import numpy as np
 import torch
 from pyro.infer import MCMC
@@ -24,7 +25,6 @@ from avse.data.audio import resample
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
 from avse.evaluation.figures import efficiency_figure, write_figure
-from avse.evaluation.posterior.convergence import convergence
 from avse.evaluation.posterior.functionals import band_level, octaves, over_draws
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.kernels import HMC, MALA, Kernel, RandomWalk
@@ -74,8 +74,9 @@ def main(args: argparse.Namespace) -> None:
         z = sampler()
         seconds = time.perf_counter() - begin
         z = z[:, :: max(1, z.shape[1] // 200)]
-        found = convergence(over_draws({"level": band_level(bands)}, model, z, power)["level"])
-        rates[name], rhats[name] = float(found.ess_bulk.median()) / seconds, float(found.rhat.median())
+        levels = over_draws({"level": band_level(bands)}, model, z, power)["level"]
+        found = az.summary(az.convert_to_dataset(levels.numpy()), kind="diagnostics", round_to="none")
+        rates[name], rhats[name] = found["ess_bulk"].median() / seconds, found["r_hat"].median()
         ess = f"{rates[name]:.2f}" if rhats[name] < 1.1 else "-"
         print(f"{name:<8} {seconds:8.1f} {ess:>16} {rhats[name]:7.3f}", flush=True)
     if args.figure is not None:

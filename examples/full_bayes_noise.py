@@ -3,22 +3,21 @@
     python examples/full_bayes_noise.py --figure noise.png
 
 Enhancement fits W and H to the recording and then believes them. Here they get a prior and become sites of
-the Pyro program, next to z, and `pyro.infer.MCMC` draws from the posterior of all of them. The lesson: EM
-gives one number where a short recording leaves decibels open; the intervals say how many. They hold the truth
-about as often as they claim, because the frames hardly overlap and every fourth bin is used: the model takes
-frames and bins as independent, and overlapping ones make it too sure (try --hop 256 --stride 1). To enhance
-with such a noise: avse.enhance(x, rate, algorithm="mcmc-full-bayes").
+the Pyro program, next to z, and `pyro.infer.MCMC` draws all of them. The lesson: EM gives one number where a
+short recording leaves decibels open; the intervals say how many. They hold the truth about as often as they
+claim, because the frames hardly overlap and every fourth bin is used: --hop 256 --stride 1 makes them too
+narrow. To enhance with such a noise: avse.enhance(x, rate, algorithm="mcmc-full-bayes").
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import arviz as az
 import numpy as np
 import pyro
 import torch
 from pyro.infer import MCMC
-from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 
 import avse
@@ -63,10 +62,9 @@ def main(args: argparse.Namespace) -> None:
     kernel = nuts(NoisySpeech(thinned, prior), start, max_tree_depth=args.max_tree_depth)
     mcmc = MCMC(kernel, num_samples=args.draws, warmup_steps=args.draws)
     mcmc.run(power=power[:, bins])
-    draws = mcmc.get_samples()
-    variance = prior.noise(draws).variance()  # (R, N, F)
-    ess = effective_sample_size(variance.mean(-1).log().unsqueeze(0), chain_dim=0, sample_dim=1)
-    print(f"effective draws of a frame's level: {ess.median():.0f} of {args.draws}")
+    variance = prior.noise(mcmc.get_samples()).variance()  # (R, N, F)
+    ess = az.ess(az.convert_to_dataset(variance.mean(-1).log()[None].numpy()))["x"]
+    print(f"effective draws of a frame's level: {float(ess.median()):.0f} of {args.draws}")
     times = front_end.stft.frame_times(len(spectrum))[1:-1]
     frequencies = torch.arange(len(true))[bins] * pair.stft.sample_rate / pair.stft.window_length / 1000
     panels = []
@@ -77,9 +75,9 @@ def main(args: argparse.Namespace) -> None:
         point, level = level_db(estimate.variance().mean(dim)), level_db(truth)
         low, middle, high = np.quantile(level_db(variance.mean(dim)), [0.05, 0.5, 0.95], axis=0)
         off = [np.sqrt(np.mean((own - level) ** 2)) for own in (point, middle)]
-        inside = np.mean((low <= level) & (level <= high))
         print(f"{axis}: rms error of EM {off[0]:.2f} dB, of the posterior median {off[1]:.2f} dB;", end=" ")
-        print(f"{inside:.0%} of the truth lies in 90 % intervals, {np.median(high - low):.1f} dB wide")
+        share, width = np.mean((low <= level) & (level <= high)), np.median(high - low)
+        print(f"{share:.0%} of the truth lies in 90 % intervals, {width:.1f} dB wide")
         panels.append(Intervals(axis, at, low, middle, high, level, others={"EM": point}))
     if args.figure is not None:
         write_figure(args.figure, intervals_figure(panels, "noise level (dB)"))

@@ -4,29 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from avse.data.stft import STFT
+from avse.inference.inference_data import Pointwise, Tree, to_inference_data
+from avse.models.base import SpeechModel
 from avse.models.noisy import NoiseModel
-from avse.models.sites import G, H, W
 
 if TYPE_CHECKING:
     import xarray
-
-COMPONENT = "component"
-"""Name of the dimension over the values of alpha."""
-LAST_DIMENSIONS = {"level": "band", "alpha": COMPONENT}
-"""Names of the last dimension of functionals with more than one number per frame."""
-
-NOISE_DIMENSIONS = {
-    W: ["noise_component", "frequency"],
-    H: ["noise_component", "frame"],
-    G: ["frame"],
-}
-"""Dimensions of the sites of a sampled noise, after chain and draw."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,64 +62,93 @@ class Posterior:
         chains, draws, *_, frames, latents = self.z.shape
         return f"Posterior({chains} chains, {draws} draws, {frames} frames, {latents} latents)"
 
-    def to_xarray(
-        self, channel: int = 0, functionals: Mapping[str, Tensor] | None = None, stft: STFT | None = None
-    ) -> "xarray.Dataset":
-        """Draws of one channel with named dimensions, ready for ArviZ.
+    def to_inference_data(
+        self,
+        speech: SpeechModel | None = None,
+        power: Tensor | None = None,
+        visual: Tensor | None = None,
+        *,
+        channel: int = 0,
+        functionals: Mapping[str, Tensor] | None = None,
+        stft: STFT | None = None,
+        coords: Mapping[str, Any] | None = None,
+        pointwise: Pointwise = "frame",
+        predictive_draws: int = 50,
+        seed: int = 0,
+    ) -> Tree:
+        """One channel as ArviZ's InferenceData (ArviZ 0.x) or an xarray DataTree (ArviZ 1.x).
 
-        Variables: z (chain, draw, frame, latent); energy and diverged, where there are any (chain, draw,
-        frame); W (chain, draw, noise_component, frequency), H (chain, draw, noise_component, frame) and g
-        (chain, draw, frame), where the noise is sampled; step_size (chain, frame); wiener_gain and speech_std
-        (frame, frequency); responsibilities (component, frame); acceptance (frame).
+        ArviZ's functions work on the result as it comes: `az.summary`, `az.plot_trace`, `az.plot_rank`,
+        `az.plot_forest`, `az.plot_energy`, `az.plot_ppc` (`az.plot_ppc_dist` of ArviZ 1.x), `az.loo` and
+        `az.compare`. `avse.inference.inference_data` lists the groups and their variables. Where a recording
+        has many frames, name the variables: `az.summary(idata, var_names=["speech_level"])`.
 
         Args:
+            speech: the speech model that z was drawn from. Without it there are no quantities that depend on
+                the density: lp, log_likelihood, posterior_predictive, alpha and the levels of the recording.
+            power: |x|^2 that the posterior was given, (*, N, F); the speech model needs it.
+            visual: lips (*, N, D), where the speech model has them.
             channel: index into the leading dimensions *, flattened.
             functionals: draws of more variables by name, (C, D, *, N) or (C, D, *, N, K), as
                 `avse.evaluation.posterior.functionals.over_draws` gives them; they get the dimensions (chain,
                 draw, frame) and one more: band for "level", component for "alpha", else NAME_dim.
+            stft: if given, the coordinates of frame are times in s, and those of frequency are in Hz.
+            coords: values of further dimensions by name, such as {"band": ["0 to 500 Hz", ...]}.
+            pointwise: what one entry of log_likelihood stands for, and `az.loo` leaves out: a "frame", or a
+                "bin" of a frame given its other bins, which takes C D N F numbers.
+            predictive_draws: number of draws that posterior_predictive has a replicate of, over all chains,
+                equally spaced and rounded up to the same number per chain; each takes N F numbers.
+            seed: of the replicates.
+
+        Raises:
+            InputError: a speech model without the power of the recording.
+        """
+        return to_inference_data(
+            self,
+            speech,
+            power,
+            visual,
+            channel=channel,
+            functionals=functionals,
+            stft=stft,
+            coords=coords,
+            pointwise=pointwise,
+            predictive_draws=predictive_draws,
+            seed=seed,
+        )
+
+    def to_xarray(
+        self, channel: int = 0, functionals: Mapping[str, Tensor] | None = None, stft: STFT | None = None
+    ) -> "xarray.Dataset":
+        """Draws and estimates of one channel in one dataset; `to_inference_data` is what ArviZ works on.
+
+        Variables: those of its posterior, z (chain, draw, frame, latent) and the functionals; energy and
+        diverged, where there are any (chain, draw, frame); W (chain, draw, noise_component, frequency), H
+        (chain, draw, noise_component, frame) and g (chain, draw, frame), where the noise is sampled;
+        step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities (component,
+        frame); acceptance (frame).
+
+        Args:
+            channel: as for `to_inference_data`.
+            functionals: as for `to_inference_data`.
             stft: if given, adds the coordinates frequency in Hz, and time in s on the dimension frame.
         """
-        import arviz as az
-
-        draws = {"z": self.z, "energy": self.energy, "diverged": self.diverged, **(functionals or {})}
-        last = {"z": "latent", **LAST_DIMENSIONS}
-        variables, dims = {}, {}
-        for name, values in draws.items():
-            if values is not None:
-                after = values.dim() - self.z.dim() + 2  # frame, and perhaps one more
-                variables[name] = _one_channel(values, 2, after, channel)
-                dims[name] = ["frame", last.get(name, f"{name}_dim")][:after]
-        for name, values in (self.noise_draws or {}).items():
-            dims[name] = NOISE_DIMENSIONS[name]
-            variables[name] = _one_channel(values, 2, len(dims[name]), channel)
-        dataset: Any = az.convert_to_dataset(variables, dims=dims)
-        no_draws = {
-            "wiener_gain": (self.wiener_gain, 0, ("frame", "frequency")),
-            "speech_std": (self.variance.sqrt(), 0, ("frame", "frequency")),
-            "responsibilities": (self.responsibilities, 1, (COMPONENT, "frame")),
-            "acceptance": (self.acceptance, 0, ("frame",)),
-            "step_size": (self.step_size, 1, ("chain", "frame")),
-        }
-        dataset = dataset.assign(
-            {
-                name: (names, _one_channel(values, before, len(names) - before, channel))
-                for name, (values, before, names) in no_draws.items()
-                if values is not None
-            }
-        )
+        tree: Any = self.to_inference_data(channel=channel, functionals=functionals, stft=stft)
+        constant = tree["constant_data"]
+        found = {name: constant[name] for name in ("wiener_gain", "speech_std", "responsibilities")}
+        found["acceptance"] = constant["acceptance_rate"]
+        if self.energy is not None:
+            found["energy"] = tree["sample_stats"]["frame_energy"]
+        if self.diverged is not None:
+            found["diverged"] = tree["sample_stats"]["frame_diverging"]
+        if self.step_size is not None:
+            found["step_size"] = tree["sample_stats"]["step_size"].isel(draw=0, drop=True)
+        posterior = tree["posterior"]
+        dataset = getattr(posterior, "ds", posterior).assign(found)  # a DataTree holds its dataset as ds
         if stft is None:
             return dataset
-        spacing = stft.sample_rate / stft.window_length
-        return dataset.assign_coords(
-            frequency=spacing * np.arange(self.wiener_gain.shape[-1]),
-            time=("frame", stft.frame_times(self.wiener_gain.shape[-2]).numpy()),
-        )
-
-
-def _one_channel(values: Tensor, before: int, after: int, channel: int) -> NDArray[Any]:
-    """Flatten the dimensions between the first `before` and the last `after`, and select index `channel`."""
-    inner = values.reshape(*values.shape[:before], -1, *values.shape[values.dim() - after :])
-    return inner.select(before, channel).cpu().numpy()
+        times = dataset["frame"].values
+        return dataset.assign_coords(time=("frame", times), frame=range(len(times)))
 
 
 def join_channels(posteriors: Sequence[Posterior]) -> Posterior:

@@ -1,23 +1,31 @@
 """Figures of a posterior and its chains, one panel per figure, for the HTML report.
 
-Each function returns a matplotlib figure, which `svg_uri` encodes as a data URI. Text and axes have the
-colour `INK`, which the URI replaces by a dark or a light colour according to the colour scheme of the reader.
+Traces, ranks, autocorrelations, energy and predictive check are those of ArviZ; maps over time and frequency,
+and values over time, are our own. Each function returns a matplotlib figure, which `svg_uri` encodes as a
+data URI. Text and axes have the colour `INK`, which the URI replaces by a dark or a light colour according to
+the colour scheme of the reader.
 """
 
 import base64
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import arviz as az
 import matplotlib
 import numpy as np
 from cycler import cycler
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from avse.data.stft import STFT
 from avse.evaluation.figures import DYNAMIC_RANGE, draw_spectrogram, level_db
+from avse.inference.inference_data import Tree
 
 Array = NDArray[Any]
 
@@ -27,6 +35,8 @@ COLOURS = ("#3b82c4", "#d9822b", "#2fa36b", "#c2527e", "#8a6fd1", "#a3872a", "#2
 """Colours of the chains, distinguishable on white and on black."""
 SIZE = (5.2, 3.1)
 """Width and height of a panel in inches; its text is legible at the width of a phone."""
+WIDE = (7.0, 2.6)
+"""Width and height of a figure of ArviZ in inches."""
 UNCERTAINTY_RANGE = (-20.0, 20.0)
 """Range of the uncertainty map: standard deviation over mean, in dB."""
 _LIGHT, _DARK = "#1f2328", "#dfe3e8"
@@ -146,55 +156,63 @@ def plot_rhat_over_time(values: dict[str, Array], times: Array, limits: Sequence
     return figure
 
 
-def trace_plot(draws: Array, label: str) -> Figure:
-    """Trace plot of draws (C, D): every chain against the index of the draw."""
-    figure, axes = _panel()
-    with matplotlib.rc_context(_SETTINGS):
-        for chain, colour in zip(draws, _chain_colours(draws), strict=True):
-            axes.plot(np.arange(1, len(chain) + 1), chain, color=colour, alpha=0.8, linewidth=0.8)
-        axes.set(xlabel="draw", ylabel=label, xlim=(1, draws.shape[1]))
+def trace_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
+    """`az.plot_trace` of a variable of the posterior, at coordinates such as {"frame": 0.5}."""
+    selection = {"var_names": [name], "coords": _listed(at)}
+    if hasattr(az, "plot_trace_dist"):  # ArviZ 1.x
+        return _by_arviz(az.plot_trace_dist, tree, **selection)
+    return _by_arviz(az.plot_trace, tree, compact=False, **selection)
+
+
+def rank_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
+    """`az.plot_rank` of a variable of the posterior at coordinates: flat if the chains agree."""
+    return _by_arviz(az.plot_rank, tree, var_names=[name], coords=_listed(at))
+
+
+def autocorrelation_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
+    """`az.plot_autocorr` of a variable of the posterior at coordinates."""
+    return _by_arviz(az.plot_autocorr, tree, var_names=[name], coords=_listed(at))
+
+
+def energy_plot(tree: Tree) -> Figure:
+    """`az.plot_energy`: the energy and its changes between draws."""
+    return _by_arviz(az.plot_energy, tree)
+
+
+def predictive_plot(tree: Tree) -> Figure:
+    """`az.plot_ppc` (`az.plot_ppc_dist` of ArviZ 1.x) of observed and replicated |x|^2, in dB."""
+    levels = {
+        group: {"level (dB)": level_db(tree[group]["x"].values)}
+        for group in ("posterior_predictive", "observed_data")
+    }
+    if hasattr(az, "plot_ppc"):
+        return _by_arviz(az.plot_ppc, az.from_dict(**levels))
+    return _by_arviz(az.plot_ppc_dist, az.from_dict(levels))
+
+
+def _listed(at: Mapping[str, Any] | None) -> dict[str, list[Any]]:
+    """Coordinates in lists, as every version of ArviZ takes them."""
+    return {dim: [value] for dim, value in (at or {}).items()}
+
+
+@contextmanager
+def without_warnings_of_arviz() -> Iterator[None]:
+    """ArviZ warns where all draws are equal, which the verdict of the page says in words."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="arviz")
+        warnings.filterwarnings("ignore", category=RuntimeWarning, module="arviz")
+        yield
+
+
+def _by_arviz(plot: Callable[..., Any], tree: Tree, **arguments: Any) -> Figure:
+    """The figure of a plot of ArviZ, in the style of the page."""
+    with matplotlib.rc_context(_SETTINGS), without_warnings_of_arviz():
+        drawn = plot(tree, **arguments)
+        viz = getattr(drawn, "viz", None)  # a PlotCollection of ArviZ 1.x; axes of ArviZ 0.x
+        figure: Figure = np.ravel(drawn)[0].figure if viz is None else viz["figure"].item()
+        pyplot.close(figure)
+        figure.set_layout_engine("constrained")
+        figure.set_size_inches(WIDE)
+        for text in figure.findobj(Text):
+            text.set_fontsize(_SETTINGS["font.size"])
     return figure
-
-
-def rank_plot(draws: Array, bins: int = 20) -> Figure:
-    """Rank plot: histograms of the ranks of each chain among all draws (C, D); flat if the chains agree.
-
-    Vehtari et al., Bayesian Analysis 2021, section 5. Tied draws get their mean rank.
-    """
-    figure, axes = _panel()
-    with matplotlib.rc_context(_SETTINGS):
-        _, inverse, counts = np.unique(draws, return_inverse=True, return_counts=True)
-        last = counts.cumsum()
-        ranks = ((2 * last - counts + 1) / 2)[inverse].reshape(draws.shape)
-        count = min(bins, max(2, draws.shape[1] // 5))
-        edges = np.linspace(0.5, draws.size + 0.5, count + 1)
-        for number, (chain, colour) in enumerate(zip(ranks, _chain_colours(draws), strict=True), start=1):
-            axes.stairs(np.histogram(chain, edges)[0], edges, color=colour, label=f"chain {number}")
-        axes.axhline(draws.shape[1] / count, color=INK, linewidth=0.8, linestyle="--")
-        axes.set(xlabel="rank among all draws", ylabel="draws", xlim=(edges[0], edges[-1]), ylim=(0, None))
-    return figure
-
-
-def autocorrelation_plot(draws: Array, lags: int = 50) -> Figure:
-    """Autocorrelation of every chain of draws (C, D); it is 1 for a chain that never moves."""
-    figure, axes = _panel()
-    with matplotlib.rc_context(_SETTINGS):
-        for chain, colour in zip(autocorrelation(draws), _chain_colours(draws), strict=True):
-            kept = chain[: min(lags, draws.shape[1] // 2) + 1]
-            axes.plot(np.arange(len(kept)), kept, color=colour, marker=".", markersize=3)
-        axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set(xlabel="lag (draws)", ylabel="autocorrelation", ylim=(None, 1.05))
-    return figure
-
-
-def autocorrelation(draws: Array) -> Array:
-    """Autocorrelation of every chain around its mean, (C, D) -> (C, D); 1 for a chain that never moves."""
-    centred = draws - draws.mean(1, keepdims=True)
-    length = draws.shape[1]
-    covariance = np.fft.irfft(np.abs(np.fft.rfft(centred, 2 * length)) ** 2, 2 * length)[:, :length]
-    moves = np.ptp(draws, axis=1, keepdims=True) > 0
-    return np.where(moves, covariance / np.where(moves, covariance[:, :1], 1), 1.0)
-
-
-def _chain_colours(draws: Array) -> list[str]:
-    return [COLOURS[chain % len(COLOURS)] for chain in range(len(draws))]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from avse.data.stft import STFT
 from avse.inference.mcmc.log_density import sum_out_alpha
 from avse.models.distributions import exponential_cost
 from avse.models.networks.lips import cached_embeddings
@@ -103,6 +104,12 @@ def octaves(bins: int, count: int = 5) -> list[slice]:
     """
     edges = [0, *(round((bins - 1) / 2**octave) for octave in range(count - 1, 0, -1)), bins]
     return [slice(low, high) for low, high in pairwise(edges) if high > low]
+
+
+def band_names(bands: Sequence[slice], stft: STFT) -> list[str]:
+    """Bands of bins by the frequencies of their first and last bin, such as "0 to 484 Hz"."""
+    spacing = stft.sample_rate / stft.window_length
+    return [f"{spacing * band.start:.0f} to {spacing * (band.stop - 1):.0f} Hz" for band in bands]
 
 
 def decibels(power: Tensor) -> Tensor:

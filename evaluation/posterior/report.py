@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 
+import arviz as az
 import numpy as np
 import soundfile as sf
 from torch import Tensor
@@ -28,6 +29,7 @@ from avse.evaluation.posterior.diagnosis import (
     verdict,
 )
 from avse.evaluation.posterior.predictive import PredictiveCheck
+from avse.inference.inference_data import Tree
 from avse.models.sites import ALPHA
 
 PEAK = 0.9
@@ -55,6 +57,8 @@ class PosteriorSummary:
         stft: the transform of both.
         diagnosis: convergence of the chains, with the functionals of `default_functionals`, (C, D, N, ...).
         check: posterior predictive check.
+        inference_data: the posterior as `Posterior.to_inference_data` gives it, with the functionals of the
+            diagnosis, the names of `bands` as coordinate "band", and the transform; ArviZ draws from it.
     """
 
     title: str
@@ -66,6 +70,7 @@ class PosteriorSummary:
     stft: STFT
     diagnosis: Diagnosis
     check: PredictiveCheck
+    inference_data: Tree
 
 
 @dataclass(frozen=True)
@@ -223,60 +228,59 @@ def _chains(summary: PosteriorSummary) -> list[str]:
         f"{diagnosis.failing_shares('log_joint')[f'rhat>{RHAT_THRESHOLD}']:.0%} of the frames exceed "
         f"{RHAT_THRESHOLD} or have no R-hat.",
     )
-    log_joint, level = _draws(diagnosis, "log_joint"), _draws(diagnosis, "level")
+    tree, level = summary.inference_data, _draws(diagnosis, "level")
     order = np.argsort(np.where(np.isfinite(rhats["log_joint"]), rhats["log_joint"], np.inf))
-    loud = np.unravel_index(level.mean((0, 1)).argmax(), level.shape[2:])
+    loud, band = (int(index) for index in np.unravel_index(level.mean((0, 1)).argmax(), level.shape[2:]))
     middle, worst = int(order[len(order) // 2]), int(order[-1])
-    spacing = summary.stft.sample_rate / summary.stft.window_length
-    low, high = (spacing * edge for edge in _edges(summary.check.bands[loud[1]]))
+    posterior = tree["posterior"]
+    frame, bands = posterior["frame"].values, posterior["band"].values
+    joint, levels = diagnosis.convergence["log_joint"].rhat, diagnosis.convergence["level"].rhat
     chosen = {
-        f"Log joint of the frame with the median R-hat, at {times[middle]:.2f} s": (
-            log_joint[..., middle],
-            "log joint (nats)",
-            diagnosis.convergence["log_joint"].rhat[middle],
+        f"Log joint (nats) of the frame with the median R-hat, at {times[middle]:.2f} s": (
+            ("log_joint", {"frame": frame[middle]}),
+            joint[middle],
         ),
-        f"Log joint of the frame with the largest R-hat, at {times[worst]:.2f} s": (
-            log_joint[..., worst],
-            "log joint (nats)",
-            diagnosis.convergence["log_joint"].rhat[worst],
+        f"Log joint (nats) of the frame with the largest R-hat, at {times[worst]:.2f} s": (
+            ("log_joint", {"frame": frame[worst]}),
+            joint[worst],
         ),
-        f"Speech level from {low:.0f} to {high:.0f} Hz at {times[loud[0]]:.2f} s, the loudest": (
-            level[..., loud[0], loud[1]],
-            "level (dB)",
-            diagnosis.convergence["level"].rhat[loud[0], loud[1]],
+        f"Speech level (dB) from {bands[band]} at {times[loud]:.2f} s, the loudest": (
+            ("level", {"frame": frame[loud], "band": bands[band]}),
+            levels[loud, band],
         ),
     }
-    total_panel = Panel(
-        figures.svg_uri(figures.trace_plot(log_joint.mean(-1), "log joint per frame (nats)")),
-        "Log joint of all frames: a trend indicates too short a warmup",
-        f"Log joint, mean over all frames, of {diagnosis.chains} chains of {diagnosis.draws} draws.",
-    )
-    shown = [_panels([rhat_panel, total_panel])]
-    for title, (draws, label, rhat) in chosen.items():
-        own = escape(f"{title}: R-hat {_number(float(rhat), 3)}")
-        chains = f"{diagnosis.chains} chains of {diagnosis.draws} draws"
-        shown.append(
-            f"<h3>{own}</h3>"
-            + _panels(
-                [
-                    Panel(
-                        figures.svg_uri(figures.trace_plot(draws, label)),
-                        "Trace",
-                        f"{title}: traces of {chains}.",
-                    ),
-                    Panel(
-                        figures.svg_uri(figures.rank_plot(draws)),
-                        "Ranks, flat if the chains agree",
-                        f"{title}: histogram of the ranks of each of {chains} among all draws.",
-                    ),
-                    Panel(
-                        figures.svg_uri(figures.autocorrelation_plot(draws)),
-                        "Autocorrelation",
-                        f"{title}: autocorrelation of each of {chains}.",
-                    ),
-                ]
+    chains = f"{diagnosis.chains} chains of {diagnosis.draws} draws"
+    whole = [
+        Panel(
+            figures.svg_uri(figures.trace_plot(tree, name)),
+            caption,
+            f"{caption}: density and trace of {chains}.",
+        )
+        for name, caption in (
+            ("speech_level", "Speech level of the recording (dB): a trend indicates too short a warmup"),
+            ("mean_wiener_gain", "Mean Wiener gain of the recording"),
+        )
+    ]
+    if "energy" in tree["sample_stats"]:
+        whole.append(
+            Panel(
+                figures.svg_uri(figures.energy_plot(tree)),
+                "Energy of all frames",
+                f"Energy of {chains} and its changes between draws; they should be about as wide.",
             )
         )
+    shown = [_panels([rhat_panel, *whole])]
+    for title, ((name, at), rhat) in chosen.items():
+        own = escape(f"{title}: R-hat {_number(float(rhat), 3)}")
+        panels = [
+            Panel(figures.svg_uri(plot(tree, name, at)), caption, f"{title}: {alt} of {chains}.")
+            for plot, caption, alt in (
+                (figures.trace_plot, "Density and trace", "densities and traces"),
+                (figures.rank_plot, "Ranks, flat if the chains agree", "ranks among all draws"),
+                (figures.autocorrelation_plot, "Autocorrelation", "autocorrelations"),
+            )
+        ]
+        shown.append(f"<h3>{own}</h3>{_panels(panels)}")
     return shown
 
 
@@ -343,7 +347,19 @@ def _tables(summary: PosteriorSummary) -> list[Table]:
             f"({_number(diagnosis.drift.score, 1)} standard errors)",
         ]
     )
-    return [quality, sampler, events]
+    return [quality, _recording_table(summary), sampler, events]
+
+
+def _recording_table(summary: PosteriorSummary) -> Table:
+    """`az.summary` of the scalars of the recording."""
+    with figures.without_warnings_of_arviz():
+        numbers = az.summary(summary.inference_data, var_names=["speech_level", "mean_wiener_gain"])
+    names = {"speech_level": "speech level (dB)", "mean_wiener_gain": "mean Wiener gain"}
+    rows = [
+        [names[str(name)], *map(str, values)]
+        for name, values in zip(numbers.index, numbers.values, strict=True)
+    ]
+    return Table("The whole recording, by ArviZ", ["quantity", *map(str, numbers.columns)], rows)
 
 
 def _below(bfmi: Tensor | None) -> str:
@@ -381,7 +397,12 @@ def _predictive(summary: PosteriorSummary) -> str:
         "frames with p < 5 %",
     ]
     result = "agree" if check.fits() else "do not agree"
-    return _table(Table(f"Observed and predicted powers {result}", head, rows))
+    overlaid = Panel(
+        figures.svg_uri(figures.predictive_plot(summary.inference_data)),
+        "Distribution of the powers",
+        f"Densities of the observed powers and of replicates of them, in dB; they {result}.",
+    )
+    return _panels([overlaid]) + _table(Table(f"Observed and predicted powers {result}", head, rows))
 
 
 def _table(table: Table) -> str:
@@ -414,8 +435,8 @@ _UNCERTAINTY = (
 )
 _CHAINS = (
     "Several chains sample the latent variables z of every frame, given the fitted noise. Chains that have "
-    "mixed have overlapping traces, flat rank histograms and decaying autocorrelations. Each colour is a "
-    "chain."
+    "mixed have overlapping traces, flat ranks and decaying autocorrelations. Each colour is a chain. The "
+    "plots are those of ArviZ."
 )
 _NUMBERS = (
     f"R-hat compares the variance between chains with that within chains: below {RHAT_THRESHOLD} the chains "

@@ -24,6 +24,7 @@ from avse.data.lips.files import LipsSource
 from avse.data.stft import STFT
 from avse.evaluation.posterior.credible import SpeechMoments, sample_waveforms
 from avse.evaluation.posterior.diagnosis import diagnose
+from avse.evaluation.posterior.functionals import band_names
 from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
 from avse.inference.mcmc.chain import Chain, ChainState
@@ -243,6 +244,15 @@ def summarize_posterior(
         stft=stft,
         diagnosis=diagnosis,
         check=check,
+        inference_data=posterior.to_inference_data(
+            speech,
+            power,
+            visual,
+            functionals=diagnosis.functionals,
+            coords={"band": band_names(check.bands, stft)},
+            stft=stft,
+            seed=seed,
+        ),
     )
 
 

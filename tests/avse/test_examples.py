@@ -20,7 +20,7 @@ ARGUMENTS = {
         "--moves",
         "8",
         "--nuts-moves",
-        "2",
+        "4",
         "--figure",
         "figure.png",
     ],
@@ -33,8 +33,8 @@ ARGUMENTS = {
     "linear_gaussian_em.py": ["--frames", "30", "--iterations", "3", "--figure", "figure.png"],
     "lips_help_at_low_snr.py": ["--voices", "1", "--levels", "-5", "--figure", "figure.png"],
     "inspect_the_posterior.py": [
-        *("--seconds", "0.3", "--draws", "20", "--warmup", "5", "--leapfrog-steps", "2", "--chains", "2"),
-        *("--out", "sounds", "--figure", "figure.png"),
+        *("--seconds", "0.3", "--draws", "25", "--warmup", "5", "--leapfrog-steps", "2", "--chains", "2"),
+        *("--figures", "figures"),
     ],
     "swap_the_guide.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--figure", "figure.png"],
     "swap_the_prior.py": [*("--seconds", "0.5", "--algorithms", "mcem", "vem"), *("--figure", "figure.png")],
@@ -49,7 +49,7 @@ WRITES = {
     "full_bayes_noise.py": ["figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
-    "inspect_the_posterior.py": ["figure.png", "sounds/sound_0.wav"],
+    "inspect_the_posterior.py": ["figures/trace.png", "figures/rank.png", "figures/predictive.png"],
     "swap_the_guide.py": ["figure.png", "runs/swap-the-guide/second-look/report.json"],
     "swap_the_prior.py": ["figure.png"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
@@ -58,7 +58,7 @@ WRITES = {
 PRINTS = {
     "compare_models.py": [
         r"log evidence, nats per frame(.*\n)+?a-vae .*\d",
-        r"PSIS-LOO, nats per frame(.*\n)+?av-vae-synthetic, lips hidden .*\d",
+        r"PSIS-LOO, nats(.*\n)+?av-vae-synthetic, lips hidden .*\d",
     ],
     "swap_the_guide.py": ["one glance", "second look"],
     "swap_the_prior.py": [r"mcem .*\(1\).*\(1\).*\(2\)", r"vem .*\(1\).*\(1\).*\(2\)"],

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import arviz as az
 import numpy as np
 import pytest
 import soundfile as sf
@@ -28,7 +29,7 @@ from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
 from avse.evaluation.posterior.convergence import convergence
 from avse.evaluation.posterior.diagnosis import Diagnosis
-from avse.evaluation.posterior.figures import autocorrelation, rank_plot
+from avse.evaluation.posterior.figures import trace_plot
 from avse.evaluation.posterior.report import PosteriorSummary, posterior_report
 from avse.inference.mcmc.kernels import HMC, Info, State
 from avse.posterior_run import ChainSettings, summarize_posterior
@@ -70,6 +71,11 @@ def found(stuck: bool = False) -> PosteriorSummary:
     return summarize_posterior(
         voice(), RATE, model="a-vae", settings=ChainSettings(2, 20, 5, kernel), title=NAME
     )
+
+
+@functools.cache
+def page_of_few_draws() -> str:
+    return posterior_report(found())
 
 
 def mixed() -> PosteriorSummary:
@@ -123,7 +129,7 @@ class Page(HTMLParser):
 
 
 def test_page_is_whole_and_needs_nothing_else() -> None:
-    text = posterior_report(found())
+    text = page_of_few_draws()
     page = Page(text)
     assert not re.search(r"https?://", text)
     assert not page.all("script")
@@ -133,13 +139,13 @@ def test_page_is_whole_and_needs_nothing_else() -> None:
     assert [own["id"] for own in page.all("section")] == [
         *("listen", "where", "chains", "numbers", "predictive", "run")
     ]
-    assert len(page.all("table")) == 4
-    assert len(page.all("img")) == 5 + 2 + 3 * 3
+    assert len(page.all("table")) == 5
+    assert len(page.all("img")) == 5 + 4 + 3 * 3 + 1
     assert all(len(own["alt"]) > 20 for own in page.all("img"))
 
 
 def test_names_are_escaped() -> None:
-    page = Page(posterior_report(found()))
+    page = Page(page_of_few_draws())
     assert not page.all("b")
     assert "".join(page.texts["span"]) == NAME
     assert "".join(page.texts["title"]) == f"Posterior of {NAME}"
@@ -147,7 +153,7 @@ def test_names_are_escaped() -> None:
 
 def test_sounds_are_those_of_the_findings_with_one_gain() -> None:
     own = found()
-    players = Page(posterior_report(own)).all("audio")
+    players = Page(page_of_few_draws()).all("audio")
     assert [player["aria-label"] for player in players] == list(own.sounds)
     assert len(players) == 6
     played = []
@@ -164,28 +170,28 @@ def test_sounds_are_those_of_the_findings_with_one_gain() -> None:
     assert all(np.abs(a - b).max() > 0.01 * np.abs(noisy).max() for a, b in pairwise(drawn))
 
 
-def verdict_of(own: PosteriorSummary) -> tuple[str, str]:
+def verdict_of(page: str) -> tuple[str, str]:
     """Class and text of the verdict on top of a page."""
-    match = re.search(r'<div class="verdict (\w+)".*?</div>', posterior_report(own), re.DOTALL)
+    match = re.search(r'<div class="verdict (\w+)".*?</div>', page, re.DOTALL)
     assert match is not None
     return match[1], match[0]
 
 
 def test_chains_that_never_move_are_said_not_to_mix() -> None:
-    kind, said = verdict_of(found(stuck=True))
+    kind, said = verdict_of(posterior_report(found(stuck=True)))
     assert kind == "bad"
     assert "Not mixed" in said
     assert "never moved" in said
 
 
 def test_few_draws_are_said_not_to_mix() -> None:
-    kind, said = verdict_of(found())
+    kind, said = verdict_of(page_of_few_draws())
     assert kind == "bad"
     assert "Not mixed" in said
 
 
 def test_chains_that_mixed_are_said_to() -> None:
-    kind, said = verdict_of(mixed())
+    kind, said = verdict_of(posterior_report(mixed()))
     assert kind == "good"
     assert "Mixed" in said
 
@@ -201,25 +207,25 @@ def test_alpha_is_shown_where_there_is_one() -> None:
         convergence={**old.convergence, "alpha": convergence(alpha)},
     )
     text = posterior_report(replace(own, diagnosis=diagnosis))
-    assert len(Page(text).all("img")) == 5 + 1 + 2 + 3 * 3
+    assert len(Page(text).all("img")) == 5 + 1 + 4 + 3 * 3 + 1
     assert "Posterior probability of each value of alpha" in text
 
 
-def test_autocorrelation_of_an_autoregression() -> None:
-    """rho_t = 0.8^t, within 0.1: four standard errors of 20000 correlated draws (false alarms: 1e-4)."""
-    generator = np.random.default_rng(0)
-    draws = np.zeros((2, 20000))
-    for step in range(1, 20000):
-        draws[:, step] = 0.8 * draws[:, step - 1] + 0.6 * generator.standard_normal(2)
-    assert np.abs(autocorrelation(draws)[:, :6] - 0.8 ** np.arange(6)).max() < 0.1
-    assert (autocorrelation(np.ones((2, 9))) == 1).all()
+def test_plots_are_of_the_quantity_that_is_named() -> None:
+    """The trace of a frame at 0.5 s, in lines of ArviZ's plot, is that of the draws."""
+    tree = found().inference_data
+    at = {"frame": tree["posterior"]["frame"].values[31]}
+    draws = tree["posterior"]["log_joint"].sel(at).values
+    lines = [line.get_ydata() for axes in trace_plot(tree, "log_joint", at).axes for line in axes.lines]
+    for chain in draws:
+        assert any(len(line) == len(chain) and np.allclose(line, chain) for line in lines)
 
 
-def test_ranks_of_chains_apart_fill_halves() -> None:
-    draws = np.stack([np.linspace(0, 1, 100), np.linspace(2, 3, 100)])
-    heights = [patch.get_data().values for patch in rank_plot(draws).axes[0].patches]
-    np.testing.assert_allclose(heights[0], [10] * 10 + [0] * 10)
-    np.testing.assert_allclose(heights[1], [0] * 10 + [10] * 10)
+def test_the_whole_recording_is_summarised_by_arviz() -> None:
+    text = page_of_few_draws()
+    assert "The whole recording, by ArviZ" in text
+    numbers = az.summary(found().inference_data, var_names=["speech_level"])
+    assert f">{numbers['ess_bulk'].iloc[0]}</td>" in text
 
 
 PROBE = """<!DOCTYPE html><html><head><link rel="icon" href="data:,"></head><body><script>
@@ -294,7 +300,7 @@ def test_a_browser_shows_and_plays_it(tmp_path: Path) -> None:
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is installed")
-    with served(posterior_report(found())) as (address, told, asked):
+    with served(page_of_few_draws()) as (address, told, asked):
         options = ["--headless", f"--user-data-dir={tmp_path / 'profile'}", "--disable-gpu", "--no-first-run"]
         options += ["--autoplay-policy=no-user-gesture-required", "--enable-logging=stderr"]
         options += ["--window-size=1400,900", "--remote-debugging-port=0"]
@@ -310,7 +316,7 @@ def test_a_browser_shows_and_plays_it(tmp_path: Path) -> None:
     assert [own["width"] for own in seen] == [1280, 390], seen
     for own in seen:
         assert own["needed"] <= own["width"]
-        assert len(own["pictures"]) == 16
+        assert len(own["pictures"]) == 19
         assert all(own["pictures"])
         assert len(own["sounds"]) == 6
         for duration, position in own["sounds"]:

@@ -3,15 +3,16 @@
 import math
 
 import arviz as az
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Generator, Tensor
 
-from avse.evaluation.posterior.loo import compare, frame_evidence, loo_bins
-from avse.evaluation.posterior.psis import psis
+from avse.evaluation.posterior.evidence import compare_scores, frame_evidence, pareto_k
 from avse.inference.mcmc.log_density import closure
+from avse.inference.posterior import Posterior
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.base import SpeechModel
@@ -91,30 +92,12 @@ def without_bin(model: NoisySpeech, f: int) -> NoisySpeech:
     return NoisySpeech(Others(), NMFNoise(W, model.noise.H, model.noise.frame_gain))
 
 
-@pytest.mark.skipif(not hasattr(az, "psislw"), reason="ArviZ 1 smooths a tail of another length")
-@pytest.mark.parametrize("size", [25, 100, 801])
-def test_smoothed_weights_equal_arviz(size: int, generator: Generator) -> None:
-    """From light to hopeless tails, and through the shape 0."""
-    scales = torch.linspace(0.01, 4, 9, dtype=torch.float64)
-    log_ratios = torch.randn(size, 9, generator=generator, dtype=torch.float64) * scales
-    log_ratios[:, 4] = -log_ratios[:, 4].exp()  # bounded above
-    found = psis(log_ratios)
-    for j in range(9):
-        weights, k = az.psislw(log_ratios[:, j].numpy().copy())
-        torch.testing.assert_close(found.log_weights[:, j], torch.from_numpy(weights), rtol=1e-6, atol=1e-8)
-        assert float(found.k[j]) == pytest.approx(float(k), rel=1e-6)
-
-
-def test_smoothing_of_tied_equal_and_few_ratios() -> None:
-    tied = torch.randn(20, dtype=torch.float64).repeat_interleave(20)
-    found = psis(tied)
-    assert found.log_weights.isfinite().all()
-    assert found.k.isfinite()
-    torch.testing.assert_close(
-        psis(torch.zeros(50)).log_weights, torch.full((50,), -math.log(50), dtype=torch.float64)
-    )
-    with pytest.raises(ValueError, match="at least 25"):
-        psis(torch.zeros(24))
+def test_pareto_k_is_the_shape_of_the_tail(generator: Generator) -> None:
+    """Ratios U^-k are Pareto of shape k: within 0.25 for 20 000 of them, 424 of which make the tail (standard
+    error (1 + k) / sqrt(424) below 0.1)."""
+    k = torch.tensor([[0.3, 0.6], [0.9, 0.3]], dtype=torch.float64)
+    uniform = torch.rand(20000, 2, 2, generator=generator, dtype=torch.float64)
+    assert (pareto_k(-k * uniform.log()) - k).abs().max() < 0.25
 
 
 @pytest.mark.parametrize("mixture", [False, True])
@@ -187,6 +170,24 @@ def test_evidence_of_a_mixture_is_the_mixture_of_evidences(generator: Generator)
     assert ((both.log_evidence - expected).abs() < 5 * error).all()
 
 
+def posterior_of(z: Tensor, model: NoisySpeech, power: Tensor) -> Posterior:
+    """A posterior of which only the draws z and the noise matter."""
+    nothing = torch.zeros_like(power)
+    frames = nothing[..., 0]
+    return Posterior(z, model.noise, nothing, nothing, frames[None], frames, costs=[], converged=None)
+
+
+def loo_of_bins(model: NoisySpeech, z: Tensor, power: Tensor) -> tuple[float, float]:
+    """Sum over bins of elpd, by `az.loo`, and its number of parameters, each the mean over frames."""
+    data = posterior_of(z, model, power).to_inference_data(
+        model.speech, power, pointwise="bin", predictive_draws=1
+    )
+    found = az.loo(data, reff=1.0)
+    elpd, parameters = (found.elpd_loo, found.p_loo) if hasattr(found, "elpd_loo") else (found.elpd, found.p)
+    return float(elpd) / len(power), float(parameters) / len(power)
+
+
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")
 @pytest.mark.parametrize("mixture", [False, True])
 def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generator: Generator) -> None:
     """p(x_f | the rest) = p(x) / p(x without f), both on the grid. Mean over 12 frames of the sum over bins,
@@ -206,26 +207,13 @@ def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generat
     for f in range(F):
         rest = torch.cat([power[:, :f], power[:, f + 1 :]], -1)
         truth += whole - integral(on_the_grid(without_bin(model, f), rest).logsumexp(0))
-    sets = [loo_bins(model, exact_draws(model, power, 1000, generator), power) for _ in range(20)]
-    error = torch.stack([(own.elpd - truth).mean() for own in sets])
+    sets = [loo_of_bins(model, exact_draws(model, power, 1000, generator), power) for _ in range(20)]
+    found, parameters = torch.tensor(sets, dtype=torch.float64).T
+    error = found - truth.mean()
     assert abs(float(error.mean())) < 0.05 + 5 * float(error.std()) / 20**0.5
-    seen = torch.stack([(own.elpd + own.p_loo - truth).mean() for own in sets])
+    seen = error + parameters
     assert float(seen.mean()) > 0.15 + 5 * float(seen.std()) / 20**0.5
-    assert 0.05 < float(sets[0].p_loo.mean()) < 2
-    assert sets[0].unreliable.double().mean() < 0.15
-
-
-def test_bins_under_loud_noise_are_not_unreliable(generator: Generator) -> None:
-    """Their weights are equal up to a heavy tail of next to nothing."""
-    speech = AVAE(StandardNormal(1).double(), Line(2.0, -20.0))
-    speech.decoder.a = torch.linspace(2.0, 4.0, F, dtype=torch.float64).unsqueeze(0)
-    model = NoisySpeech(speech, noise())
-    power = model(power=None)
-    found = loo_bins(model, torch.randn(1, 400, N, 1, dtype=torch.float64), power)
-    assert (found.pareto_k > 0.7).any()
-    assert not found.unreliable.any()
-    quiet = NoisySpeech(speech, NMFNoise(1e-12 * model.noise.W, model.noise.H, model.noise.frame_gain))
-    assert loo_bins(quiet, torch.randn(1, 400, N, 1, dtype=torch.float64), power).unreliable.any()
+    assert 0.05 < float(parameters[0]) < 2
 
 
 def test_a_batch_is_each_recording_alone(generator: Generator) -> None:
@@ -233,12 +221,6 @@ def test_a_batch_is_each_recording_alone(generator: Generator) -> None:
     noises = [noise(), noise()]
     together = NMFNoise(*(torch.stack([getattr(n, key) for n in noises]) for key in ("W", "H", "frame_gain")))
     z, power = torch.randn(2, 20, 2, N, 1, dtype=torch.float64), torch.rand(2, N, F, dtype=torch.float64)
-    found = loo_bins(NoisySpeech(speech, together), z, power)
-    alone = loo_bins(NoisySpeech(speech, noises[1]), z[:, :, 1], power[1])
-    assert found.elpd.shape == (2, N)
-    assert found.pareto_k.shape == found.unreliable.shape == (2, N, F)
-    for whole, part in zip(found, alone, strict=True):
-        torch.testing.assert_close(whole[1], part)
     evidence = frame_evidence(closure(NoisySpeech(speech, together), power=power), z, generator, samples=30)
     assert evidence.log_evidence.shape == evidence.pareto_k.shape == (2, N)
 
@@ -258,7 +240,12 @@ def test_models_with_and_without_lips_on_one_recording(generator: Generator) -> 
     lips[:, -1] = torch.arange(N) % 2
     own_noise = noise()
     power = NoisySpeech(hears, own_noise)()
-    evidences, scores = {}, {}
+    evidences = {}
+
+    def likelihood(model: NoisySpeech, z: Tensor, power: Tensor, lips: Tensor) -> np.ndarray:
+        data = posterior_of(z, model, power).to_inference_data(model.speech, power, lips, pointwise="bin")
+        return data["log_likelihood"]["x"].values
+
     for name, speech in (("a", hears), ("av", sees), ("mm", VAEMM(hears, sees, 0.3).double())):
         model = NoisySpeech(speech, own_noise)
         joint = closure(model, power=power, visual=lips)
@@ -267,18 +254,18 @@ def test_models_with_and_without_lips_on_one_recording(generator: Generator) -> 
         z = GRID[torch.multinomial(weights, 400, replacement=True, generator=generator).T][None, ..., None]
         with cached_embeddings():
             evidences[name] = frame_evidence(joint, z, generator, samples=1000)
-        whole = loo_bins(model, z, power, lips)
-        scores[name] = whole.elpd
+        whole = likelihood(model, z, power, lips)
         for n in (0, 5):
             frame = slice(n, n + 1)
             alone = NMFNoise(own_noise.W, own_noise.H[:, frame], own_noise.frame_gain[frame])
-            part = loo_bins(NoisySpeech(speech, alone), z[..., frame, :], power[frame], lips[frame])
-            torch.testing.assert_close(part.elpd[0], whole.elpd[n])
+            part = likelihood(NoisySpeech(speech, alone), z[..., frame, :], power[frame], lips[frame])
+            np.testing.assert_allclose(part[:, :, 0], whole[:, :, n], rtol=1e-9)
     a, av, mm = (evidences[name] for name in ("a", "av", "mm"))
     expected = torch.logaddexp(math.log(0.3) + a.log_evidence, math.log(0.7) + av.log_evidence)
     error = (a.standard_error.square() + av.standard_error.square() + mm.standard_error.square()).sqrt()
     assert ((mm.log_evidence - expected).abs() < 5 * error + 1e-6).all()
-    assert set(compare(scores, block=3)) == {"a", "av", "mm"}
+    scores = {name: own.log_evidence for name, own in evidences.items()}
+    assert set(compare_scores(scores, block=3)) == {"a", "av", "mm"}
 
 
 def test_the_model_that_made_the_data_wins(generator: Generator) -> None:
@@ -290,7 +277,7 @@ def test_the_model_that_made_the_data_wins(generator: Generator) -> None:
         model = NoisySpeech(speech, own_noise)
         z = exact_draws(model, power, 200, generator)
         scores[name] = frame_evidence(closure(model, power=power), z, generator, 200).log_evidence
-    table = compare(scores)
+    table = compare_scores(scores)
     assert list(table) == ["right", "wrong"]
     assert table["right"].difference == table["right"].standard_error == 0
     assert table["wrong"].difference == pytest.approx(table["right"].score - table["wrong"].score)
@@ -305,7 +292,7 @@ def test_errors_of_differences_allow_for_neighbours_that_agree(generator: Genera
     for _ in range(300):
         steps = torch.randn(200, generator=generator, dtype=torch.float64).repeat_interleave(8)
         for block, own in ratios.items():
-            table = compare({"a": torch.zeros(1600), "b": steps}, block)
+            table = compare_scores({"a": torch.zeros(1600), "b": steps}, block)
             worse = list(table.values())[1]
             own.append(worse.difference / worse.standard_error)
     variance = {block: float(torch.tensor(own).square().mean()) for block, own in ratios.items()}
@@ -314,4 +301,4 @@ def test_errors_of_differences_allow_for_neighbours_that_agree(generator: Genera
 
 
 def test_one_block_has_no_error() -> None:
-    assert math.isnan(compare({"a": torch.zeros(5), "b": torch.ones(5)})["a"].standard_error)
+    assert math.isnan(compare_scores({"a": torch.zeros(5), "b": torch.ones(5)})["a"].standard_error)
