@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, Protocol
 import pyro
 from pyro import poutine
 from pyro.infer import config_enumerate
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.networks.spectrum import SpectrumDecoder
+from avse.models.parameters import StoredModule, local_parameters
 from avse.models.sites import S, Z, frames_plate
 
 LogJointFn = Callable[[Tensor], Tensor]
@@ -68,7 +68,7 @@ class ConditionedSpeech:
         return lambda z: log_joint(self.each(z), power)
 
 
-class SpeechModel(PyroModule):
+class SpeechModel(StoredModule):
     """Base of all models of clean speech. A subclass writes `latent`."""
 
     def latent(self, visual: Tensor | None = None) -> Tensor:
@@ -207,11 +207,11 @@ def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -
     """Trace of `speech.latent` at z (*, N, L), alpha enumerated left of everything else."""
 
     def conditioned_latent() -> Tensor:
-        with frames_plate(None, None, z.shape[-2]):
+        with frames_plate(None, visual, z.shape[-2], z.shape[:-2]):
             return speech.latent(visual)
 
     enumerated = poutine.enum(config_enumerate(conditioned_latent), first_available_dim=-z.dim())
-    with TRACE_LOCK:
+    with TRACE_LOCK, local_parameters():
         return poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
 
 

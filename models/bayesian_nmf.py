@@ -25,13 +25,13 @@ from dataclasses import dataclass
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.data.errors import InputError
 from avse.models.base import SpeechModel
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import sample_noisy
+from avse.models.parameters import StoredModule
 from avse.models.sites import H, W
 
 
@@ -112,7 +112,7 @@ class GammaNMF:
         return {W: spectra / spectra.sum(-1, keepdim=True), H: activations}
 
 
-class SpeechInUnknownNoise(PyroModule):
+class SpeechInUnknownNoise(StoredModule):
     """Noisy speech, with the noise model itself a latent variable.
 
     W couples the frames: sample all sites jointly, as `avse.inference.mcmc.pyro_kernel.nuts` does, or z frame

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pyro
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
 from avse.models.distributions import PowerSpectrum, exponential_cost
+from avse.models.parameters import StoredModule
 from avse.models.sites import X, frames_plate
 
 
@@ -53,7 +53,7 @@ class WienerMoments(NamedTuple):
     variance: Tensor
 
 
-class NoisySpeech(PyroModule):
+class NoisySpeech(StoredModule):
     """A speech model and an additive noise model.
 
     Args:
@@ -106,7 +106,8 @@ def sample_noisy(
     speech: SpeechModel, noise: NoiseModel, power: Tensor | None, visual: Tensor | None
 ) -> Tensor:
     """Sample alpha (if any), z and x of every frame; return the noisy power spectrum, (*, N, F)."""
-    with frames_plate(power, visual, noise.frame_gain.shape[-1]):
+    *batch, frames = noise.frame_gain.shape
+    with frames_plate(power, visual, frames, batch):
         variance = noisy_variance(speech.latent(visual), noise)
         return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
 

@@ -11,6 +11,7 @@ from pyro.infer import config_enumerate
 from torch import Tensor
 
 from avse.models.base import TRACE_LOCK, trace_log_prob
+from avse.models.parameters import local_parameters
 from avse.models.sites import Z
 
 Model = Callable[..., object]
@@ -32,7 +33,7 @@ def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
         (A, *, N), with A = 1 for a model without alpha.
     """
     enumerated = poutine.enum(config_enumerate(model), first_available_dim=-z.dim())
-    with TRACE_LOCK:
+    with TRACE_LOCK, local_parameters():
         trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace(**data)
         log_prob = trace_log_prob(trace)
     return log_prob if log_prob.dim() == z.dim() else log_prob.unsqueeze(0)

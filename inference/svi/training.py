@@ -45,6 +45,7 @@ from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.min_vae import MINVAE
 from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk, cached_embeddings
 from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, SpectrumDecoder
+from avse.models.parameters import local_parameters
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class SVI(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Minus the lower bound per frame, nats."""
         batch = {**batch, "power": batch["power"] + self.settings.power_floor}
-        with cached_embeddings():
+        with cached_embeddings(), local_parameters():
             loss = self.elbo.differentiable_loss(self.model, self.guide, **batch)
         return loss / batch["power"].shape[-2]
 

@@ -181,6 +181,21 @@ class SpeechPair(ModelHubMixin):
         """Model and guide under the names that their weights are saved by."""
         return nn.ModuleDict({"model": self.model, "guide": self.guide})
 
+    def requires_grad_(self, requires_grad: bool = True) -> "SpeechPair":
+        """Make all weights of model and guide trainable, or freeze them; returns self.
+
+        A loaded pair is frozen and in evaluation mode. To fine-tune it, with dropout where it has any:
+
+            pair = avse.load("a-vae").requires_grad_()
+            pair.modules().train()
+            svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-4}), Trace_ELBO())
+
+        Args:
+            requires_grad: as in `torch.nn.Module.requires_grad_`.
+        """
+        self.modules().requires_grad_(requires_grad)
+        return self
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
