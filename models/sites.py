@@ -50,9 +50,7 @@ def frames_plate(
     """
     given = [data for data in (power, visual) if data is not None]
     if any(data.dim() < 2 for data in given):
-        raise InputError(
-            f"data of shape {[tuple(data.shape) for data in given]}: give (*, N, F), (*, N, D)"
-        )
+        raise InputError(f"data of shape {[tuple(data.shape) for data in given]}: give (*, N, F), (*, N, D)")
     sizes = {data.shape[-2] for data in given}
     if frames is not None:
         sizes.add(frames)

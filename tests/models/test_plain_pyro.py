@@ -234,7 +234,7 @@ def test_nuts_has_a_z_for_each_channel() -> None:
 def test_predictive_draws_batches(name: str) -> None:
     pair = make(name)
     pair.modules().eval().requires_grad_(False)
-    power, visual = data(2)
+    _, visual = data(2)
     draws = Predictive(pair.model, num_samples=4, parallel=True)(visual=visual)
     assert draws[Z].shape == (4, 2, 6, LATENTS)
     assert draws["s"].shape == (4, 2, 6, BINS)
