@@ -33,6 +33,7 @@ from avse.zoo.architectures import ARCHITECTURES, NESTED_ARGUMENTS
 from avse.zoo.card import with_front_matter
 from avse.zoo.migration import FORMAT_VERSION, check_names, migrated_config, migrated_weights, shortened
 from avse.zoo.shipped import shipped
+from avse.zoo.structure import first_difference
 from avse.zoo.validation import (
     MAX_CARD_BYTES,
     builder_arguments,
@@ -233,7 +234,8 @@ class SpeechPair(ModelHubMixin):
             kwargs: `repo_id`, `push_to_hub` and what `push_to_hub` takes, as in `ModelHubMixin`.
 
         Raises:
-            InputError: the folder cannot be written, or weights are not finite: training diverged.
+            InputError: the folder cannot be written, weights are not finite: training diverged, or a part
+                of model or guide is not what the configuration builds (`check_restorable`).
         """
         folder = made_folder(save_directory)
         self._save_pretrained(folder)
@@ -242,7 +244,24 @@ class SpeechPair(ModelHubMixin):
         repo_id = kwargs.pop("repo_id", None) or folder.name
         return str(self.push_to_hub(repo_id=repo_id, **kwargs))
 
+    def check_restorable(self) -> None:
+        """Check that a saved copy would be reloaded as this pair: no part was replaced since it was built.
+
+        Raises:
+            InputError: model or guide are not what the configuration builds; names the part.
+        """
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = SpeechPair(self.config).modules()
+        difference = first_difference(self.modules(), built)
+        if difference is not None:
+            raise InputError(
+                f"{difference}: it would be lost when the pair is loaded again; register a function that "
+                "builds this model and guide (avse.zoo.architectures.register) and make the pair from its "
+                "name, SpeechPair(PairConfig(name, arguments, front_end))"
+            )
+
     def _save_pretrained(self, save_directory: Path) -> None:
+        self.check_restorable()
         weights = {name: tensor.half().contiguous() for name, tensor in _tensors(self.modules()).items()}
         for name, tensor in weights.items():
             if not tensor.isfinite().all():
