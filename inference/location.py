@@ -28,5 +28,6 @@ def location(distribution: TorchDistribution, seed: int = 0) -> Tensor:
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
-        draws: Tensor = distribution.sample(torch.Size((DRAWS,)))
+        # One by one: Pyro's mixtures take no sample shape beside a batch.
+        draws = torch.stack([distribution.sample() for _ in range(DRAWS)])
     return draws.median(0).values

@@ -10,7 +10,7 @@ model may also implement the equivalent `SpeechModel.closed_form`, which is fast
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -74,6 +74,17 @@ class SpeechModel(StoredModule):
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """Sample alpha (if any) and z inside the frames plate; return the log variance of s, (*, N, F)."""
         raise NotImplementedError(f"{type(self).__name__} must define latent(visual)")
+
+    def latent_program(self, visual: Tensor | None, frames: Sequence[int]) -> Tensor:
+        """`latent` inside the plates of all frames; log variance of s, (*, N, F).
+
+        Args:
+            visual: lips (*, N, D), where the model has them.
+            frames: (*, N).
+        """
+        *batch, number = frames
+        with frames_plate(None, visual, number, batch):
+            return self.latent(visual)
 
     def fit_scales(self, power: Tensor) -> None:
         """Set fixed scales and initial values from training frames |s|^2 (N, F), before training.
@@ -207,8 +218,7 @@ def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -
     """Trace of `speech.latent` at z (*, N, L), alpha enumerated left of everything else."""
 
     def conditioned_latent() -> Tensor:
-        with frames_plate(None, visual, z.shape[-2], z.shape[:-2]):
-            return speech.latent(visual)
+        return speech.latent_program(visual, z.shape[:-1])
 
     enumerated = poutine.enum(config_enumerate(conditioned_latent), first_available_dim=-z.dim())
     with TRACE_LOCK, local_parameters():

@@ -28,6 +28,7 @@ from avse.data.front_end import FrontEnd
 from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
+from avse.guides.programs import speech_guide
 from avse.models.base import SpeechModel
 from avse.zoo.architectures import ARCHITECTURES, NESTED_ARGUMENTS
 from avse.zoo.card import with_front_matter
@@ -180,7 +181,7 @@ class SpeechPair(ModelHubMixin):
 
     def modules(self) -> nn.ModuleDict:
         """Model and guide under the names that their weights are saved by."""
-        return nn.ModuleDict({"model": self.model, "guide": self.guide})
+        return nn.ModuleDict({"model": self.model, "guide": speech_guide(self.guide, self.model)})
 
     def requires_grad_(self, requires_grad: bool = True) -> "SpeechPair":
         """Make all weights of model and guide trainable, or freeze them; returns self.
