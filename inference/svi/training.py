@@ -41,6 +41,7 @@ from avse.data.files import atomic_path, made_folder
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.visual import VisualGuide
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO
+from avse.inference.svi.interrupts import keyboard_interrupts
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.min_vae import MINVAE
 from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk, cached_embeddings
@@ -520,7 +521,7 @@ def fit(
         )
     start = time.perf_counter()
     devices = range(torch.cuda.device_count()) if where.type == "cuda" else ()
-    with torch.random.fork_rng(devices=devices), only_warnings("lightning.pytorch"):
+    with torch.random.fork_rng(devices=devices), only_warnings("lightning.pytorch"), keyboard_interrupts():
         trainer.fit(svi, data, ckpt_path=None if checkpoint is None else str(checkpoint))
     kept_best = svi.settings.keep == "best" and (folder / "best.ckpt").is_file()
     kept = folder / ("best.ckpt" if kept_best else "last.ckpt")

@@ -439,9 +439,9 @@ def test_auto_takes_the_model_that_fits(
 # The command line
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Exit code of `avse enhance`."""
-    monkeypatch.setattr(sys, "argv", ["avse", "enhance", *map(str, arguments)])
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, command: str = "enhance") -> int:
+    """Exit code of a command."""
+    monkeypatch.setattr(sys, "argv", ["avse", command, *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_info:
         cli.main()
     return int(exit_info.value.code or 0)
@@ -574,6 +574,22 @@ def test_lips_of_a_file_are_used(
 @pytest.fixture
 def light_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "mcem", light)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_lips_of_a_clip_as_a_file_and_a_picture(
+    sound: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The picture is drawn for a silent video, too, and differs from that with the level of a sound."""
+    clip, figure = write_video(tmp_path / "clip.mp4", sound=sound), tmp_path / "clip.png"
+    assert run(monkeypatch, clip, "--figure", figure, command="lips") == 0
+    streams = capfd.readouterr()
+    assert streams.out.strip() == str(tmp_path / "clip_lips.npz")
+    assert "good: 12" in streams.err
+    assert len(np.load(tmp_path / "clip_lips.npz")["images"]) == 12
+    drawn = imread(figure)
+    assert drawn.shape[0] > 300
+    assert drawn.std() > 0.05
 
 
 @pytest.mark.usefixtures("light_presets")

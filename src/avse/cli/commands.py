@@ -5,9 +5,7 @@ Matplotlib and ArviZ are imported by what draws and diagnoses, so that other com
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,16 +262,15 @@ def train_model(
     if epochs is not None:
         settings = replace(settings, max_epochs=epochs)
     made_folder(out)
-    with _plain_interrupts():
-        pair, report = run(
-            replace(plan, settings=settings),
-            [named_corpus(corpus, root, seed)],
-            out,
-            device=device,
-            resume=resume,
-            cache=cache,
-            licence=licence,
-        )
+    pair, report = run(
+        replace(plan, settings=settings),
+        [named_corpus(corpus, root, seed)],
+        out,
+        device=device,
+        resume=resume,
+        cache=cache,
+        licence=licence,
+    )
     write_figure(out / "training.png", training_figure(report.history, title=recipe))
     return {
         "pair": str(out / "pair"),
@@ -283,20 +280,6 @@ def train_model(
         "train_frames": report.train_frames,
         "parameters": sum(tensor.numel() for tensor in pair.modules().state_dict().values()),
     }
-
-
-@contextmanager
-def _plain_interrupts() -> Iterator[None]:
-    """An interrupt stays one: Lightning turns it into `SystemExit` of code 1 and ignores all further ones."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as ended:
-        if isinstance(ended.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from ended
-        raise
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
