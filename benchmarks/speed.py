@@ -24,6 +24,8 @@ import avse
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
+from avse.inference.component_density import closed
+from avse.inference.component_density import traced as by_traces
 from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.log_density import traced
 from avse.inference.presets import papers_mcem, papers_vem
@@ -140,6 +142,20 @@ def main() -> None:
             floors += best(100, lambda decoders=decoders: vem_floor(decoders, power, vem.e_step))
             whole.append(vem_iteration(vem, speech, pair.guide, power))
         show(f"iteration of the papers' VEM / floor, {name}", min(whole) / min(floors), 1.5)
+
+    for name, speech in (("A-VAE", pair.model), ("VAE-MM of two", two)):
+        by_closed_form, by_trace = (
+            replace(vem, conditioning=conditioning, iterations=20) for conditioning in (closed, by_traces)
+        )
+        iterations: list[tuple[float, float]] = [
+            (
+                vem_iteration(by_closed_form, speech, pair.guide, power),
+                vem_iteration(by_trace, speech, pair.guide, power),
+            )
+            for _ in range(args.repeats)
+        ]
+        quick, slow = (min(times) for times in zip(*iterations, strict=True))
+        show(f"iteration of the papers' VEM through traces / closed forms, {name}", slow / quick, 4.0)
 
     sounds = {seconds: np.resize(x, seconds * RATE) for seconds in (5, 20, 80)}
     tasks = [lambda sound=sound: avse.enhance(sound, RATE) for sound in sounds.values()]

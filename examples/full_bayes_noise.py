@@ -6,7 +6,8 @@ Enhancement fits W and H to the recording and then believes them. Here they get 
 the Pyro program, next to z, and `pyro.infer.MCMC` draws from the posterior of all of them. The lesson: EM
 gives one number where a short recording leaves decibels open; the intervals say how many. They hold the truth
 about as often as they claim, because the frames hardly overlap and every fourth bin is used: the model takes
-frames and bins as independent, and overlapping ones make it too sure (try --hop 256 --stride 1).
+frames and bins as independent, and overlapping ones make it too sure (try --hop 256 --stride 1). To enhance
+with such a noise: avse.enhance(x, rate, algorithm="mcmc-full-bayes").
 """
 
 import argparse
@@ -28,8 +29,9 @@ from avse.evaluation.figures import Intervals, intervals_figure, level_db, write
 from avse.inference.mcmc.pyro_kernel import nuts
 from avse.inference.presets import default_mcem
 from avse.models.a_vae import AVAE
-from avse.models.bayesian_nmf import GammaNMF, SpeechInUnknownNoise
+from avse.models.bayesian_nmf import GammaNMF
 from avse.models.nmf import QuantileInit
+from avse.models.noisy import NoisySpeech
 
 
 def noisy_voice(seconds: float, rate: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     thinned = AVAE(speech.prior, lambda z: speech.decoder(z)[..., bins])
     prior = GammaNMF.around(estimate)
     start = {"z": fitted.z[0, -1], **prior.start(estimate)}
-    kernel = nuts(SpeechInUnknownNoise(thinned, prior), start, max_tree_depth=args.max_tree_depth)
+    kernel = nuts(NoisySpeech(thinned, prior), start, max_tree_depth=args.max_tree_depth)
     mcmc = MCMC(kernel, num_samples=args.draws, warmup_steps=args.draws)
     mcmc.run(power=power[:, bins])
     draws = mcmc.get_samples()

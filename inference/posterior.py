@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avse.data.stft import STFT
 from avse.models.noisy import NoiseModel
+from avse.models.sites import G, H, W
 
 if TYPE_CHECKING:
     import xarray
@@ -19,6 +20,13 @@ COMPONENT = "component"
 """Name of the dimension over the values of alpha."""
 LAST_DIMENSIONS = {"level": "band", "alpha": COMPONENT}
 """Names of the last dimension of functionals with more than one number per frame."""
+
+NOISE_DIMENSIONS = {
+    W: ["noise_component", "frequency"],
+    H: ["noise_component", "frame"],
+    G: ["frame"],
+}
+"""Dimensions of the sites of a sampled noise, after chain and draw."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +51,8 @@ class Posterior:
         diverged: whether the transition to a draw diverged, (C, D, *, N); None where it is not kept.
         visual_weight: weight of the gain that depends on the lips, 0 to 1, (*, N); None where the algorithm
             does not weigh gains with and without lips.
+        noise_draws: draws of the sites of a sampled noise, "W" (C, D, *, K, F), "H" (C, D, *, K, N) and
+            perhaps "g" (C, D, *, N), of which `noise` is the mean; None where the noise is an estimate.
     """
 
     z: Tensor
@@ -58,6 +68,7 @@ class Posterior:
     energy: Tensor | None = None
     diverged: Tensor | None = None
     visual_weight: Tensor | None = None
+    noise_draws: Mapping[str, Tensor] | None = None
 
     def __repr__(self) -> str:
         """Shapes in one line."""
@@ -70,8 +81,9 @@ class Posterior:
         """Draws of one channel with named dimensions, ready for ArviZ.
 
         Variables: z (chain, draw, frame, latent); energy and diverged, where there are any (chain, draw,
-        frame); step_size (chain, frame); wiener_gain and speech_std (frame, frequency); responsibilities
-        (component, frame); acceptance (frame).
+        frame); W (chain, draw, noise_component, frequency), H (chain, draw, noise_component, frame) and g
+        (chain, draw, frame), where the noise is sampled; step_size (chain, frame); wiener_gain and speech_std
+        (frame, frequency); responsibilities (component, frame); acceptance (frame).
 
         Args:
             channel: index into the leading dimensions *, flattened.
@@ -90,6 +102,9 @@ class Posterior:
                 after = values.dim() - self.z.dim() + 2  # frame, and perhaps one more
                 variables[name] = _one_channel(values, 2, after, channel)
                 dims[name] = ["frame", last.get(name, f"{name}_dim")][:after]
+        for name, values in (self.noise_draws or {}).items():
+            dims[name] = NOISE_DIMENSIONS[name]
+            variables[name] = _one_channel(values, 2, len(dims[name]), channel)
         dataset: Any = az.convert_to_dataset(variables, dims=dims)
         no_draws = {
             "wiener_gain": (self.wiener_gain, 0, ("frame", "frequency")),
@@ -144,6 +159,12 @@ def join_channels(posteriors: Sequence[Posterior]) -> Posterior:
         energy=_joined([each.energy for each in posteriors], 2),
         diverged=_joined([each.diverged for each in posteriors], 2),
         visual_weight=_joined([each.visual_weight for each in posteriors], 0),
+        noise_draws=None
+        if first.noise_draws is None
+        else {
+            name: torch.cat([(each.noise_draws or {})[name] for each in posteriors], 2)
+            for name in first.noise_draws
+        },
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
+from avse.inference.component_density import traced
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
@@ -24,10 +25,12 @@ from avse.inference.em.m_steps import NoiseStep
 from avse.inference.em.mcem import MCEM
 from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.kernels import HMC, MALA, RandomWalk
+from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, FrameSampler, PyroMCMC
 from avse.inference.responsibilities import Tempered
 from avse.inference.vem.latent_factor import Shared
 from avse.inference.vem.mean_field import UpdateNoise, update_pi
 from avse.inference.vem.vem import VEM
+from avse.models.bayesian_nmf import GammaNMF
 from avse.models.nmf import NMFNoise, QuantileInit, RandomInit
 
 
@@ -178,6 +181,31 @@ def default_vem() -> VEM:
     )
 
 
+def traced_vem() -> VEM:
+    """`default_vem` with the density of the speech read from Pyro traces instead of closed forms.
+
+    The same for any schedule, such as the papers': `replace(papers_vem(), conditioning=traced)`. Both ways
+    agree to rounding; models that define `latent` alone are traced anyway.
+    """
+    return replace(default_vem(), conditioning=traced)
+
+
+def pyro_mcmc() -> PyroMCMC:
+    """`default_mcem`, then four chains of HMC on z under `pyro.infer.MCMC` at its noise: empirical Bayes."""
+    return PyroMCMC(default_mcem(), FrameSampler(HMC(0.1, 8)), chains=4, draws=30, warmup=30)
+
+
+def full_bayes_mcmc() -> PyroMCMC:
+    """`default_mcem`, then four chains on z, W and H together under `pyro.infer.MCMC`.
+
+    The prior of W and H is that of `GammaNMF.around` the fitted noise: uniform spectra, exponential
+    activations of the fitted level, and the smoothness of the fit.
+    """
+    return PyroMCMC(
+        default_mcem(), AlternatingSampler(HMC(0.1, 8)), GammaNMF.around, chains=4, draws=30, warmup=30
+    )
+
+
 PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem": default_mcem,
     "mcem-lips": lips_mcem,
@@ -185,6 +213,9 @@ PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem-mixture": mixture_mcem,
     "mcem-anchored": anchored_mcem,
     "vem": default_vem,
+    "vem-traced": traced_vem,
+    "mcmc": pyro_mcmc,
+    "mcmc-full-bayes": full_bayes_mcmc,
     "paper": papers_mcem,
     "paper-hmc": papers_hmc_mcem,
     "paper-vem": papers_vem,

@@ -57,6 +57,33 @@ def average_filter(
     return AverageFilter(moments.gain, moments.variance, responsibilities)
 
 
+def average_filter_of_noise_draws(
+    models: Iterable[NoisySpeech], z: Tensor, power: Tensor, visual: Tensor | None = None
+) -> AverageFilter:
+    """As `average_filter`, where each of R draws has a noise model of its own.
+
+    Args:
+        models: speech and noise of every draw.
+        z: draws (R, *, N, L).
+        power: |x|^2 (*, N, F).
+        visual: lips, where the model has them.
+    """
+    responsibilities = torch.zeros((), dtype=power.dtype)
+
+    def filters() -> Iterator[tuple[WienerMoments, Tensor]]:
+        nonlocal responsibilities
+        for model, draw in zip(models, z.split(1), strict=True):
+            variances, weights = weighted_speech_variance(model, draw, power, visual)
+            weights = weights / z.shape[0]
+            responsibilities = responsibilities + weights
+            for variance, weight in zip(variances, weights, strict=True):
+                yield wiener_moments(variance, model.noise), weight
+
+    with torch.no_grad():
+        moments = mean_moments(power, filters())
+    return AverageFilter(moments.gain, moments.variance, responsibilities)
+
+
 def averaged(noise: NoiseModel, power: Tensor, draws: Iterable[tuple[Tensor, Tensor]]) -> WienerMoments:
     """Posterior mean of the Wiener gain, and variance of the speech, each (*, N, F).
 
@@ -66,9 +93,19 @@ def averaged(noise: NoiseModel, power: Tensor, draws: Iterable[tuple[Tensor, Ten
         draws: pairs of the speech variance of a draw, without the frame gain (*, N, F), and its weight (*,
             N).
     """
+    return mean_moments(power, ((wiener_moments(variance, noise), weight) for variance, weight in draws))
+
+
+def mean_moments(power: Tensor, draws: Iterable[tuple[WienerMoments, Tensor]]) -> WienerMoments:
+    """Posterior mean of the Wiener gain, and variance of the speech, from those of every draw.
+
+    Args:
+        power: |x|^2 (*, N, F).
+        draws: pairs of the moments of a draw, each (*, N, F), and its weight (*, N).
+    """
     mean, square, within = (torch.zeros_like(power) for _ in range(3))
-    for speech_variance, weight in draws:
-        share, moments = weight.unsqueeze(-1), wiener_moments(speech_variance, noise)
+    for moments, weight in draws:
+        share = weight.unsqueeze(-1)
         mean += share * moments.gain
         square += share * moments.gain.square()
         within += share * moments.variance

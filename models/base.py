@@ -20,6 +20,7 @@ from pyro.infer import config_enumerate
 from torch import Tensor
 
 from avse.models.distributions import PowerSpectrum, spectrum_cost
+from avse.models.handlers import OneZForAllAlpha
 from avse.models.networks.spectrum import SpectrumDecoder
 from avse.models.parameters import StoredModule, local_parameters
 from avse.models.sites import S, Z, frames_plate
@@ -105,7 +106,7 @@ class SpeechModel(StoredModule):
             visual: lips (*, N, D), where the model has them.
             frames: N, needed when neither `power` nor `visual` is given.
         """
-        with frames_plate(power, visual, frames):
+        with frames_plate(power, visual, frames), OneZForAllAlpha():
             log_variance = self.latent(visual)
             return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
 

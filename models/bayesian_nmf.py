@@ -1,8 +1,12 @@
 """A Bayesian noise model: a prior on the NMF factors of its variance, which are sampled together with z.
 
     W_k ~ Dirichlet(a, .., a)                          spectrum of component k, sums to 1 over the F bins
-    h_kn ~ Gamma(c, c / m), E h = m, Var h = m^2 / c   its power in frame n; optionally smooth in n
-    x_fn | z_n, v_n, W, H ~ N_c(0, sigma_f(z_n, v_n) + (W H)_fn)
+    h_kn ~ p(h), E h = m                               its power in frame n
+        Gamma(c, c / m), Var h = m^2 / c                        `GammaNMF`
+        InverseGamma(c + 2, (c + 1) m), Var h = m^2 / c         `InverseGammaNMF`
+        Gamma(k, k / h_k,n-1) given h_k,n-1: smooth in n        `GammaChainNMF`
+    g_n ~ Gamma(c_g, c_g), or 1                        frame gain of the speech
+    x_fn | z_n, v_n, W, H, g ~ N_c(0, g_n sigma_f(z_n, v_n) + (W H)_fn)
 
 A Dirichlet vector is one of independent Gamma(a) variates over their sum: this is the Gamma-Gamma
 factorisation (Hoffman, Blei, Cook, ICML 2010) with the scale of each component given to H alone. With Gamma
@@ -13,13 +17,15 @@ With more than one component the posterior is invariant to their order. Use func
 depend on it, such as the variance W H: `GammaNMF.noise(draws).variance()`.
 
     prior = GammaNMF.around(fitted.noise)
-    model = SpeechInUnknownNoise(speech, prior)
+    model = NoisySpeech(speech, prior)
     mcmc = MCMC(nuts(model, {"z": z, **prior.start(fitted.noise)}), num_samples=500, warmup_steps=300)
     mcmc.run(power=power)
     prior.noise(mcmc.get_samples()).variance()         # (500, N, F)
+
+`avse.inference.mcmc.pyro_mcmc.PyroMCMC` enhances a recording with such a prior.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyro
@@ -28,19 +34,18 @@ import torch
 from torch import Tensor
 
 from avse.data.errors import InputError
-from avse.models.base import SpeechModel
+from avse.models.gamma_chain import GammaChain
 from avse.models.nmf import NMFNoise
-from avse.models.noisy import sample_noisy
-from avse.models.parameters import StoredModule
-from avse.models.sites import H, W
+from avse.models.noisy import NoisySpeech
+from avse.models.sites import G, H, W
 
 
 @dataclass(frozen=True)
 class GammaNMF:
-    """The prior of W and H of one recording. Calling it samples both sites.
+    """The prior of W and H of one recording. Calling it samples both sites, and g where it has a prior.
 
     Site "W" is (K, F), the transpose of the symbol: Pyro's simplex lies along the last dimension. Site "H" is
-    (K, N).
+    (K, N), site "g" (N,). A subclass may override `activations`.
 
     Args:
         bins: F.
@@ -53,6 +58,7 @@ class GammaNMF:
             prior of `NMFNoise`. It is a factor, not a site: it shapes the posterior, while H sampled without
             data still comes from the Gamma alone.
         floor: smallest noise variance, a power, ().
+        gain_shape: c_g, 1 over the variance of the frame gain of the speech, whose mean is 1; None for g = 1.
 
     Raises:
         InputError: a size below 1, or a shape or level that is not positive.
@@ -66,9 +72,15 @@ class GammaNMF:
     activation_shape: float = 1.0
     smoothness: float = 0.0
     floor: Tensor | float = 0.0
+    gain_shape: float | None = None
 
     def __post_init__(self) -> None:
-        positive = (self.spectrum_shape, self.activation_shape, float(self.level))
+        positive = (
+            self.spectrum_shape,
+            self.activation_shape,
+            float(self.level),
+            1.0 if self.gain_shape is None else self.gain_shape,
+        )
         if min(self.bins, self.frames, self.rank) < 1 or not min(positive) > 0:
             raise InputError(
                 f"a prior of {self.rank} spectra of {self.bins} bins over {self.frames} frames, with shapes "
@@ -85,22 +97,29 @@ class GammaNMF:
         floor = torch.as_tensor(noise.floor).reshape(())
         return cls(bins, frames, level, rank, spectrum_shape, activation_shape, noise.smoothness, floor)
 
+    def spectra(self) -> dist.TorchDistribution:
+        """p(W), of event shape (K, F)."""
+        shape = self.level.new_full((self.rank, self.bins), self.spectrum_shape)
+        return dist.Dirichlet(shape).to_event(1)
+
+    def activations(self) -> dist.TorchDistribution:
+        """p(H), of event shape (K, N)."""
+        shape = self.level.new_full((self.rank, self.frames), self.activation_shape)
+        return dist.Gamma(shape, self.activation_shape / self.level).to_event(2)
+
     def __call__(self) -> NMFNoise:
-        """Sample W and H, and return the noise model, with frame gain 1."""
-        ones = self.level.new_ones
-        spectra = dist.Dirichlet(self.spectrum_shape * ones(self.rank, self.bins))
-        rate = self.activation_shape / self.level
-        activations = dist.Gamma(self.activation_shape * ones(self.rank, self.frames), rate)
-        noise = self.noise(
-            {W: pyro.sample(W, spectra.to_event(1)), H: pyro.sample(H, activations.to_event(2))}
-        )
-        if self.smoothness > 0:
-            pyro.factor("smoothness", -noise.neg_log_smoothness_prior())
+        """Sample W and H, and g where it has a prior; return the noise model of their values."""
+        draws = {W: pyro.sample(W, self.spectra()), H: pyro.sample(H, self.activations())}
+        if self.gain_shape is not None:
+            shape = self.level.new_full((self.frames,), self.gain_shape)
+            draws[G] = pyro.sample(G, dist.Gamma(shape, shape).to_event(1))
+        noise = self.noise(draws)
+        noise.smoothness_factor()
         return noise
 
     def noise(self, draws: Mapping[str, Tensor]) -> NMFNoise:
-        """The noise model of values of the sites, "W" (*, K, F) and "H" (*, K, N)."""
-        gain = torch.ones_like(draws[H][..., 0, :])
+        """The noise model of values of the sites, "W" (*, K, F), "H" (*, K, N) and perhaps "g" (*, N)."""
+        gain = draws[G] if G in draws else torch.ones_like(draws[H][..., 0, :])
         return NMFNoise(draws[W].mT, draws[H], gain, self.smoothness, self.floor)
 
     def start(self, noise: NMFNoise) -> dict[str, Tensor]:
@@ -109,31 +128,44 @@ class GammaNMF:
         scale = noise.W.sum(-2)
         spectra = (noise.W / scale).mT.clamp_min(least)
         activations = (noise.H * scale.unsqueeze(-1)).clamp_min(least * self.level)
-        return {W: spectra / spectra.sum(-1, keepdim=True), H: activations}
+        values = {W: spectra / spectra.sum(-1, keepdim=True), H: activations}
+        return values if self.gain_shape is None else {**values, G: noise.frame_gain.clamp_min(least)}
 
 
-class SpeechInUnknownNoise(StoredModule):
-    """Noisy speech, with the noise model itself a latent variable.
+@dataclass(frozen=True)
+class InverseGammaNMF(GammaNMF):
+    """`GammaNMF` with h_kn ~ InverseGamma(c + 2, (c + 1) m): mean m, variance m^2 / c, a heavier upper tail.
 
-    W couples the frames: sample all sites jointly, as `avse.inference.mcmc.pyro_kernel.nuts` does, or z frame
-        by
-    frame at fixed W and H, which is `NoisySpeech(speech, prior.noise(draw))`.
-
-    Args:
-        speech: p(s, z, alpha | v).
-        prior: samples the noise model, a `GammaNMF`.
+    Févotte, Bertin, Durrieu, Neural Computation 2009, use it for components that are never silent.
     """
 
-    def __init__(self, speech: SpeechModel, prior: Callable[[], NMFNoise]) -> None:
-        super().__init__()
-        self.speech = speech
-        self.prior = prior
+    def activations(self) -> dist.TorchDistribution:
+        """p(H), of event shape (K, N)."""
+        c = self.activation_shape
+        shape = self.level.new_full((self.rank, self.frames), c + 2)
+        return dist.InverseGamma(shape, (c + 1) * self.level).to_event(2)
 
-    def forward(self, power: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
-        """The generative model. Returns the power spectrum of the noisy speech, (N, F).
 
-        Args:
-            power: observed |x|^2 (N, F), or None to sample it.
-            visual: lips (N, D), where the speech model has them.
-        """
-        return sample_noisy(self.speech, self.prior(), power, visual)
+@dataclass(frozen=True)
+class GammaChainNMF(GammaNMF):
+    """`GammaNMF` with activations that are smooth in time: h_k1 ~ Gamma(c, c / m), then a `GammaChain`.
+
+    Args:
+        coupling: k; the relative standard deviation from one frame to the next is 1 / sqrt(k).
+    """
+
+    coupling: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.coupling > 0:
+            raise InputError(f"a coupling of {self.coupling}: it must be positive")
+
+    def activations(self) -> dist.TorchDistribution:
+        """p(H), of event shape (K, N)."""
+        level = self.level.expand(self.rank)
+        return GammaChain(self.activation_shape, level, self.coupling, self.frames).to_event(1)
+
+
+SpeechInUnknownNoise = NoisySpeech
+"""Former name of `NoisySpeech` with a noise prior."""

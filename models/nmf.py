@@ -10,6 +10,9 @@ Given draws of the speech variance S_r, both factors are updated by majorise-min
 increase
 
     C = sum_fn mean_r [ log V_r + P / V_r ] - log p(H),    V_r = g S_r + W H,  P = |x|^2.
+
+In a Pyro model, `NMFNoise` holds the estimates of three deterministic sites, and `NMFParameters` holds them
+as parameters that `pyro.infer.SVI` trains. Priors that are sampled are in `avse.models.bayesian_nmf`.
 """
 
 from collections.abc import Sequence
@@ -17,10 +20,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import pyro
 import torch
+from pyro.nn import PyroModule, PyroParam
+from pyro.poutine.runtime import am_i_wrapped
 from torch import Generator, Tensor
+from torch.distributions import constraints
 
 from avse.data.errors import InputError
+from avse.models import sites
 from avse.models.distributions import exponential_cost
 
 Draws = Tensor | Sequence[Tensor]
@@ -32,7 +40,9 @@ FLOOR = 1e-10
 
 @dataclass(frozen=True)
 class NMFNoise:
-    """The noise variance W H and the frame gain of the speech.
+    """The noise variance W H and the frame gain of the speech: estimates that EM updates.
+
+    Calling it puts the sites "W" (*, K, F), "H" (*, K, N) and "g" (*, N) into a Pyro model.
 
     Args:
         W: spectra (*, F, K), powers.
@@ -47,6 +57,26 @@ class NMFNoise:
     frame_gain: Tensor
     smoothness: float = 0.0
     floor: Tensor | float = 0.0
+
+    def __call__(self) -> "NMFNoise":
+        """Register the sites, and log p(H) as a factor where lambda > 0; return the noise of their values.
+
+        The sites are deterministic, with the estimates as values; `pyro.condition` replaces them.
+        """
+        if not am_i_wrapped():
+            return self
+        estimates = {sites.W: self.W.mT, sites.H: self.H, sites.G: self.frame_gain}
+        values = {name: pyro.deterministic(name, value) for name, value in estimates.items()}
+        noise = self
+        if any(values[name] is not value for name, value in estimates.items()):
+            noise = replace(self, W=values[sites.W].mT, H=values[sites.H], frame_gain=values[sites.G])
+        noise.smoothness_factor()
+        return noise
+
+    def smoothness_factor(self) -> None:
+        """log p(H) as the factor "smoothness" of a Pyro model under inference, where lambda > 0."""
+        if self.smoothness > 0 and am_i_wrapped():
+            pyro.factor("smoothness", -self.neg_log_smoothness_prior())
 
     def variance(self) -> Tensor:
         """V_b = W H as (*, N, F), computed once."""
@@ -138,6 +168,49 @@ class NMFNoise:
             first.addcmul_(weight, precision)
             second.addcmul_(weight, precision.square_())
         return second.mul_(power), first
+
+
+class NMFParameters(PyroModule):
+    """W, H and g as positive parameters of a Pyro module, for gradient methods such as `pyro.infer.SVI`.
+
+        model = NoisySpeech(speech.requires_grad_(False), NMFParameters(QuantileInit()(power, generator)))
+        SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), TraceEnum_ELBO()).step(power=power)
+        model.noise.noise().variance()                      # (*, N, F)
+
+    With the factor log p(H) of `NMFNoise` this is a maximum a posteriori estimate, at lambda = 0 one of
+    maximum likelihood.
+
+    Args:
+        noise: initial values, whose smoothness and floor are kept.
+        frame_gain: train g; else it is kept.
+    """
+
+    spectra: Tensor
+    activations: Tensor
+    frame_gain: Tensor
+
+    def __init__(self, noise: NMFNoise, frame_gain: bool = False) -> None:
+        super().__init__()
+        least = _tiny(noise.H)
+        self.spectra = PyroParam(noise.W.clamp_min(least), constraints.positive)
+        self.activations = PyroParam(noise.H.clamp_min(least), constraints.positive)
+        if frame_gain:
+            self.frame_gain = PyroParam(noise.frame_gain.clamp_min(least), constraints.positive)
+        else:
+            self.register_buffer("frame_gain", noise.frame_gain)
+        self.smoothness, self.floor = noise.smoothness, noise.floor
+
+    def noise(self) -> NMFNoise:
+        """The noise of the current parameters, differentiable in them."""
+        return NMFNoise(self.spectra, self.activations, self.frame_gain, self.smoothness, self.floor)
+
+    def forward(self) -> NMFNoise:
+        """As `NMFNoise.__call__`, at the current parameters."""
+        return self.noise()()
+
+    def variance(self) -> Tensor:
+        """V_b = W H (*, N, F)."""
+        return self.noise().variance()
 
 
 def _neighbour_sum(H: Tensor) -> Tensor:

@@ -3,6 +3,10 @@
     x_fn = sqrt(g_n) s_fn + b_fn,    b_fn ~ N_c(0, (W H)_fn)
     x_fn | z_n, v_n ~ N_c(0, g_n sigma_f(z_n, v_n) + (W H)_fn)
 
+The noise is a part of the Pyro model: `NoisySpeech` calls its noise model, which registers or samples the
+sites "W", "H" and "g" and returns their values. An estimate (`avse.models.nmf.NMFNoise`), trained parameters
+(`avse.models.nmf.NMFParameters`) and priors (`avse.models.bayesian_nmf`) replace each other.
+
 The frame gain g_n is from Leglaive et al. (MLSP 2018) and in the Wiener filter of Sadeghi et al. (TASLP
 2020).
 """
@@ -13,14 +17,16 @@ from typing import Any, NamedTuple, Protocol
 import pyro
 from torch import Tensor
 
+from avse.data.errors import InputError
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
 from avse.models.distributions import PowerSpectrum, exponential_cost
+from avse.models.handlers import OneZForAllAlpha
 from avse.models.parameters import StoredModule
 from avse.models.sites import X, frames_plate
 
 
 class NoiseModel(Protocol):
-    """The interface of a noise model."""
+    """The interface of a noise model with known values. One that has Pyro sites is also a `NoiseProgram`."""
 
     @property
     def frame_gain(self) -> Tensor:
@@ -46,6 +52,14 @@ class NoiseModel(Protocol):
         ...
 
 
+class NoiseProgram(Protocol):
+    """A noise model as a part of a Pyro model: called, it registers or samples its sites."""
+
+    def __call__(self) -> NoiseModel:
+        """The noise model of the values of the sites."""
+        ...
+
+
 class WienerMoments(NamedTuple):
     """Speech given the noisy speech and one z: s | x, z ~ N_c(gain x, variance), each (*, N, F)."""
 
@@ -56,15 +70,20 @@ class WienerMoments(NamedTuple):
 class NoisySpeech(StoredModule):
     """A speech model and an additive noise model.
 
+        NoisySpeech(speech, NMFNoise(W, H, gain))      # W, H and g are estimates
+        NoisySpeech(speech, GammaNMF(...))             # W and H are sampled
+
     Args:
         speech: p(s, z, alpha | v).
-        noise: frame gain (*, N) and variance (*, N, F).
+        noise: frame gain (*, N) and variance (*, N, F), or a `NoiseProgram` that samples them. W couples the
+            frames: sample all sites jointly, as `avse.inference.mcmc.pyro_kernel.nuts` does, or z frame by
+            frame at fixed W and H, which is `NoisySpeech(speech, prior.noise(draw))`.
     """
 
-    def __init__(self, speech: SpeechModel, noise: NoiseModel) -> None:
+    def __init__(self, speech: SpeechModel, noise: NoiseModel | NoiseProgram) -> None:
         super().__init__()
         self.speech = speech
-        self.noise = noise
+        self.noise: Any = noise
 
     def forward(self, power: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
         """The generative model. Returns the power spectrum of the noisy speech, (*, N, F).
@@ -92,7 +111,8 @@ class NoisySpeech(StoredModule):
         return self._log_joint_fn(self.speech.given(visual).each, power)
 
     def _log_joint_fn(self, evaluate: Callable[[Tensor], Evaluation], power: Tensor) -> LogJointFn:
-        log_gain, noise_variance = self.noise.frame_gain.log().unsqueeze(-1), self.noise.variance()
+        noise = known(self.noise)
+        log_gain, noise_variance = noise.frame_gain.log().unsqueeze(-1), noise.variance()
 
         def log_joint(z: Tensor) -> Tensor:
             log_prior, log_variance = evaluate(z)
@@ -103,13 +123,28 @@ class NoisySpeech(StoredModule):
 
 
 def sample_noisy(
-    speech: SpeechModel, noise: NoiseModel, power: Tensor | None, visual: Tensor | None
+    speech: SpeechModel, noise: NoiseModel | NoiseProgram, power: Tensor | None, visual: Tensor | None
 ) -> Tensor:
-    """Sample alpha (if any), z and x of every frame; return the noisy power spectrum, (*, N, F)."""
-    *batch, frames = noise.frame_gain.shape
-    with frames_plate(power, visual, frames, batch):
-        variance = noisy_variance(speech.latent(visual), noise)
+    """Sample the noise (if it has sites), then alpha (if any), z and x of every frame; return x (*, N, F)."""
+    values: NoiseModel = noise() if callable(noise) else noise
+    *batch, frames = values.frame_gain.shape
+    with frames_plate(power, visual, frames, batch), OneZForAllAlpha():
+        variance = noisy_variance(speech.latent(visual), values)
         return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
+
+
+def known(noise: NoiseModel | NoiseProgram) -> NoiseModel:
+    """The noise model itself.
+
+    Raises:
+        InputError: it is a prior, whose values are sampled.
+    """
+    if not hasattr(noise, "variance"):
+        raise InputError(
+            f"{type(noise).__name__} samples the noise: this needs its values, "
+            "NoisySpeech(speech, prior.noise(draws))"
+        )
+    return noise  # type: ignore[return-value]
 
 
 def noisy_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:

@@ -10,7 +10,8 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
-from avse.models.base import TRACE_LOCK, trace_log_prob
+from avse.data.errors import InputError
+from avse.models.base import TRACE_LOCK
 from avse.models.parameters import local_parameters
 from avse.models.sites import Z
 
@@ -22,7 +23,8 @@ LogJoint = Callable[[Tensor], Tensor]
 def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
     """log p(data, z, alpha) of every frame and every value of alpha, by one traced evaluation.
 
-    Chains and batches are dimensions left of N; alpha is enumerated left of those.
+    Chains and batches are dimensions left of N; alpha is enumerated left of those. What does not depend on z
+    is left out: sites outside of the frames plate, such as those of a noise estimate.
 
     Args:
         model: a Pyro model with site "z" of event shape (L,) in a frames plate at dimension -1.
@@ -31,12 +33,40 @@ def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
 
     Returns:
         (A, *, N), with A = 1 for a model without alpha.
+
+    Raises:
+        InputError: a site outside of the frames plate is sampled.
     """
     enumerated = poutine.enum(config_enumerate(model), first_available_dim=-z.dim())
     with TRACE_LOCK, local_parameters():
         trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace(**data)
-        log_prob = trace_log_prob(trace)
+        log_prob = _frames_log_prob(trace)
     return log_prob if log_prob.dim() == z.dim() else log_prob.unsqueeze(0)
+
+
+def _frames_log_prob(trace: poutine.Trace) -> Tensor:
+    """Sum of the log probabilities of the sites in the frames plate, (*, N).
+
+    Raises:
+        InputError: a site outside of the plate is sampled, so that the frames are not independent.
+    """
+    sampled = [node for node in trace.nodes.values() if node["type"] == "sample"]
+    sampled = [node for node in sampled if not poutine.util.site_is_subsample(node)]
+    inside = {
+        node["name"]
+        for node in sampled
+        if any(frame.vectorized and frame.dim == -1 for frame in node["cond_indep_stack"])
+    }
+    for node in sampled:
+        if node["name"] not in inside and not node["is_observed"]:
+            raise InputError(
+                f"site {node['name']!r} is sampled outside of the frames plate, and frames are not "
+                "independent: condition on it, or sample all sites jointly with "
+                "avse.inference.mcmc.pyro_kernel.nuts"
+            )
+    trace.compute_log_prob(lambda name, site: name in inside)
+    terms = [node["log_prob"] for node in sampled if node["name"] in inside]
+    return sum(terms[1:], start=terms[0])
 
 
 def traced(model: Model, **data: Tensor | None) -> LogJoint:

@@ -71,7 +71,9 @@ class VEM:
         rounds: number of passes over the closed-form steps per iteration.
         iterations: maximum number of iterations.
         tolerance: stop when the relative change of the free energy falls below it; 0 runs all iterations.
-        conditioning: `component_density.closed`, or `traced`, which always uses traces of the model.
+        conditioning: `component_density.closed`, or `component_density.traced`: every density of r(z) comes
+            from a trace of the Pyro model in which z is given, alpha is enumerated and the expected power of
+            the speech is observed. `replace(default_vem(), conditioning=traced)` asks for it.
         gain_floor: see `MCEM`.
     """
 

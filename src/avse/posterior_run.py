@@ -29,6 +29,7 @@ from avse.evaluation.posterior.report import PosteriorSummary
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State
 from avse.inference.mcmc.log_density import LogJoint, closure
+from avse.inference.mcmc.pyro_mcmc import initial_z
 from avse.inference.presets import algorithm_named
 from avse.inference.wiener import average_filter
 from avse.models.networks.lips import cached_embeddings
@@ -189,7 +190,7 @@ def summarize_posterior(
     )
     sampling = time.perf_counter()
     with torch.no_grad(), cached_embeddings():
-        start = ChainState(_initial_z(fitted.z, settings.chains))
+        start = ChainState(initial_z(fitted.z, settings.chains))
         draws, chain_state = chain(closure(noisy, power=power, visual=visual), start, generator)
         sampled = time.perf_counter()
         z = draws.z.transpose(0, 1)
@@ -205,6 +206,7 @@ def summarize_posterior(
         step_size=chain_state.step_size,
         energy=None if draws.energy is None else draws.energy.transpose(0, 1),
         diverged=None if draws.diverged is None else draws.diverged.transpose(0, 1),
+        noise_draws=None,
     )
     diagnosis = diagnose(noisy, posterior, power, visual, kernel=settings.kernel)
     progress(0.96)
@@ -261,9 +263,3 @@ def _part(
         f"Only the first of {samples.shape[1]} channels was analysed.": samples.shape[1] > 1,
     }
     return part, [note for note, holds in notes.items() if holds]
-
-
-def _initial_z(z: Tensor, chains: int) -> Tensor:
-    """Initial values of C chains from draws (C', D, *, N, L): the last of every chain, then earlier ones."""
-    number = torch.arange(chains)
-    return z[number % z.shape[0], -1 - (number // z.shape[0]) % z.shape[1]]

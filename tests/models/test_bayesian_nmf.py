@@ -12,16 +12,17 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import HMC as PyroHMC
 from pyro.infer import MCMC, NUTS
-from pyro.infer.mcmc.util import initialize_model
 from pyro.ops.stats import effective_sample_size
 from torch import Tensor
 
 from avse.data.errors import InputError
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.kernels import HMC
-from avse.inference.mcmc.log_density import LogJoint
-from avse.inference.mcmc.pyro_kernel import nuts
+from avse.inference.mcmc.log_density import LogJoint, traced
+from avse.inference.mcmc.noise_kernel import AlternatingKernel
+from avse.inference.mcmc.pyro_kernel import VectorizedMCMC, nuts
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.base import SpeechModel
 from avse.models.bayesian_nmf import GammaNMF, SpeechInUnknownNoise
@@ -142,18 +143,18 @@ def test_potential_at_fixed_noise(make: Callable[[int], SpeechModel]) -> None:
     assert float(kernel.potential_fn({"z": site["z"]})) == pytest.approx(-float(by_hand), rel=1e-10)
 
 
-def test_without_a_start_alpha_gives_z_a_wrong_shape() -> None:
-    """Why `nuts` insists: Pyro's own start has a z for each alpha, and lets one of them go to infinity."""
-    power = noisy_power(4, 6)
-    model = NoisySpeech(min_vae(4), prior(4, 6).noise(point(4, 6, 1, 0)))
-    initial, potential, *_ = initialize_model(model, model_kwargs={"power": power})
-    z = initial["z"]
-    assert z.shape == (2, 6, L)
-    away = torch.stack([z[0] + 1e6, z[1]])
-    further = torch.stack([z[0] + 1e9, z[1]])
-    assert float(potential({"z": away})) == float(potential({"z": further}))
+@pytest.mark.parametrize("make", [min_vae, vae_mm])
+@pytest.mark.parametrize("kernel", [NUTS, PyroHMC])
+def test_a_z_for_each_alpha_is_refused(make: Callable[[int], SpeechModel], kernel: type[NUTS]) -> None:
+    """Pyro's own start has a z for each alpha, of which one would be unconstrained; one z is accepted."""
+    power, speech = noisy_power(4, 6), make(4)
+    for model in (NoisySpeech(speech, prior(4, 6).noise(point(4, 6, 1, 0))), speech):
+        with pytest.raises(InputError, match="a value for each alpha"):
+            kernel(model).setup(1, power=power)
+        nuts(model, {"z": torch.zeros(6, L, dtype=torch.float64)}).setup(1, power=power)
+        traced(model, power=power)(torch.zeros(3, 6, L, dtype=torch.float64))  # chains are no alpha
     with pytest.raises(ValueError, match="initial value"):
-        nuts(model, {})
+        nuts(speech, {})
 
 
 def test_the_prior_has_its_moments() -> None:
@@ -236,30 +237,57 @@ def functionals(speech: SpeechModel, noise: GammaNMF, site: dict[str, Tensor], p
     return torch.cat([z, z.square(), W, H.log(), gain[..., 0, :1]], -1)
 
 
-@pytest.mark.parametrize("make", [a_vae, pytest.param(min_vae, marks=pytest.mark.slow)])
-def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
-    """One frame of two bins: z, W and H are three numbers, whose posterior is summed on a grid."""
-    bins, frames = 2, 1
-    speech, noise = make(bins), prior(bins, frames)
-    power = torch.tensor([[6.0, 0.3]], dtype=torch.float64)
+POWER = torch.tensor([[6.0, 0.3]], dtype=torch.float64)
+
+
+def integrated(speech: SpeechModel, noise: GammaNMF) -> tuple[Tensor, Tensor]:
+    """Posterior means of `functionals` for one frame of two bins, whose z, W and H are three numbers, summed
+    on a grid; and the same without the Jacobian of the simplex, as a negative control."""
     axes = [torch.linspace(low, high, 81, dtype=torch.float64) for low, high in ((-6, 6), (-10, 10), (-8, 5))]
     z, log_odds, log_h = torch.meshgrid(*axes, indexing="ij")
     W = torch.stack([log_odds.sigmoid(), (-log_odds).sigmoid()], -1).unsqueeze(-2)
     site = {"z": z[..., None, None], "W": W, "H": log_h.exp()[..., None, None]}
-    log_weight = log_density(speech, noise, **site, power=power) + log_h + W.log().sum((-2, -1))
-    weights = log_weight.flatten().softmax(0)
-    truth = weights @ functionals(speech, noise, site, power).flatten(0, -2)
+    jacobian = W.log().sum((-2, -1))
+    log_weight = log_density(speech, noise, **site, power=POWER) + log_h + jacobian
+    values = functionals(speech, noise, site, POWER).flatten(0, -2)
+    unweighted = log_weight - log_h - jacobian
+    return log_weight.flatten().softmax(0) @ values, unweighted.flatten().softmax(0) @ values
 
-    start = {"z": torch.zeros(frames, L, dtype=torch.float64), "W": W[0, 40, 0], "H": site["H"][0, 0, 40]}
-    model = SpeechInUnknownNoise(speech, noise)
-    draws = run(nuts(model, {name: v.reshape(1, -1) for name, v in start.items()}), power, 300, 120)
-    found = functionals(speech, noise, draws, power)
+
+START = {
+    "z": torch.zeros(1, L, dtype=torch.float64),
+    "W": torch.full((1, 2), 0.5, dtype=torch.float64),
+    "H": torch.full((1, 1), 0.2, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("make", [a_vae, pytest.param(min_vae, marks=pytest.mark.slow)])
+def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
+    speech, noise = make(2), prior(2, 1)
+    truth, wrong = integrated(speech, noise)
+    draws = run(nuts(NoisySpeech(speech, noise), START), POWER, 300, 120)
+    found = functionals(speech, noise, draws, POWER)
     assert scores(found, truth).abs().max() < bound(5)
-    # Negative control: without the Jacobian of the simplex.
-    wrong = (log_weight - W.log().sum((-2, -1))).flatten().softmax(0)
-    assert scores(found, wrong @ functionals(speech, noise, site, power).flatten(0, -2)).abs().max() > bound(
-        5
+    assert scores(found, wrong).abs().max() > bound(5)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_z_and_noise_in_turn_agree_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
+    """400 independent chains in one tensor; with alpha summed out in both steps."""
+    speech, noise, chains = make(2), prior(2, 1), 400
+    truth, wrong = integrated(speech, noise)
+    start = {name: value.expand(chains, *value.shape).clone() for name, value in START.items()}
+    kernel = AlternatingKernel(
+        NoisySpeech(speech, noise), HMC(0.7, 4), start, 0, noise_kernel=HMC(0.5, leapfrog_steps=4)
     )
+    mcmc = VectorizedMCMC(kernel, 80, 120)
+    mcmc.run(power=POWER, visual=None)
+    draws = mcmc.get_samples(group_by_chain=True)
+    assert draws["W"].shape == (chains, 80, 1, 2)
+    means = functionals(speech, noise, draws, POWER).mean(1)  # of every chain
+    error = means.std(0) / math.sqrt(chains)
+    assert ((means.mean(0) - truth) / error).abs().max() < bound(5)
+    assert ((means.mean(0) - wrong) / error).abs().max() > bound(5)
 
 
 @pytest.mark.slow

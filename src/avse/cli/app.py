@@ -118,7 +118,7 @@ def enhance(
     fps: Annotated[float | None, typer.Option(help="Video frames per second of .npy or .mat lips.")] = None,
     video_offset: Annotated[float, typer.Option(help="Delay of the video behind the sound in s.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
-    algorithm: Annotated[str, typer.Option(help="mcem, vem, paper, paper-vem, ...")] = "auto",
+    algorithm: Annotated[str, typer.Option(help="mcem, mcmc, vem, paper, paper-vem, ...")] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(

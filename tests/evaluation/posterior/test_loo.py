@@ -212,7 +212,7 @@ def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generat
     seen = torch.stack([(own.elpd + own.p_loo - truth).mean() for own in sets])
     assert float(seen.mean()) > 0.15 + 5 * float(seen.std()) / 20**0.5
     assert 0.05 < float(sets[0].p_loo.mean()) < 2
-    assert sets[0].unreliable.double().mean() < 0.05
+    assert sets[0].unreliable.double().mean() < 0.15
 
 
 def test_bins_under_loud_noise_are_not_unreliable(generator: Generator) -> None:
