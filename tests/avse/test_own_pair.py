@@ -18,6 +18,7 @@ import avse
 from avse.data.errors import InputError
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.mcem import MCEM
+from avse.inference.mcmc.pyro_mcmc import PyroMCMC
 from avse.inference.presets import PRESETS
 from avse.models.distributions import PowerSpectrum
 from avse.zoo.pair import PairConfig, SpeechPair
@@ -90,10 +91,12 @@ def guide_of(kind: str, pair: SpeechPair) -> Callable[[Any], Any]:
 
 
 def short(name: str) -> Any:
-    """A preset with two iterations."""
+    """A preset with two iterations, or two draws of each of two chains."""
     algorithm = PRESETS[name]()
     if isinstance(algorithm, AnchoredMCEM):
         return algorithm
+    if isinstance(algorithm, PyroMCMC):
+        return replace(algorithm, fit=short("mcem"), chains=2, draws=2, warmup=1)
     if isinstance(algorithm, MCEM):
         return replace(algorithm, em=replace(algorithm.em, iterations=2))
     return replace(algorithm, iterations=2)
@@ -112,7 +115,8 @@ def test_every_prior_with_every_guide(prior: str, guide: str, tiny_pair: SpeechP
     pair = avse.Pair(model, None, tiny_pair.config.front_end)
     pair.guide = guide_of(guide, tiny_pair)(pair.model)
     before = torch.get_rng_state()
-    presets = PRESETS if guide == "own" else ("mcem-lips", "mcem-mixture", "paper-vem")
+    some = ("mcem-lips", "mcem-mixture", "paper-vem", "vem-traced", "mcmc", "mcmc-full-bayes")
+    presets = PRESETS if guide == "own" else some
     for name in presets:
         found = avse.enhance(X, 16000, model=pair, algorithm=short(name))
         assert found.speech.shape == X.shape
