@@ -184,14 +184,14 @@ class JointSampler:
                 torch.manual_seed(_seed(generator))
                 mcmc.run(**data)
             collected.append(mcmc.get_samples())
-            diagnostics.append(mcmc.diagnostics())
+            diagnostics.append(mcmc._diagnostics[0])  # `mcmc.diagnostics` also needs four draws, for R-hat
         sites = {name: torch.stack([own[name] for own in collected]) for name in start}
         frames = sites[Z][..., 0]
         diverged = torch.zeros_like(frames, dtype=torch.bool)
         rates = []
         for chain, own in enumerate(diagnostics):
-            diverged[chain, own["divergences"]["chain 0"]] = True
-            rates.append(torch.full_like(frames[chain, 0], float(own["acceptance rate"]["chain 0"])))
+            diverged[chain, own["divergences"]] = True
+            rates.append(torch.full_like(frames[chain, 0], float(own["acceptance rate"])))
         return ChainDraws(sites, torch.stack(rates), None, None, diverged)
 
 

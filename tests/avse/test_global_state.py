@@ -52,6 +52,15 @@ from avse.inference.presets import default_vem
 x = 0.1 * np.random.default_rng(0).standard_normal(2000)
 vem = replace(default_vem(), conditioning=traced, iterations=1)
 avse.enhance(x, 16000, model=avse.load("a-vae").requires_grad_(), algorithm=vem)""",
+    "MCMC of Pyro": """import avse
+from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, JointSampler, PyroMCMC
+from avse.inference.presets import default_mcem
+from avse.models.bayesian_nmf import GammaNMF
+x = 0.1 * np.random.default_rng(0).standard_normal((2000, 2))
+nuts = JointSampler(options={"max_tree_depth": 1})
+for sampler, prior in ((nuts, None), (nuts, GammaNMF.around), (AlternatingSampler(), GammaNMF.around)):
+    mcmc = PyroMCMC(default_mcem(), sampler, prior, chains=1, draws=1, warmup=1)
+    avse.enhance(x, 16000, model=avse.load("a-vae").requires_grad_(), algorithm=mcmc)""",
 }
 
 

@@ -287,6 +287,16 @@ def test_alpha_is_summed_out_of_z_and_noise() -> None:
             torch.testing.assert_close(mixed.wiener_gain, alone.wiener_gain, atol=1e-3, rtol=1e-3)
 
 
+def test_one_draw_by_nuts() -> None:
+    """Fewer draws than R-hat needs."""
+    algorithm, own = replace(SAMPLERS["frames, NUTS"], chains=1, draws=1, warmup=1), pair()
+    posterior = algorithm(
+        own.model, own.guide, torch.rand(6, 33) + 0.1, None, torch.Generator().manual_seed(0)
+    )
+    assert posterior.z.shape == (1, 1, 6, 3)
+    assert posterior.acceptance.shape == (6,)
+
+
 def test_a_sampler_that_does_not_fit_the_noise_is_refused() -> None:
     own, power = pair(), torch.rand(6, 33) + 0.1
     for algorithm, message in (
