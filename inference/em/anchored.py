@@ -16,6 +16,7 @@ by their tempered joint density, softmax_c(temper log p(x, z_c | v)).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -34,8 +35,38 @@ from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 
+Components = list[tuple[SpeechModel, SpeechGuide]]
+"""(model, guide) of alpha = 0 and of alpha = 1."""
+
 LEVEL_FLOOR = 1e-4
 """Mean power added to speech levels before the logarithm: -40 dB at the common level of recordings."""
+
+
+class ComponentFits(NamedTuple):
+    """Both components of a mixture, each fitted to a recording with a noise model of its own.
+
+    Attributes:
+        audio: posterior under the audio-only component.
+        visual: posterior under the audio-visual component.
+        visual_gain: its Wiener gain with weighted chains, (*, N, F).
+        visual_variance: variance of its estimate of the speech, (*, N, F).
+        predicted_level: speech level in dB that the lips predict, (*, N).
+        valid: validity of the lips, 0 to 1, (*, N).
+        corrupted: probability that the lips are corrupted, (*, N).
+    """
+
+    audio: Posterior
+    visual: Posterior
+    visual_gain: Tensor
+    visual_variance: Tensor
+    predicted_level: Tensor
+    valid: Tensor
+    corrupted: Tensor
+
+    @property
+    def usable(self) -> Tensor:
+        """Probability that a frame has lips that are not corrupted, (*, N)."""
+        return self.valid * (1 - self.corrupted)
 
 
 @dataclass(frozen=True)
@@ -73,50 +104,40 @@ class VisualWeight:
     window: int = 63
     min_shift: int = 31
 
-    def __call__(
-        self,
-        audio_gain: Tensor,
-        visual_gain: Tensor,
-        noise: Tensor,
-        power: Tensor,
-        predicted_level: Tensor,
-        valid: Tensor,
-        corrupted: Tensor,
-    ) -> Tensor:
-        """The weight w, (*, N).
+    def __call__(self, fits: "ComponentFits", power: Tensor) -> Tensor:
+        """The weight w, (*, N), given |x|^2 = `power` (*, N, F)."""
+        features = self.features(fits, power)
+        logit = self.intercept + (features * features.new_tensor(self.coefficients)).sum(-1)
+        return self.max_weight * fits.usable * torch.sigmoid(logit)
 
-        Args:
-            audio_gain: Wiener gain of the audio-only component, (*, N, F).
-            visual_gain: Wiener gain of the audio-visual component, (*, N, F).
-            noise: noise variance of the audio-only component, (*, N, F).
-            power: |x|^2 (*, N, F).
-            predicted_level: speech level in dB that the lips predict, (*, N).
-            valid: validity of the lips, 0 to 1, (*, N).
-            corrupted: probability that the lips are corrupted, (*, N).
-        """
-        audio = (audio_gain.square() * power).sum(-1)
-        visual = (visual_gain.square() * power).sum(-1)
-        residual = ((1 - audio_gain).square() * power).sum(-1)
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """Of `features`, in their order."""
+        return (self.snr, self.local_ratio, self.ratio, self.synchrony, self.variation)
+
+    def features(self, fits: "ComponentFits", power: Tensor) -> Tensor:
+        """The five features of every frame, (*, N, 5), in the order of the fields."""
+        audio = (fits.audio.wiener_gain.square() * power).sum(-1)
+        visual = (fits.visual_gain.square() * power).sum(-1)
+        residual = ((1 - fits.audio.wiener_gain).square() * power).sum(-1)
         near_audio, near_visual, near_residual = (
             _decibels(_moving_average(each, self.window)) for each in (audio, visual, residual)
         )
         level = _decibels(audio / power.shape[-1], LEVEL_FLOOR)
         score = synchrony_score(
-            level, predicted_level.expand_as(level), valid.expand_as(level), self.min_shift
+            level, fits.predicted_level.expand_as(level), fits.valid.expand_as(level), self.min_shift
         )
+        noise = fits.audio.noise.variance()
         variation = noise.clamp_min(1e-6).log().std(-2).mean(-1) if noise.shape[-2] > 1 else 0 * score
-        whole = (
-            self.intercept
-            + self.ratio * (_decibels(visual.sum(-1)) - _decibels(audio.sum(-1)))
-            + self.synchrony * score
-            + self.variation * variation
+        whole = (_decibels(visual.sum(-1)) - _decibels(audio.sum(-1)), score, variation)
+        return torch.stack(
+            [
+                near_audio - near_residual,
+                near_visual - near_audio,
+                *(each.unsqueeze(-1).expand_as(level) for each in whole),
+            ],
+            -1,
         )
-        logit = (
-            whole.unsqueeze(-1)
-            + self.snr * (near_audio - near_residual)
-            + self.local_ratio * (near_visual - near_audio)
-        )
-        return self.max_weight * valid * (1 - corrupted) * torch.sigmoid(logit)
 
 
 def _decibels(power: Tensor, floor: float = 1e-6) -> Tensor:
@@ -192,44 +213,57 @@ class AnchoredMCEM:
         found = components(speech, guide)
         if found is None or visual is None:
             return self.audio(speech, guide, power, visual, generator, progress)
-        (visual_model, visual_guide), (audio_model, audio_guide) = found
         with torch.no_grad(), cached_embeddings():
-            audio = self.audio(audio_model, audio_guide, power, None, generator, lambda f: progress(0.45 * f))
-            lips = self.visual(
-                visual_model, visual_guide, power, visual, generator, lambda f: progress(0.45 + 0.5 * f)
-            )
-            gain, variance = weighted_chains(
-                NoisySpeech(visual_model, lips.noise), lips.z, power, visual, self.temper
-            )
-            floor = audio.wiener_gain.clamp_min(audio.gain_floor)
-            weight = self.weight(
-                audio.wiener_gain,
-                gain,
-                audio.noise.variance(),
-                power,
-                predicted_level(visual_model, visual_guide, power, visual, lips.noise),  # type: ignore[arg-type]
-                visual[..., -1].expand(power.shape[:-1]),
-                corruption_probability(speech, visual).expand(power.shape[:-1]),
-            )
+            fits = self.fit(speech, found, power, visual, generator, progress)
+            weight = self.weight(fits, power)
+            audio, gain = fits.audio, fits.visual_gain
             share = weight.unsqueeze(-1)
-            averaged_gain = (1 - share) * floor + share * gain
+            averaged_gain = (1 - share) * audio.wiener_gain.clamp_min(audio.gain_floor) + share * gain
             between = share * (1 - share) * (audio.wiener_gain - gain).square() * power
             progress(1.0)
         return Posterior(
-            z=torch.cat([lips.z, audio.z]),
+            z=torch.cat([fits.visual.z, audio.z]),
             noise=audio.noise,
             wiener_gain=averaged_gain,
-            variance=(1 - share) * audio.variance + share * variance + between,
+            variance=(1 - share) * audio.variance + share * fits.visual_variance + between,
             responsibilities=torch.stack([weight, 1 - weight]),
-            acceptance=(1 - weight) * audio.acceptance + weight * lips.acceptance,
+            acceptance=(1 - weight) * audio.acceptance + weight * fits.visual.acceptance,
             costs=audio.costs,
             converged=None,
             visual_weight=weight,
             gain_floor=0.0,
         )
 
+    def fit(
+        self,
+        speech: SpeechModel,
+        found: Components,
+        power: Tensor,
+        visual: Tensor,
+        generator: Generator,
+        progress: Progress = lambda fraction: None,
+    ) -> ComponentFits:
+        """Both `components` of the mixture, each fitted separately to |x|^2 = `power` (*, N, F)."""
+        (visual_model, visual_guide), (audio_model, audio_guide) = found
+        audio = self.audio(audio_model, audio_guide, power, None, generator, lambda f: progress(0.45 * f))
+        lips = self.visual(
+            visual_model, visual_guide, power, visual, generator, lambda f: progress(0.45 + 0.5 * f)
+        )
+        gain, variance = weighted_chains(
+            NoisySpeech(visual_model, lips.noise), lips.z, power, visual, self.temper
+        )
+        return ComponentFits(
+            audio,
+            lips,
+            gain,
+            variance,
+            predicted_level(visual_model, visual_guide, power, visual, lips.noise),  # type: ignore[arg-type]
+            visual[..., -1].expand(power.shape[:-1]),
+            corruption_probability(speech, visual).expand(power.shape[:-1]),
+        )
 
-def components(speech: SpeechModel, guide: SpeechGuide) -> list[tuple[SpeechModel, SpeechGuide]] | None:
+
+def components(speech: SpeechModel, guide: SpeechGuide) -> Components | None:
     """(model, guide) of alpha = 0 and of alpha = 1 of a mixture of two models; None for any other model."""
     models, guides = speech.component_models(), branches(guide)
     return list(zip(models, guides, strict=True)) if len(models) == len(guides) == 2 else None

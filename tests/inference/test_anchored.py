@@ -1,10 +1,11 @@
 """The weight of the audio-visual component, and the lower limit of the averaged gain."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 
-from avse.inference.em.anchored import VisualWeight, synchrony_score
+from avse.inference.em.anchored import ComponentFits, VisualWeight, synchrony_score
 from avse.inference.presets import anchored_mcem
 from avse.zoo import load
 
@@ -31,7 +32,9 @@ def test_weight_decreases_with_the_snr_and_is_zero_without_lips() -> None:
         corrupted: torch.Tensor = intact,
     ) -> float:
         gains = torch.full_like(power, gain)
-        return float(VisualWeight()(gains, gains, noise, power, flat, valid, corrupted).mean())
+        audio = SimpleNamespace(wiener_gain=gains, noise=SimpleNamespace(variance=lambda: noise))
+        fits = ComponentFits(audio, audio, gains, gains, flat, valid, corrupted)  # type: ignore[arg-type]
+        return float(VisualWeight()(fits, power).mean())
 
     assert mean(0.9) < mean(0.5) < mean(0.1) <= VisualWeight().max_weight
     assert mean(0.5) < mean(0.5, noise=varying)  # lips help where the noise changes

@@ -242,7 +242,7 @@ POWER = torch.tensor([[6.0, 0.3]], dtype=torch.float64)
 
 def integrated(speech: SpeechModel, noise: GammaNMF) -> tuple[Tensor, Tensor]:
     """Posterior means of `functionals` for one frame of two bins, whose z, W and H are three numbers, summed
-    on a grid; and the same without the Jacobian of the simplex, as a negative control."""
+    on a grid; and the same without the Jacobians of the simplex and of log h, as a control."""
     axes = [torch.linspace(low, high, 81, dtype=torch.float64) for low, high in ((-6, 6), (-10, 10), (-8, 5))]
     z, log_odds, log_h = torch.meshgrid(*axes, indexing="ij")
     W = torch.stack([log_odds.sigmoid(), (-log_odds).sigmoid()], -1).unsqueeze(-2)
@@ -250,8 +250,8 @@ def integrated(speech: SpeechModel, noise: GammaNMF) -> tuple[Tensor, Tensor]:
     jacobian = W.log().sum((-2, -1))
     log_weight = log_density(speech, noise, **site, power=POWER) + log_h + jacobian
     values = functionals(speech, noise, site, POWER).flatten(0, -2)
-    unweighted = log_weight - log_h - jacobian
-    return log_weight.flatten().softmax(0) @ values, unweighted.flatten().softmax(0) @ values
+    wrong = log_weight - log_h - jacobian
+    return log_weight.flatten().softmax(0) @ values, wrong.flatten().softmax(0) @ values
 
 
 START = {
