@@ -25,8 +25,9 @@ from avse.evaluation.figures import training_figure, write_figure
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.base import SpeechGuide
 from avse.guides.visual import VisualGuide
+from avse.inference.svi.audio_path import FrozenAudioPath
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
-from avse.inference.svi.training import SVI, FrozenAudioPath, TrainingSettings, train
+from avse.inference.svi.training import SVI, TrainingSettings, train
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.networks.lips import LipTrunk, shared_frame_mlp
 from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, LogPower, SpectrumDecoder

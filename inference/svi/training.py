@@ -11,41 +11,37 @@ written whole or not at all: a run may be killed at any moment and resumed.
 """
 
 import csv
-import fcntl
 import json
 import logging
 import math
-import os
-import pickle
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import singledispatch
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from pyro.nn import PyroModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from avse.checks import checked_count, checked_device, checked_seed
 from avse.data.augmentation import Augmentation
 from avse.data.datamodule import Batch, FrameDataModule
-from avse.data.errors import InputError
 from avse.data.files import atomic_path, made_folder
-from avse.guides.audio_visual import AudioVisualGuide
-from avse.guides.visual import VisualGuide
+from avse.inference.svi.checkpoints import (
+    AtomicCheckpointIO,
+    exclusive_run,
+    read_checkpoint,
+    starting_checkpoint,
+)
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO
 from avse.inference.svi.interrupts import keyboard_interrupts
-from avse.models.av_vae import AVVAE, VisualPrior
-from avse.models.min_vae import MINVAE
-from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk, cached_embeddings
-from avse.models.networks.spectrum import POWER_FLOOR, GaussianEncoder, SpectrumDecoder
+from avse.inference.svi.seeds import step_seed
+from avse.models.networks.lips import cached_embeddings
+from avse.models.networks.spectrum import POWER_FLOOR
 from avse.models.parameters import local_parameters
 
 
@@ -86,11 +82,6 @@ class TrainingSettings:
         object.__setattr__(self, "seed", checked_seed(self.seed))
         object.__setattr__(self, "max_epochs", checked_count(self.max_epochs, "epochs"))
         object.__setattr__(self, "patience", checked_count(self.patience, "patience"))
-
-
-def step_seed(seed: int, step: int) -> int:
-    """The seed of a step, within the 63 bits that every generator takes."""
-    return (seed * 1_000_003 + step) % 2**63
 
 
 class Objective(Protocol):
@@ -173,86 +164,6 @@ class SVI(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class FrozenAudioPath(Callback):
-    """Freeze the audio path in a random fraction of the steps, so that the model learns to use the lips.
-
-    The visual path are trunks, what reads their embedding, and prior networks: see `visual_parts`.
-
-    Args:
-        probability: probability that the audio path is frozen in a step.
-        seed: seed of the choice, which depends only on it and on the number of the step.
-    """
-
-    def __init__(self, probability: float = 0.2, seed: int = 0) -> None:
-        self.probability = probability
-        self.seed = seed
-        self.frozen: list[nn.Parameter] = []
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
-        """Draw, and freeze what learns and is not of the visual path."""
-        generator = torch.Generator().manual_seed(step_seed(self.seed, trainer.global_step))
-        if torch.rand((), generator=generator) < self.probability:
-            self.frozen = [parameter for parameter in audio_path(module) if parameter.requires_grad]
-        for parameter in self.frozen:
-            parameter.requires_grad_(False)
-
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *batch: Any) -> None:
-        """Unfreeze the parameters that were frozen for this step."""
-        for parameter in self.frozen:
-            parameter.requires_grad_(True)
-        self.frozen = []
-
-
-@singledispatch
-def visual_parts(module: nn.Module) -> Sequence[Any]:
-    """Those of a module's own parts that process the lips and nothing else; none by default.
-
-    Further types are registered with `visual_parts.register`.
-    """
-    return ()
-
-
-@visual_parts.register(LipTrunk)
-@visual_parts.register(VisualPrior)
-@visual_parts.register(LipCorruptionClassifier)
-def _(module: nn.Module) -> Sequence[Any]:
-    return (module,)
-
-
-@visual_parts.register(GaussianEncoder)
-@visual_parts.register(SpectrumDecoder)
-def _(module: GaussianEncoder | SpectrumDecoder) -> Sequence[Any]:
-    return (module.condition,)
-
-
-@visual_parts.register
-def _(module: AVVAE) -> Sequence[Any]:
-    return (module.lips, module.prior)
-
-
-@visual_parts.register
-def _(module: VisualGuide) -> Sequence[Any]:
-    return (module.lips, module.network)
-
-
-@visual_parts.register(AudioVisualGuide)
-@visual_parts.register(MINVAE)
-def _(module: AudioVisualGuide | MINVAE) -> Sequence[Any]:
-    return (module.lips,)
-
-
-def audio_path(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a model and guide that do not belong to the visual path (see `visual_parts`)."""
-    visual = {
-        id(parameter)
-        for each in module.modules()
-        for part in visual_parts(each)
-        if isinstance(part, nn.Module)
-        for parameter in part.parameters()
-    }
-    return [parameter for parameter in module.parameters() if id(parameter) not in visual]
-
-
 class EpochHistory(Callback):
     """Losses of every epoch, which travel with the checkpoints: a resumed run knows the whole course.
 
@@ -295,39 +206,6 @@ class EpochHistory(Callback):
 LOSSES = ("train_loss", "validation_loss")
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside, then rename."""
-        made_folder(Path(path).parent)
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Tensors and plain values; no code in the file is run."""
-        return read_checkpoint(Path(path))
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of a run.
-
-    Raises:
-        InputError: it is empty, cut off or no checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if not {"state_dict", "callbacks", "loops"} <= checkpoint.keys():
-            raise InputError(f"{path}: no checkpoint of a training run")
-    except (
-        OSError, EOFError, RuntimeError, AttributeError, KeyError, IndexError, TypeError,
-        ValueError, pickle.UnpicklingError,
-    ) as error:  # fmt: skip
-        raise InputError(f"{path}: damaged checkpoint; train afresh without --resume") from error
-    found: dict[str, Any] = checkpoint
-    return found
-
-
 @contextmanager
 def only_warnings(logger: str) -> Iterator[None]:
     """Inside, a logger tells warnings alone, and neither hints nor advertisements."""
@@ -338,88 +216,6 @@ def only_warnings(logger: str) -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-@contextmanager
-def exclusive_run(out: Path) -> Iterator[None]:
-    """Hold the folder of a run for this process; run.lock in it names the process that does.
-
-    The lock ends with the process, however that ends.
-
-    Raises:
-        InputError: another run holds it, or it cannot be written.
-    """
-    path = made_folder(out) / "run.lock"
-    with path.open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            owner = file.read(20).strip()
-            raise InputError(
-                f"{out}: process {owner} is training there; wait for it or give another folder"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
-def starting_checkpoint(out: Path, resume: bool, record: Mapping[str, Any]) -> Path | None:
-    """Where a run in `out` starts: the last whole checkpoint, or None for the beginning.
-
-    A run that does not resume forgets the checkpoints of an earlier one. `record` is kept in run.json.
-
-    Args:
-        out: folder of the run.
-        resume: go on with the run there.
-        record: what the run is, in plain values; must be the same when it is resumed.
-
-    Raises:
-        InputError: nothing to resume, no checkpoint that is whole, or a run with another record.
-    """
-    plain = json.loads(json.dumps(record))
-    kept, folder = out / "run.json", out / "checkpoints"
-    found = [folder / name for name in ("last.ckpt", "best.ckpt") if (folder / name).is_file()]
-    if not resume:
-        for path in found:
-            path.unlink()
-        with atomic_path(kept) as temporary:
-            temporary.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
-        return None
-    if kept.is_file():
-        _check_record(kept, plain)
-    if not found:
-        if kept.is_file():  # killed before the first epoch ended
-            return None
-        raise InputError(
-            f"{folder / 'last.ckpt'}: no checkpoint to resume from; leave out --resume to start afresh"
-        )
-    for path in found:
-        try:
-            read_checkpoint(path)
-        except InputError as error:
-            damage = error
-        else:
-            if path is not found[0]:
-                warnings.warn(f"{found[0]} is damaged: resumed from {path}", stacklevel=2)
-            return path
-    raise damage
-
-
-def _check_record(kept: Path, record: dict[str, Any]) -> None:
-    try:
-        earlier = json.loads(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{kept}: damaged; train afresh without --resume") from error
-    if not isinstance(earlier, dict):
-        raise InputError(f"{kept}: damaged; train afresh without --resume")
-    differing = [name for name in record if earlier.get(name) != record[name]]
-    if differing:
-        raise InputError(
-            f"{kept}: that run has another {', '.join(differing)}; "
-            "resume it with its own, or use another folder"
-        )
 
 
 @dataclass(frozen=True)

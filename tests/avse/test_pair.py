@@ -15,8 +15,8 @@ from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
+from avse.inference.svi.audio_path import FrozenAudioPath
 from avse.inference.svi.elbo import PriorMixedELBO
-from avse.inference.svi.training import FrozenAudioPath
 from avse.models.networks.lips import LipTrunk
 from avse.models.networks.spectrum import RawPower
 from avse.zoo.pair import CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder

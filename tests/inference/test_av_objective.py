@@ -32,8 +32,9 @@ from avse.data.stft import STFT
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.base import SpeechGuide
 from avse.guides.visual import VisualGuide
+from avse.inference.svi.audio_path import FrozenAudioPath, audio_path
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
-from avse.inference.svi.training import SVI, FrozenAudioPath, TrainingSettings, audio_path, train
+from avse.inference.svi.training import SVI, TrainingSettings, train
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.networks.lips import LipTrunk

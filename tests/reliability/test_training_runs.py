@@ -20,7 +20,8 @@ from avse.data.corpora.base import Split, Utterance
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
-from avse.inference.svi.training import TrainingSettings, exclusive_run, read_history
+from avse.inference.svi.checkpoints import exclusive_run
+from avse.inference.svi.training import TrainingSettings, read_history
 from avse.zoo.pair import PairConfig, SpeechPair, load_folder
 from avse.zoo.recipes import Recipe, run
 

@@ -30,16 +30,15 @@ from avse.data.stft import STFT
 from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
 from avse.guides.wrappers import Corruption, corrupted
+from avse.inference.svi.audio_path import FrozenAudioPath
+from avse.inference.svi.checkpoints import exclusive_run, starting_checkpoint
 from avse.inference.svi.elbo import AlphaLikelihood, PriorMixedELBO
 from avse.inference.svi.training import (
     SVI,
-    FrozenAudioPath,
     Objective,
     TrainingReport,
     TrainingSettings,
-    exclusive_run,
     fit,
-    starting_checkpoint,
     write_report,
 )
 from avse.models.av_vae import AVVAE
