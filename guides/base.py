@@ -2,14 +2,20 @@
 
 import pyro
 import pyro.distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
+from avse.models.parameters import StoredModule
 from avse.models.sites import Z, frames_plate
 
 
-class SpeechGuide(PyroModule):
-    """Base of the amortised guides. A subclass writes `posterior`."""
+class SpeechGuide(StoredModule):
+    """Base of the amortised guides. A subclass writes `posterior`.
+
+    In Pyro's parameter store its parameters are under "guide.": model and guide may use the same names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("guide")
 
     def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
         """q(z | s, v) of every frame: batch shape (*, N), event shape (L,)."""

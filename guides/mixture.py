@@ -30,6 +30,7 @@ from avse.models.av_vae import Trunk
 from avse.models.base import SpeechModel
 from avse.models.mixture import given_alpha
 from avse.models.networks.spectrum import LogPower, RawPower
+from avse.models.parameters import local_parameters
 from avse.models.sites import ALPHA, S, Z, frames_plate
 
 Responsibilities = Callable[
@@ -188,7 +189,7 @@ def _branch(
     """J(alpha) with one draw for the reconstruction, and log p(alpha): (*, N) each."""
     z = q.sample()
     given = {ALPHA: torch.full(power.shape[:-1], float(alpha)).to(power), Z: z}
-    with poutine.block():
+    with poutine.block(), local_parameters():
         trace = poutine.trace(poutine.condition(model, given)).get_trace(power=power, visual=visual)
     trace.compute_log_prob()
     try:

@@ -13,10 +13,8 @@ matrices, computed by a parallel scan in log2 N rounds instead of N steps.
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate, infer_discrete
@@ -171,10 +169,9 @@ def sample_alpha(
     """
 
     def conditioned_model() -> None:
-        with ExitStack() as plates:
-            for dim in range(-z.dim() + 1, -1):  # chains and channels, left of the frames
-                plates.enter_context(pyro.plate(f"_left{-dim}", z.shape[dim - 1], dim=dim))
-            poutine.condition(model, {Z: z})(power=power, visual=visual)
+        # The plates are those of the power: one for every dimension of z left of the frames.
+        every = power.expand(*z.shape[:-1], power.shape[-1])
+        poutine.condition(model, {Z: z})(power=every, visual=visual)
 
     drawn = infer_discrete(
         config_enumerate(conditioned_model), first_available_dim=-z.dim(), strict_enumeration_warning=False

@@ -1,5 +1,6 @@
 """A speech model of which only the lowest bins of the spectrum are observed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -23,6 +24,10 @@ class BandLimited(SpeechModel):
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """Log variance of the observed bins, (*, N, bins)."""
         return self.speech.latent(visual)[..., : self.bins]
+
+    def latent_program(self, visual: Tensor | None, frames: Sequence[int]) -> Tensor:
+        """That of the wrapped model, without the bins that are not observed."""
+        return self.speech.latent_program(visual, frames)[..., : self.bins]
 
     def component_models(self) -> list[SpeechModel]:
         """Those of the wrapped model, each with the observed bins."""

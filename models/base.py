@@ -10,19 +10,19 @@ model may also implement the equivalent `SpeechModel.closed_form`, which is fast
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import pyro
 from pyro import poutine
 from pyro.infer import config_enumerate
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.handlers import OneZForAllAlpha
 from avse.models.networks.spectrum import SpectrumDecoder
+from avse.models.parameters import StoredModule, local_parameters
 from avse.models.sites import S, Z, frames_plate
 
 LogJointFn = Callable[[Tensor], Tensor]
@@ -69,12 +69,23 @@ class ConditionedSpeech:
         return lambda z: log_joint(self.each(z), power)
 
 
-class SpeechModel(PyroModule):
+class SpeechModel(StoredModule):
     """Base of all models of clean speech. A subclass writes `latent`."""
 
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """Sample alpha (if any) and z inside the frames plate; return the log variance of s, (*, N, F)."""
         raise NotImplementedError(f"{type(self).__name__} must define latent(visual)")
+
+    def latent_program(self, visual: Tensor | None, frames: Sequence[int]) -> Tensor:
+        """`latent` inside the plates of all frames; log variance of s, (*, N, F).
+
+        Args:
+            visual: lips (*, N, D), where the model has them.
+            frames: (*, N).
+        """
+        *batch, number = frames
+        with frames_plate(None, visual, number, batch):
+            return self.latent(visual)
 
     def fit_scales(self, power: Tensor) -> None:
         """Set fixed scales and initial values from training frames |s|^2 (N, F), before training.
@@ -208,11 +219,10 @@ def latent_trace(speech: SpeechModel, z: Tensor, visual: Tensor | None = None) -
     """Trace of `speech.latent` at z (*, N, L), alpha enumerated left of everything else."""
 
     def conditioned_latent() -> Tensor:
-        with frames_plate(None, None, z.shape[-2]):
-            return speech.latent(visual)
+        return speech.latent_program(visual, z.shape[:-1])
 
     enumerated = poutine.enum(config_enumerate(conditioned_latent), first_available_dim=-z.dim())
-    with TRACE_LOCK:
+    with TRACE_LOCK, local_parameters():
         return poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace()
 
 

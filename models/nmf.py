@@ -22,14 +22,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.runtime import am_i_wrapped
-from torch import Generator, Tensor
-from torch.distributions import constraints
+from torch import Generator, Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models import sites
 from avse.models.distributions import exponential_cost
+from avse.models.parameters import StoredModule
 
 Draws = Tensor | Sequence[Tensor]
 """Draws of (*, N, F): a tensor (R, *, N, F) or a sequence of R tensors."""
@@ -70,13 +69,19 @@ class NMFNoise:
         noise = self
         if any(values[name] is not value for name, value in estimates.items()):
             noise = replace(self, W=values[sites.W].mT, H=values[sites.H], frame_gain=values[sites.G])
-        noise.smoothness_factor()
+        noise.smoothness_factor(self.H.dim() - 2)
         return noise
 
-    def smoothness_factor(self) -> None:
-        """log p(H) as the factor "smoothness" of a Pyro model under inference, where lambda > 0."""
+    def smoothness_factor(self, channels: int = 0) -> None:
+        """log p(H) as the factor "smoothness" of a Pyro model under inference, where lambda > 0.
+
+        Args:
+            channels: number of dimensions left of K over which log p(H) is summed, as the site is outside of
+                their plates.
+        """
         if self.smoothness > 0 and am_i_wrapped():
-            pyro.factor("smoothness", -self.neg_log_smoothness_prior())
+            log_prior = -self.neg_log_smoothness_prior()
+            pyro.factor("smoothness", log_prior.sum(tuple(range(-channels, 0))) if channels else log_prior)
 
     def variance(self) -> Tensor:
         """V_b = W H as (*, N, F), computed once."""
@@ -170,7 +175,7 @@ class NMFNoise:
         return second.mul_(power), first
 
 
-class NMFParameters(PyroModule):
+class NMFParameters(StoredModule):
     """W, H and g as positive parameters of a Pyro module, for gradient methods such as `pyro.infer.SVI`.
 
         model = NoisySpeech(speech.requires_grad_(False), NMFParameters(QuantileInit()(power, generator)))
@@ -178,31 +183,37 @@ class NMFParameters(PyroModule):
         model.noise.noise().variance()                      # (*, N, F)
 
     With the factor log p(H) of `NMFNoise` this is a maximum a posteriori estimate, at lambda = 0 one of
-    maximum likelihood.
+    maximum likelihood. The parameters are the logarithms. The module reads its own, whatever Pyro's store has
+    under their names; a step of `SVI` on a second recording is refused until the store is cleared.
 
     Args:
         noise: initial values, whose smoothness and floor are kept.
         frame_gain: train g; else it is kept.
     """
 
-    spectra: Tensor
-    activations: Tensor
-    frame_gain: Tensor
+    log_gain: Tensor
 
     def __init__(self, noise: NMFNoise, frame_gain: bool = False) -> None:
         super().__init__()
         least = _tiny(noise.H)
-        self.spectra = PyroParam(noise.W.clamp_min(least), constraints.positive)
-        self.activations = PyroParam(noise.H.clamp_min(least), constraints.positive)
+        self.log_spectra = nn.Parameter(noise.W.clamp_min(least).log())
+        self.log_activations = nn.Parameter(noise.H.clamp_min(least).log())
+        log_gain = noise.frame_gain.clamp_min(least).log()
         if frame_gain:
-            self.frame_gain = PyroParam(noise.frame_gain.clamp_min(least), constraints.positive)
+            self.log_gain = nn.Parameter(log_gain)
         else:
-            self.register_buffer("frame_gain", noise.frame_gain)
+            self.register_buffer("log_gain", log_gain)
         self.smoothness, self.floor = noise.smoothness, noise.floor
+
+    @property
+    def frame_gain(self) -> Tensor:
+        """Frame gain g of the speech, (*, N)."""
+        return self.log_gain.exp()
 
     def noise(self) -> NMFNoise:
         """The noise of the current parameters, differentiable in them."""
-        return NMFNoise(self.spectra, self.activations, self.frame_gain, self.smoothness, self.floor)
+        W, H = self.log_spectra.exp(), self.log_activations.exp()
+        return NMFNoise(W, H, self.frame_gain, self.smoothness, self.floor)
 
     def forward(self) -> NMFNoise:
         """As `NMFNoise.__call__`, at the current parameters."""

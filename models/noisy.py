@@ -11,17 +11,18 @@ The frame gain g_n is from Leglaive et al. (MLSP 2018) and in the Wiener filter 
 2020).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import pyro
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from avse.data.errors import InputError
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.handlers import OneZForAllAlpha
+from avse.models.parameters import StoredModule
 from avse.models.sites import X, frames_plate
 
 
@@ -67,7 +68,7 @@ class WienerMoments(NamedTuple):
     variance: Tensor
 
 
-class NoisySpeech(PyroModule):
+class NoisySpeech(StoredModule):
     """A speech model and an additive noise model.
 
         NoisySpeech(speech, NMFNoise(W, H, gain))      # W, H and g are estimates
@@ -78,6 +79,9 @@ class NoisySpeech(PyroModule):
         noise: frame gain (*, N) and variance (*, N, F), or a `NoiseProgram` that samples them. W couples the
             frames: sample all sites jointly, as `avse.inference.mcmc.pyro_kernel.nuts` does, or z frame by
             frame at fixed W and H, which is `NoisySpeech(speech, prior.noise(draw))`.
+
+    Raises:
+        InputError: called with data of several channels and noise that is sampled for one.
     """
 
     def __init__(self, speech: SpeechModel, noise: NoiseModel | NoiseProgram) -> None:
@@ -127,9 +131,27 @@ def sample_noisy(
 ) -> Tensor:
     """Sample the noise (if it has sites), then alpha (if any), z and x of every frame; return x (*, N, F)."""
     values: NoiseModel = noise() if callable(noise) else noise
-    with frames_plate(power, visual, values.frame_gain.shape[-1]), OneZForAllAlpha():
+    *batch, frames = values.frame_gain.shape
+    if not hasattr(noise, "variance"):
+        _check_channels(batch, power, visual)
+    with frames_plate(power, visual, frames, batch), OneZForAllAlpha():
         variance = noisy_variance(speech.latent(visual), values)
         return pyro.sample(X, PowerSpectrum(variance.log(), validate_args=False).to_event(1), obs=power)
+
+
+def _check_channels(batch: Sequence[int], *data: Tensor | None) -> None:
+    """Sampled noise has the channels and recordings of the data.
+
+    Raises:
+        InputError: it has fewer, so that they would share one W and H.
+    """
+    for given in data:
+        if given is not None and math.prod(given.shape[:-2]) > math.prod(batch):
+            raise InputError(
+                f"data of shape {tuple(given.shape)} would share W and H, which are sampled for "
+                f"{tuple(batch) or 'one channel'}: give one channel at a time, as "
+                "avse.inference.mcmc.pyro_mcmc.PyroMCMC does"
+            )
 
 
 def known(noise: NoiseModel | NoiseProgram) -> NoiseModel:

@@ -15,13 +15,11 @@ estimated here; inference may set the buffer.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
@@ -29,6 +27,7 @@ from avse.data.errors import InputError
 from avse.models.base import TRACE_LOCK, ConditionedSpeech, Evaluation, LogJointFn, SpeechModel
 from avse.models.mixture import bounded_logit, given_alpha, mixture_log_prior
 from avse.models.networks.lips import LipTrunk, cached_embeddings
+from avse.models.programs import distribution_of_z
 from avse.models.sites import ALPHA, Z
 
 CorruptionLogit = Callable[[Tensor | None], Tensor]
@@ -149,38 +148,13 @@ class TwoComponents(ConditionedSpeech):
         )
 
 
-class _PriorFound(Exception):
-    """Stops the execution of a component at site z."""
-
-
-class _CapturePrior(Messenger):
-    """Records the distribution of site z, and stops the execution before it is sampled."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.prior: dist.TorchDistribution | None = None
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == Z:
-            self.prior = msg["fn"]
-            raise _PriorFound
-
-
 def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
     """p(z | v) of a component, batch shape () or (*, N); no random number is drawn.
 
     Raises:
         InputError: the component has no z.
     """
-    capture = _CapturePrior()
-    try:
-        with poutine.block(), capture:
-            component.latent(visual)
-    except _PriorFound:
-        pass
-    if capture.prior is None:
-        raise InputError("a component of a mixture samples z")
-    return capture.prior
+    return distribution_of_z(lambda: component.latent(visual), "a component of a mixture")
 
 
 def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from avse.guides.base import SpeechGuide
 from avse.guides.mixture import branches
+from avse.inference.location import location
 from avse.inference.wiener import average_filter
 from avse.models.base import SpeechModel, latent_trace
 from avse.models.nmf import NMFNoise
@@ -28,8 +29,8 @@ LatentInit = Callable[[SpeechModel, SpeechGuide, Tensor, Tensor | None, NMFNoise
 def init_from_encoder(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
 ) -> Tensor:
-    """z at the encoder's mean for the noisy power, as in the papers."""
-    return guide.posterior(power, visual).mean
+    """z at the encoder's mean (see `location`) for the noisy power, as in the papers."""
+    return location(guide.posterior(power, visual))
 
 
 def init_from_prior(
@@ -51,9 +52,10 @@ def _prior_means(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Means of p(z | v, alpha), (A, *, N, L), and log p(alpha | v), (A, *, N); A = 1 without alpha."""
-    zeros = torch.zeros_like(guide.posterior(power, visual).mean)
+    latents = guide.posterior(power, visual).event_shape
+    zeros = power.new_zeros(*power.shape[:-1], *latents)
     trace = latent_trace(speech, zeros, visual)
-    mean: Tensor = trace.nodes[Z]["fn"].mean
+    mean = location(trace.nodes[Z]["fn"])
     if ALPHA not in trace.nodes:
         return mean.expand_as(zeros).unsqueeze(0), torch.zeros_like(zeros[..., 0]).unsqueeze(0)
     trace.compute_log_prob()
@@ -85,10 +87,10 @@ class InitFromEncodedEstimate:
         model = NoisySpeech(speech, noise)
         share = noise.variance() / torch.maximum(power, torch.as_tensor(noise.floor))
         gain = (1 - share).clamp_min(self.smallest_gain)
-        z = guide.posterior(power * gain.square(), visual).mean
+        z = location(guide.posterior(power * gain.square(), visual))
         for _ in range(self.rounds):
             gain = average_filter(model, z.unsqueeze(0), power, visual).gain
-            z = guide.posterior(power * gain.square(), visual).mean
+            z = location(guide.posterior(power * gain.square(), visual))
         return z
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from avse.data.errors import InputError
 from avse.models.base import TRACE_LOCK
+from avse.models.parameters import local_parameters
 from avse.models.sites import Z
 
 Model = Callable[..., object]
@@ -37,7 +38,7 @@ def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
         InputError: a site outside of the frames plate is sampled.
     """
     enumerated = poutine.enum(config_enumerate(model), first_available_dim=-z.dim())
-    with TRACE_LOCK:
+    with TRACE_LOCK, local_parameters():
         trace = poutine.trace(poutine.condition(enumerated, {Z: z})).get_trace(**data)
         log_prob = _frames_log_prob(trace)
     return log_prob if log_prob.dim() == z.dim() else log_prob.unsqueeze(0)

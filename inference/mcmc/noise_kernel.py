@@ -18,6 +18,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 from torch.distributions import biject_to
 
+from avse.data.errors import InputError
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State, adapted
 from avse.inference.mcmc.log_density import LogJoint, closure, sum_out_alpha
 from avse.inference.mcmc.pyro_kernel import TransitionStatistics
@@ -119,7 +120,16 @@ class AlternatingKernel(MCMCKernel):
         self._start = params
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Prepare the model for the data, which are given by name: power (N, F) and perhaps visual (N, D)."""
+        """Prepare the model for the data, which are given by name: power (N, F) and perhaps visual (N, D).
+
+        Raises:
+            InputError: power of several channels, which would share W and H.
+        """
+        if kwargs["power"].dim() != 2:
+            raise InputError(
+                f"power of shape {tuple(kwargs['power'].shape)}: W and H are sampled for one channel (N, F) "
+                "at a time"
+            )
         self._warmup, self._num_steps = warmup_steps, 0
         self._power: Tensor = kwargs["power"]
         self._visual: Tensor | None = kwargs.get("visual")

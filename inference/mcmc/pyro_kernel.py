@@ -14,7 +14,7 @@ several chains that advance together in one tensor, which Pyro and ArviZ then se
     mcmc.get_samples(group_by_chain=True)["z"]                           # (C, 200, *, N, L)
     arviz.from_pyro(mcmc)
 
-Pyro's own NUTS samples models whose frames are not independent, such as `SpeechInUnknownNoise`:
+Pyro's own NUTS samples models whose frames are not independent, such as `NoisySpeech` with a `GammaNMF`:
 
     mcmc = MCMC(nuts(model, {"z": z, "W": W, "H": H}), num_samples=500, warmup_steps=300)
 """

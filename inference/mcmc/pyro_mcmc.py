@@ -31,6 +31,7 @@ from avse.models.bayesian_nmf import GammaNMF
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
+from avse.models.parameters import local_parameters
 from avse.models.sites import Z
 
 Z_KERNEL = HMC(0.1, leapfrog_steps=8)
@@ -173,23 +174,24 @@ class JointSampler:
     ) -> ChainDraws:
         """As `Sampler.__call__`."""
         collected, diagnostics = [], []
+        program = local_parameters()(model)
         for chain in range(len(start[Z])):
             values = {name: own[chain] for name, own in start.items()}
-            kernel = self.kernel(model, init_strategy=init_to_value(values=values), **(self.options or {}))
+            kernel = self.kernel(program, init_strategy=init_to_value(values=values), **(self.options or {}))
             hook = _hook(_share(progress, chain, len(start[Z])), draws + warmup)
             mcmc = MCMC(kernel, draws, warmup, hook_fn=hook, disable_progbar=True)
             with TRACE_LOCK, torch.random.fork_rng(devices=[]), torch.enable_grad():
                 torch.manual_seed(_seed(generator))
                 mcmc.run(**data)
             collected.append(mcmc.get_samples())
-            diagnostics.append(mcmc.diagnostics())
+            diagnostics.append(mcmc._diagnostics[0])  # `mcmc.diagnostics` also needs four draws, for R-hat
         sites = {name: torch.stack([own[name] for own in collected]) for name in start}
         frames = sites[Z][..., 0]
         diverged = torch.zeros_like(frames, dtype=torch.bool)
         rates = []
         for chain, own in enumerate(diagnostics):
-            diverged[chain, own["divergences"]["chain 0"]] = True
-            rates.append(torch.full_like(frames[chain, 0], float(own["acceptance rate"]["chain 0"])))
+            diverged[chain, own["divergences"]] = True
+            rates.append(torch.full_like(frames[chain, 0], float(own["acceptance rate"])))
         return ChainDraws(sites, torch.stack(rates), None, None, diverged)
 
 
@@ -265,12 +267,23 @@ class PyroMCMC:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D)."""
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D).
+
+        With a noise prior, power is (N, F), or (C, N, F) with W and H of its own for each channel.
+
+        Raises:
+            InputError: further dimensions with a noise prior.
+        """
         if self.noise_prior is not None and power.dim() > 2:
-            parts = [_share(progress, index, len(power)) for index in range(len(power))]
+            if power.dim() > 3:
+                raise InputError(
+                    f"power of shape {tuple(power.shape)}: noise with a prior is sampled for one recording "
+                    "(C, N, F) or (N, F) at a time"
+                )
+            lips = [visual] * len(power) if visual is None or visual.dim() == 2 else visual
             alone = [
-                self(speech, guide, own, visual, generator, part)
-                for own, part in zip(power, parts, strict=True)
+                self(speech, guide, own, face, generator, _share(progress, index, len(power)))
+                for index, (own, face) in enumerate(zip(power, lips, strict=True))
             ]
             return join_channels([_as_channel(posterior) for posterior in alone])
         with torch.no_grad(), cached_embeddings():

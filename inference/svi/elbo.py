@@ -18,6 +18,7 @@ from pyro.infer.enum import get_importance_trace
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from avse.data.errors import InputError
+from avse.models.parameters import local_parameters
 from avse.models.vae_mm import VAEMM
 
 
@@ -134,7 +135,8 @@ class PriorMixedELBO:
     ) -> torch.Tensor:
         """Minus the weighted mean of the two lower bounds, summed over frames, nats."""
         w = self.prior_weight
-        elbo = self.elbo.differentiable_loss(model, guide, **batch)
-        if w == 0:
-            return elbo
-        return (1 - w) * elbo + w * self.elbo.differentiable_loss(model, self.prior_guide, **batch)
+        with local_parameters():  # both guides may have parameters of the same name
+            elbo = self.elbo.differentiable_loss(model, guide, **batch)
+            if w == 0:
+                return elbo
+            return (1 - w) * elbo + w * self.elbo.differentiable_loss(model, self.prior_guide, **batch)

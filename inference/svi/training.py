@@ -42,6 +42,7 @@ from avse.inference.svi.interrupts import keyboard_interrupts
 from avse.inference.svi.seeds import step_seed
 from avse.models.networks.lips import cached_embeddings
 from avse.models.networks.spectrum import POWER_FLOOR
+from avse.models.parameters import local_parameters
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class SVI(L.LightningModule):
     def loss(self, batch: Batch) -> Tensor:
         """Minus the lower bound per frame, nats."""
         batch = {**batch, "power": batch["power"] + self.settings.power_floor}
-        with cached_embeddings():
+        with cached_embeddings(), local_parameters():
             loss = self.elbo.differentiable_loss(self.model, self.guide, **batch)
         return loss / batch["power"].shape[-2]
 

@@ -3,6 +3,7 @@
 from avse.enhancement import Enhancement, enhance
 from avse.version import __version__
 from avse.zoo import PairConfig, load
+from avse.zoo.own import Pair
 from avse.zoo.pair import SpeechPair
 
-__all__ = ["Enhancement", "PairConfig", "SpeechPair", "__version__", "enhance", "load"]
+__all__ = ["Enhancement", "Pair", "PairConfig", "SpeechPair", "__version__", "enhance", "load"]

@@ -26,6 +26,7 @@ from avse.data.lips.files import LipsSource, lips_from
 from avse.data.lips.front_end import LipTrack
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
+from avse.guides.programs import speech_guide
 from avse.guides.wrappers import BandLimitedGuide
 from avse.models.band_limited import BandLimited
 from avse.models.base import SpeechModel
@@ -303,6 +304,7 @@ def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
 def within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:
     """Model and guide over the bins that the recording has; all of them unless its rate is low."""
     bins = min(pair.stft.bins, round(pair.stft.bins * sample_rate / pair.stft.sample_rate))
+    guide = speech_guide(pair.guide, pair.model)
     if bins == pair.stft.bins:
-        return pair.model, pair.guide, bins
-    return BandLimited(pair.model, bins), BandLimitedGuide(pair.guide, pair.stft.bins), bins
+        return pair.model, guide, bins
+    return BandLimited(pair.model, bins), BandLimitedGuide(guide, pair.stft.bins), bins

@@ -36,6 +36,7 @@ ARGUMENTS = {
         *("--seconds", "0.3", "--draws", "25", "--warmup", "5", "--leapfrog-steps", "2", "--chains", "2"),
         *("--figures", "figures"),
     ],
+    "svi_in_plain_pyro.py": ["--epochs", "2", "--out", "pair", "--figure", "figure.png"],
     "swap_the_guide.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--figure", "figure.png"],
     "swap_the_prior.py": [*("--seconds", "0.5", "--algorithms", "mcem", "vem"), *("--figure", "figure.png")],
     "train_a_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
@@ -50,6 +51,7 @@ WRITES = {
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
     "inspect_the_posterior.py": ["figures/trace.png", "figures/rank.png", "figures/predictive.png"],
+    "svi_in_plain_pyro.py": ["figure.png", "pair/model.safetensors"],
     "swap_the_guide.py": ["figure.png", "runs/swap-the-guide/second-look/report.json"],
     "swap_the_prior.py": ["figure.png"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
@@ -60,6 +62,7 @@ PRINTS = {
         r"log evidence, nats per frame(.*\n)+?a-vae .*\d",
         r"PSIS-LOO, nats(.*\n)+?av-vae-synthetic, lips hidden .*\d",
     ],
+    "svi_in_plain_pyro.py": [r"epoch 1: ELBO .*held-out"],
     "swap_the_guide.py": ["one glance", "second look"],
     "swap_the_prior.py": [r"mcem .*\(1\).*\(1\).*\(2\)", r"vem .*\(1\).*\(1\).*\(2\)"],
 }

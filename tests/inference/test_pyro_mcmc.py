@@ -235,6 +235,41 @@ def test_the_posterior_of_a_recording(name: str, channels: int) -> None:
     assert not torch.equal(run(1).z, posterior.z)
 
 
+def test_nuts_on_channels_of_a_mixture_that_trains() -> None:
+    """Each channel has a z of its own, and parameters that are not frozen stay out of Pyro's store."""
+    own, other = pair(), pair()
+    own.requires_grad_()
+    power = torch.rand(2, 10, 33, generator=torch.Generator().manual_seed(0)) + 0.1
+    algorithm = replace(SAMPLERS["frames, NUTS"], sampler=JointSampler(NUTS, {"max_tree_depth": 2, **FIXED}))
+    mixture = VAEMM(own.model, other.model, pi=0.4)
+    posterior = algorithm(mixture, own.guide, power, None, torch.Generator().manual_seed(0))
+    assert not list(pyro.get_param_store())
+    assert posterior.z.shape == (2, 4, 2, 10, 3)
+    assert posterior.responsibilities.shape == (2, 2, 10)
+    moved = (posterior.z[:, 1:] - posterior.z[:, :-1]).abs().sum((-1, -2)).amax(1)  # (C, channels)
+    assert (moved > 0).all()
+    assert not torch.equal(posterior.z[:, :, 0], posterior.z[:, :, 1])
+    assert all(parameter.grad is None for parameter in own.model.parameters())
+
+
+def test_lips_of_each_channel_go_with_its_noise() -> None:
+    """Two faces, one a channel: the algorithm sees the lips of the channel that it samples."""
+    algorithm, own, seen = SAMPLERS["noise"], pair(), []
+
+    def fit(speech: Any, guide: Any, power: Tensor, visual: Tensor, *rest: Any) -> Any:
+        seen.append(visual)
+        return default_mcem()(speech, guide, power, None, *rest)
+
+    power, visual = torch.rand(2, 6, 33) + 0.1, torch.rand(2, 6, 5)
+    run = replace(algorithm, fit=fit)
+    for lips in (visual, visual[0]):
+        run(own.model, own.guide, power, lips, torch.Generator().manual_seed(0))
+    for lips, expected in zip(seen, [*visual, visual[0], visual[0]], strict=True):
+        assert torch.equal(lips, expected)
+    with pytest.raises(InputError, match="one recording"):
+        run(own.model, own.guide, power[None], None, torch.Generator())
+
+
 def test_alpha_is_summed_out_of_z_and_noise() -> None:
     """A mixture at pi = 1 is its first component; every sampler sees one z (N, L) a chain."""
     own, other = pair(), pair()
@@ -252,6 +287,16 @@ def test_alpha_is_summed_out_of_z_and_noise() -> None:
             torch.testing.assert_close(mixed.wiener_gain, alone.wiener_gain, atol=1e-3, rtol=1e-3)
 
 
+def test_one_draw_by_nuts() -> None:
+    """Fewer draws than R-hat needs."""
+    algorithm, own = replace(SAMPLERS["frames, NUTS"], chains=1, draws=1, warmup=1), pair()
+    posterior = algorithm(
+        own.model, own.guide, torch.rand(6, 33) + 0.1, None, torch.Generator().manual_seed(0)
+    )
+    assert posterior.z.shape == (1, 1, 6, 3)
+    assert posterior.acceptance.shape == (6,)
+
+
 def test_a_sampler_that_does_not_fit_the_noise_is_refused() -> None:
     own, power = pair(), torch.rand(6, 33) + 0.1
     for algorithm, message in (
@@ -266,6 +311,13 @@ def test_a_sampler_that_does_not_fit_the_noise_is_refused() -> None:
     prior = GammaNMF(33, 6, torch.tensor(1.0))
     with pytest.raises(InputError, match="samples the noise"):
         NoisySpeech(own.model, prior).log_joint(torch.zeros(6, 3), power)
+    stereo = power.expand(2, 6, 33)  # its channels would share W and H
+    start = {"z": torch.zeros(1, 2, 6, 3), "W": torch.full((1, 1, 33), 1 / 33), "H": torch.ones(1, 1, 6)}
+    kernel = AlternatingKernel(NoisySpeech(own.model, prior), HMC(0.1, 2), start, 0)
+    with pytest.raises(InputError, match="one channel"):
+        VectorizedMCMC(kernel, 1, 1).run(power=stereo)
+    with pytest.raises(InputError, match="one channel"):
+        MCMC(NUTS(NoisySpeech(own.model, prior)), 1, 1, disable_progbar=True).run(power=stereo)
 
 
 def test_draws_of_the_noise_have_filters_of_their_own() -> None:

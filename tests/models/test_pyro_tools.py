@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO, config_enumerate, infer_discrete
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate, infer_discrete
 from torch import Generator, Tensor
 
 from avse.data.errors import InputError
@@ -74,6 +74,7 @@ def data() -> tuple[Tensor, Tensor]:
 @pytest.fixture(autouse=True)
 def _empty_param_store() -> object:
     """`NMFParameters` may register parameters in Pyro's store, as any Pyro module does."""
+    pyro.clear_param_store()
     yield
     pyro.clear_param_store()
 
@@ -145,6 +146,75 @@ def test_render_model(name: str, noise: str) -> None:
     if noise in ("gamma", "inverse gamma", "chain"):
         assert "W -> x" in graph
         assert "H -> x" in graph
+
+
+# Channels and recordings ---------------------------------------------------------------------------------
+
+
+def of_recording(power: Tensor) -> NMFParameters:
+    return NMFParameters(RandomInit(K, 2.0)(power, Generator().manual_seed(0)))
+
+
+def test_noise_of_a_second_recording_is_its_own() -> None:
+    """Pyro's store has W and H of the first recording by then."""
+    hearing, guide = a_vae(F, **SIZES)
+    for module in (hearing, guide):
+        module.eval().requires_grad_(False)
+    power, _ = data()
+    first = NoisySpeech(hearing, of_recording(power))
+    SVI(first, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(power=power)
+    assert set(pyro.get_param_store()) == {"noise.log_spectra", "noise.log_activations"}
+
+    second = NoisySpeech(hearing, of_recording(100 * power))
+    own = second.noise.noise()
+    trace = poutine.trace(pyro.condition(second, {"z": torch.zeros(N, L)})).get_trace(power=power)
+    torch.testing.assert_close(trace.nodes["W"]["value"], own.W.mT)
+    torch.testing.assert_close(trace.nodes["H"]["value"], own.H)
+    assert trace.nodes["H"]["value"].mean() > 10 * first.noise.noise().H.mean()
+    torch.testing.assert_close(second.noise.noise().variance(), own.variance())
+    with pytest.raises(InputError, match="clear_param_store"):
+        SVI(second, guide, pyro.optim.Adam({}), Trace_ELBO()).step(power=power)
+    pyro.clear_param_store()
+    SVI(second, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(power=power)
+    assert not torch.equal(second.noise.noise().H, own.H)
+
+
+@pytest.mark.filterwarnings("ignore:.*found no sample sites")
+def test_noise_of_two_channels_trains_by_svi() -> None:
+    """The factor log p(H) of both channels is one number, and each channel has the gradient of its own."""
+    hearing, guide = a_vae(F, **SIZES)
+    for module in (hearing, guide):
+        module.eval().requires_grad_(False)
+    power = torch.stack([data()[0], 3 * data()[0]])
+    noise = of_recording(power)
+    model = NoisySpeech(hearing, noise)
+    SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), TraceEnum_ELBO()).step(power=power)
+    pyro.clear_param_store()
+    z, own = torch.zeros(2, N, L), noise.noise()
+    joint = poutine.trace(pyro.condition(model, {"z": z})).get_trace(power=power).log_prob_sum()
+    joint.backward()
+    for channel in range(2):
+        alone = NMFParameters(
+            NMFNoise(*(values[channel] for values in (own.W, own.H, own.frame_gain)), 2.0, own.floor[channel])
+        )
+        single = pyro.condition(NoisySpeech(hearing, alone), {"z": z[channel]})
+        poutine.trace(single).get_trace(power=power[channel]).log_prob_sum().backward()
+        torch.testing.assert_close(noise.log_activations.grad[channel], alone.log_activations.grad)
+        pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("noise", ["gamma", "gamma with gain", "inverse gamma", "chain"])
+def test_sampled_noise_is_not_shared_by_channels(noise: str) -> None:
+    model, (power, visual) = NoisySpeech(speech("av-vae"), NOISES[noise]()), data()
+    with pytest.raises(InputError, match="one channel"):
+        model(power.expand(2, N, F), visual)
+    with pytest.raises(InputError, match="one channel"):
+        model(visual=visual.expand(2, *visual.shape))
+    W, H = torch.rand(2, K, F).softmax(-1), torch.rand(2, K, N) + 0.1
+    gain = {"g": torch.ones(2, N)} if noise == "gamma with gain" else {}
+    given = pyro.condition(model, {"W": W, "H": H, **gain})  # W and H of each channel
+    z = poutine.trace(given).get_trace(power.expand(2, N, F), visual).nodes["z"]["value"]
+    assert z.shape == (2, N, L)
 
 
 # The pieces ----------------------------------------------------------------------------------------------

@@ -268,14 +268,17 @@ def test_sampled_mixture_has_the_mixture_variance() -> None:
 
 
 @pytest.mark.parametrize("kind", [a_vae, SwitchedAVAE])
-def test_parameters_stay_in_the_module(kind: type) -> None:
+def test_evaluation_leaves_no_parameter_in_the_store(kind: type) -> None:
+    """A traced evaluation puts none there; a call of the model does, for `pyro.infer.SVI`."""
     model = kind(torch.float64)
-    model(power=torch.rand(N, F, dtype=torch.float64))
-    frame_log_joint(
-        model, torch.randn(N, L, dtype=torch.float64), power=torch.rand(N, F, dtype=torch.float64)
-    )
+    power, z = torch.rand(N, F, dtype=torch.float64), torch.randn(N, L, dtype=torch.float64)
+    frame_log_joint(model, z, power=power)
+    TracedSpeech(model)(z)
     assert list(pyro.get_param_store()) == []
     assert model.state_dict()
+    model(power=power)
+    stored = {id(parameter) for parameter in pyro.get_param_store().values()}
+    assert stored == {id(parameter) for parameter in model.parameters()}
 
 
 def test_band_limited_is_the_lowest_bins() -> None:

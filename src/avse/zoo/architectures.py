@@ -4,6 +4,7 @@ The functions give a model and its guide, untrained. Their arguments are saved w
 wants other parts calls the classes directly.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -323,7 +324,10 @@ def vae_mm(
     return model, MixtureGuide(audio_guide, visual_guide, OptimalResponsibilities(model))
 
 
-ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
+Builder = Callable[..., tuple[SpeechModel, SpeechGuide]]
+"""(bins, lips where the models use them, plain values) -> model and guide, untrained."""
+
+ARCHITECTURES: dict[str, Builder] = {
     "a-vae": a_vae,
     "v-vae": v_vae,
     "av-vae": av_vae,
@@ -331,6 +335,50 @@ ARCHITECTURES: dict[str, Callable[..., tuple[SpeechModel, SpeechGuide]]] = {
     "min-vae": min_vae,
     "vae-mm": vae_mm,
 }
+
+
+def register(
+    name: str,
+) -> Callable[
+    [Callable[..., tuple[SpeechModel, SpeechGuide]]], Callable[..., tuple[SpeechModel, SpeechGuide]]
+]:
+    """Give a builder of one's own a name, under which its pairs are made, saved and loaded.
+
+        @register("heavy-tails")
+        def heavy_tails(bins: int, latent_size: int = 32, hidden: Sequence[int] = (256,)):
+            decoder = SpectrumDecoder(latent_size, hidden, bins)
+            guide = AudioGuide(LogPower(bins), GaussianEncoder(bins, hidden, latent_size))
+            return AVAE(HeavyTails(latent_size), decoder), guide
+
+        pair = SpeechPair(PairConfig("heavy-tails", {"latent_size": 16}, FrontEnd()))
+
+    Its arguments are `bins`, `lips` for a pair that uses them, and plain values with annotations and
+    defaults: bool, int, or sizes of layers. A program that loads the pair registers the builder first.
+
+    Args:
+        name: of the architecture.
+
+    Raises:
+        InputError: another builder has the name, or an argument has no annotation or default.
+    """
+
+    def add(builder: Builder) -> Builder:
+        parameters = inspect.signature(builder).parameters
+        if name in ARCHITECTURES and ARCHITECTURES[name] is not builder:
+            raise InputError(f"architecture {name!r}: another builder has this name; choose another one")
+        if "bins" not in parameters:
+            raise InputError(f"builder of {name!r}: give it a parameter `bins`, the number of frequencies")
+        for argument, parameter in parameters.items():
+            plain = argument in ("bins", "lips")
+            if not plain and inspect.Parameter.empty in (parameter.default, parameter.annotation):
+                raise InputError(
+                    f"builder of {name!r}: its argument {argument!r} needs an annotation and a default"
+                )
+        ARCHITECTURES[name] = builder
+        return builder
+
+    return add
+
 
 NESTED_ARGUMENTS: dict[str, dict[str, str]] = {"vae-mm": {"first": "a-vae", "second": "av-vae"}}
 """Architecture -> its arguments that are arguments of another architecture -> name of that one."""

@@ -28,11 +28,13 @@ from avse.data.front_end import FrontEnd
 from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
+from avse.guides.programs import speech_guide
 from avse.models.base import SpeechModel
 from avse.zoo.architectures import ARCHITECTURES, NESTED_ARGUMENTS
 from avse.zoo.card import with_front_matter
 from avse.zoo.migration import FORMAT_VERSION, check_names, migrated_config, migrated_weights, shortened
 from avse.zoo.shipped import shipped
+from avse.zoo.structure import first_difference
 from avse.zoo.validation import (
     MAX_CARD_BYTES,
     builder_arguments,
@@ -179,7 +181,22 @@ class SpeechPair(ModelHubMixin):
 
     def modules(self) -> nn.ModuleDict:
         """Model and guide under the names that their weights are saved by."""
-        return nn.ModuleDict({"model": self.model, "guide": self.guide})
+        return nn.ModuleDict({"model": self.model, "guide": speech_guide(self.guide, self.model)})
+
+    def requires_grad_(self, requires_grad: bool = True) -> "SpeechPair":
+        """Make all weights of model and guide trainable, or freeze them; returns self.
+
+        A loaded pair is frozen and in evaluation mode. To fine-tune it, with dropout where it has any:
+
+            pair = avse.load("a-vae").requires_grad_()
+            pair.modules().train()
+            svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-4}), Trace_ELBO())
+
+        Args:
+            requires_grad: as in `torch.nn.Module.requires_grad_`.
+        """
+        self.modules().requires_grad_(requires_grad)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -218,7 +235,8 @@ class SpeechPair(ModelHubMixin):
             kwargs: `repo_id`, `push_to_hub` and what `push_to_hub` takes, as in `ModelHubMixin`.
 
         Raises:
-            InputError: the folder cannot be written, or weights are not finite: training diverged.
+            InputError: the folder cannot be written, weights are not finite: training diverged, or a part
+                of model or guide is not what the configuration builds (`check_restorable`).
         """
         folder = made_folder(save_directory)
         self._save_pretrained(folder)
@@ -227,7 +245,24 @@ class SpeechPair(ModelHubMixin):
         repo_id = kwargs.pop("repo_id", None) or folder.name
         return str(self.push_to_hub(repo_id=repo_id, **kwargs))
 
+    def check_restorable(self) -> None:
+        """Check that a saved copy would be reloaded as this pair: no part was replaced since it was built.
+
+        Raises:
+            InputError: model or guide are not what the configuration builds; names the part.
+        """
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = SpeechPair(self.config).modules()
+        difference = first_difference(self.modules(), built)
+        if difference is not None:
+            raise InputError(
+                f"{difference}: it would be lost when the pair is loaded again; register a function that "
+                "builds this model and guide (avse.zoo.architectures.register) and make the pair from its "
+                "name, SpeechPair(PairConfig(name, arguments, front_end))"
+            )
+
     def _save_pretrained(self, save_directory: Path) -> None:
+        self.check_restorable()
         weights = {name: tensor.half().contiguous() for name, tensor in _tensors(self.modules()).items()}
         for name, tensor in weights.items():
             if not tensor.isfinite().all():
