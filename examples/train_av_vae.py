@@ -57,8 +57,7 @@ def main(args: argparse.Namespace) -> None:
     guide.fit_scales(frames)
 
     # 0.9 of the bound under the guide + 0.1 of the bound under the prior, a guide that only sees
-    sight = VisualGuide(trunk, prior)
-    elbo = PriorMixedELBO(sight, prior_weight=0.1)
+    elbo = PriorMixedELBO(sight := VisualGuide(trunk, prior), prior_weight=0.1)
     settings = TrainingSettings(max_epochs=args.epochs, kl_warmup=200, gradient_norm=200.0, seed=args.seed)
     svi = SVI(model, guide, settings, elbo, [LevelAugmentation(-6.0, 6.0), LipAugmentation(lips)])
     report = train(svi, data, args.out, callbacks=[FrozenAudioPath(0.2)])
