@@ -39,13 +39,11 @@ assert not changed, changed
 """
 
 USES = {
-    "import": "import avse, avse.recording, avse.inference.svi.training, avse.evaluation.benchmark",
-    "enhance": """import avse
+    "import and enhance": """import avse, avse.inference.svi.training, avse.evaluation.benchmark
 x = 0.1 * np.random.default_rng(0).standard_normal(4000)
 for name, algorithm in (("a-vae", "mcem"), ("min-vae-v2", "vem"), ("vae-mm", "auto")):
     video = None if name == "a-vae" else np.zeros((8, 67, 67), np.uint8)
-    avse.enhance(x, 16000, model=avse.load(name), algorithm=algorithm, video=video, fps=30)""",
-    "trace": """import avse
+    avse.enhance(x, 16000, model=avse.load(name), algorithm=algorithm, video=video, fps=30)
 from dataclasses import replace
 from avse.inference.component_density import traced
 from avse.inference.presets import default_vem

@@ -763,7 +763,11 @@ def test_identical_components_keep_the_prior() -> None:
 
 
 @pytest.mark.parametrize("never", [-torch.inf, -1e30])
-@pytest.mark.parametrize("factor", [Shared(), Structured()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "factor",
+    [Shared(), pytest.param(Structured(), marks=pytest.mark.slow)],
+    ids=lambda f: type(f).__name__,
+)
 def test_an_impossible_component_is_as_if_it_were_not_there(factor: LatentFactor, never: float) -> None:
     """pi = 0, as -inf or as a very low number; the shared run is that of the other component, to the draw."""
     both = vae_mm()

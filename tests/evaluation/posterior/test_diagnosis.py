@@ -212,6 +212,7 @@ def test_warm_up_shows_in_the_log_joint(warm: bool, generator: Generator) -> Non
     assert ("longer warmup" in str(diagnosis)) != warm
 
 
+@pytest.mark.slow
 def test_a_timid_random_walk_fails_where_a_gradient_kernel_passes(generator: Generator) -> None:
     model, power = a_vae(), torch.rand(N, F, dtype=torch.float64)
     start = torch.randn(4, N, L, dtype=torch.float64, generator=generator)

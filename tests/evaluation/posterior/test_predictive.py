@@ -89,6 +89,7 @@ def test_right_noise_fits_and_wrong_noise_does_not(
         assert (check.excess.sign() == (1.0 if factor < 1 else -1.0)).any()
 
 
+@pytest.mark.slow
 def test_pivotal_p_values_are_uniform_and_medians_are_valid(generator: Generator) -> None:
     """Of 80 recordings of 40 frames from the model, p-values of single draws are uniform: four
     Kolmogorov-Smirnov tests at p > 1e-4, and twice the median of three is below 0.2 in no more than a fifth
