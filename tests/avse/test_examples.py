@@ -75,6 +75,10 @@ VIDEOS = {
 }
 
 
+LONG = frozenset({"compare_samplers.py"})
+"""Examples of more than ten seconds, even with the arguments of the tests."""
+
+
 def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.delenv("AVSE_DATA", raising=False)
@@ -82,7 +86,10 @@ def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pyte
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
-@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in sorted(ARGUMENTS)],
+)
 def test_example_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ def test_first_screen_has_the_two_commands() -> None:
         assert f"\n{target}: " in makefile
 
 
+@pytest.mark.slow
 def test_shell_lines_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ def test_every_picture_of_a_clip_shows_the_lips(real_recordings: Path, speaker: 
     assert lips.valid.mean() > 0.97  # an encoder may have repeated a picture
 
 
+@pytest.mark.slow
 def test_a_speaker_looks_alike_cropped_and_in_the_full_picture(real_recordings: Path) -> None:
     means = [
         np.mean([read_lips(clip).images.mean(0) for clip in _clips(real_recordings, folder, "train")[:3]], 0)

@@ -209,6 +209,7 @@ def test_pesq_of_a_long_clip_is_the_mean_of_its_pieces() -> None:
     assert pesq_wb(reference, mixture, RATE) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_pesq_survives_many_utterances() -> None:
     """In another process: 75 bursts in one call crash the interpreter."""
     code = """

@@ -109,7 +109,7 @@ def still(noise: NMFNoise, **changes: object) -> ComponentwiseMCEM:
     return ComponentwiseMCEM(**{**parts, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("values", [2, 3])
+@pytest.mark.parametrize("values", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_responsibilities_and_filter_are_those_of_the_grid(values: int) -> None:
     model, noise, power = problem(values)
     posterior = still(noise)(model, Centre(), power, None, Generator().manual_seed(0))

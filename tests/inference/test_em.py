@@ -76,7 +76,11 @@ def linear_gaussian(generator: Generator, sigma: float = 0.5) -> LinearGaussian:
     return LinearGaussian(A, torch.arange(F, dtype=torch.float64), torch.tensor(sigma, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("kernel", [RandomWalk(0.5), MALA(0.5), HMC(0.3, 3)], ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize(
+    "kernel",
+    [RandomWalk(0.5), MALA(0.5), pytest.param(HMC(0.3, 3), marks=pytest.mark.slow)],
+    ids=lambda k: type(k).__name__,
+)
 @pytest.mark.parametrize("joint", [closure, traced])
 def test_e_step_agrees_with_the_exact_posterior(kernel: Kernel, joint: object) -> None:
     """Whitened draws averaged over each of 300 independent chains: |z| < 4.5, false alarms 5e-5."""
@@ -113,7 +117,7 @@ def probabilistic_pca(s: Tensor) -> tuple[Tensor, Tensor]:
     "e_step",
     [
         Chain(MALA(0.3), 40, 10, target_acceptance=0.57),
-        Chain(HMC(0.2, leapfrog_steps=4), 10, 4, target_acceptance=0.8),
+        pytest.param(Chain(HMC(0.2, leapfrog_steps=4), 10, 4, target_acceptance=0.8), marks=pytest.mark.slow),
     ],
     ids=lambda chain: type(chain.kernel).__name__,
 )

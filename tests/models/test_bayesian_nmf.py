@@ -261,7 +261,8 @@ START = {
 }
 
 
-@pytest.mark.parametrize("make", [a_vae, pytest.param(min_vae, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [a_vae, min_vae])
 def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
     speech, noise = make(2), prior(2, 1)
     truth, wrong = integrated(speech, noise)

@@ -222,7 +222,7 @@ print("kept")
 
 
 @pytest.mark.parametrize("name", ["a.flac", "a.ogg", "a.wav"])
-@pytest.mark.parametrize("length", [1600, 16000])
+@pytest.mark.parametrize("length", [1600, pytest.param(16000, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_at_any_byte_keeps_the_old_file(tmp_path: Path, name: str, length: int) -> None:
     command = [sys.executable, "-c", WRITES_UNDER_A_LIMIT, str(tmp_path / name), str(length)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
