@@ -23,6 +23,7 @@ from pathlib import Path
 
 import common
 import numpy as np
+from numpy.typing import NDArray
 from quality import noises
 from scipy import ndimage
 
@@ -54,11 +55,15 @@ def other(clip: str, clips: list[str]) -> Lips:
     return read(mates[(mates.index(clip) + len(mates) // 2) % len(mates)])
 
 
-def shuffled(clip: str, clips: list[str]) -> Lips:
-    """The right pictures in a random order."""
-    lips = read(clip)
-    order = np.random.default_rng(0).permutation(len(lips.images))
+def reordered(lips: Lips, order: NDArray[np.int_]) -> Lips:
+    """The video frames in another order, at the same times."""
     return Lips(lips.images[order], lips.times, lips.reasons[order], lips.fps)
+
+
+def shuffled(clip: str, clips: list[str]) -> Lips:
+    """The right video frames in a random order."""
+    lips = read(clip)
+    return reordered(lips, np.random.default_rng(0).permutation(len(lips.images)))
 
 
 def unseen(clip: str, clips: list[str]) -> Lips:

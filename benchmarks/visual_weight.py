@@ -19,7 +19,7 @@ from typing import NamedTuple
 import common
 import numpy as np
 import torch
-from lips import LEVELS, other, read
+from lips import LEVELS, other, read, reordered
 from quality import noises
 from rich.console import Console
 from rich.progress import track
@@ -79,12 +79,11 @@ def videos(clip: str, clips: list[str], generator: np.random.Generator) -> dict[
     """The lips of a clip, and others in their place."""
     own = read(clip)
     others = [each for each in clips if Path(each).parent != Path(clip).parent]
-    backwards = Lips(own.images[::-1].copy(), own.times, own.reasons[::-1].copy(), own.fps)
     return {
         OWN: own,
         "other sentence": other(clip, clips),
         "other speaker": read(others[generator.integers(len(others))]),
-        "reversed": backwards,
+        "reversed": reordered(own, np.arange(len(own.images))[::-1]),
     }
 
 
@@ -94,15 +93,17 @@ def cases(
 ) -> list[Case]:
     """Both components fitted to a mixture, with every video."""
     speech, mixture = benchmark.make_mixture(spec)
+    clean = Recording.prepare(speech, benchmark.RATE, pair, None).spectrum[0]
+    heard = Recording.prepare(mixture, benchmark.RATE, pair, None)
+    models = components(heard.speech, heard.guide)
+    assert models is not None
+    audio = algorithm.audio(*models[1], heard.power, None, torch.Generator().manual_seed(spec.seed))
     found = []
     for kind, lips in videos(spec.clip, clips, np.random.default_rng(spec.seed)).items():
         recording = Recording.prepare(mixture, benchmark.RATE, pair, lips)
-        clean = Recording.prepare(speech, benchmark.RATE, pair, None).spectrum[0]
-        models = components(recording.speech, recording.guide)
-        assert models is not None
         assert recording.visual is not None
         generator = torch.Generator().manual_seed(spec.seed)
-        fits = algorithm.fit(recording.speech, models, recording.power, recording.visual, generator)
+        fits = algorithm.fit_visual(heard.speech, models, audio, recording.power, recording.visual, generator)
         gains = torch.stack([fits.audio.wiener_gain[0].clamp_min(fits.audio.gain_floor), fits.visual_gain[0]])
         estimates = gains * recording.spectrum[0]
         found.append(

@@ -214,10 +214,13 @@ class AnchoredMCEM:
         if found is None or visual is None:
             return self.audio(speech, guide, power, visual, generator, progress)
         with torch.no_grad(), cached_embeddings():
-            fits = self.fit(speech, found, power, visual, generator, progress)
+            _, (audio_model, audio_guide) = found
+            audio = self.audio(audio_model, audio_guide, power, None, generator, lambda f: progress(0.45 * f))
+            fits = self.fit_visual(
+                speech, found, audio, power, visual, generator, lambda f: progress(0.45 + 0.5 * f)
+            )
             weight = self.weight(fits, power)
-            audio, gain = fits.audio, fits.visual_gain
-            share = weight.unsqueeze(-1)
+            gain, share = fits.visual_gain, weight.unsqueeze(-1)
             averaged_gain = (1 - share) * audio.wiener_gain.clamp_min(audio.gain_floor) + share * gain
             between = share * (1 - share) * (audio.wiener_gain - gain).square() * power
             progress(1.0)
@@ -234,21 +237,29 @@ class AnchoredMCEM:
             gain_floor=0.0,
         )
 
-    def fit(
+    def fit_visual(
         self,
         speech: SpeechModel,
         found: Components,
+        audio: Posterior,
         power: Tensor,
         visual: Tensor,
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> ComponentFits:
-        """Both `components` of the mixture, each fitted separately to |x|^2 = `power` (*, N, F)."""
-        (visual_model, visual_guide), (audio_model, audio_guide) = found
-        audio = self.audio(audio_model, audio_guide, power, None, generator, lambda f: progress(0.45 * f))
-        lips = self.visual(
-            visual_model, visual_guide, power, visual, generator, lambda f: progress(0.45 + 0.5 * f)
-        )
+        """The audio-visual component, fitted to |x|^2 = `power` (*, N, F) beside a fit of the audio-only one.
+
+        Args:
+            speech: the mixture.
+            found: its `components`.
+            audio: posterior under its audio-only component, which does not depend on the lips.
+            power: |x|^2 (*, N, F).
+            visual: lips (*, N, D).
+            generator: source of random numbers.
+            progress: receives the fraction that is done.
+        """
+        visual_model, visual_guide = found[0]
+        lips = self.visual(visual_model, visual_guide, power, visual, generator, progress)
         gain, variance = weighted_chains(
             NoisySpeech(visual_model, lips.noise), lips.z, power, visual, self.temper
         )
