@@ -13,10 +13,11 @@ The frame gain g_n is from Leglaive et al. (MLSP 2018) and in the Wiener filter 
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import pyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
@@ -61,6 +62,23 @@ class NoiseProgram(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ConstantNoise:
+    """Values of a noise model, which has no sites in a Pyro model.
+
+    Args:
+        frame_gain: frame gain g of the speech, (*, N).
+        noise_variance: V_b, (*, N, F).
+    """
+
+    frame_gain: Tensor
+    noise_variance: Tensor
+
+    def variance(self) -> Tensor:
+        """V_b, (*, N, F)."""
+        return self.noise_variance
+
+
 class WienerMoments(NamedTuple):
     """Speech given the noisy speech and one z: s | x, z ~ N_c(gain x, variance), each (*, N, F)."""
 
@@ -84,7 +102,7 @@ class NoisySpeech(StoredModule):
         InputError: called with data of several channels and noise that is sampled for one.
     """
 
-    def __init__(self, speech: SpeechModel, noise: NoiseModel | NoiseProgram) -> None:
+    def __init__(self, speech: SpeechModel, noise: NoiseModel | NoiseProgram | ConstantNoise) -> None:
         super().__init__()
         self.speech = speech
         self.noise: Any = noise
@@ -97,6 +115,16 @@ class NoisySpeech(StoredModule):
             visual: lips (*, N, D), where the speech model has them.
         """
         return sample_noisy(self.speech, self.noise, power, visual)
+
+    def with_constant_noise(self) -> "NoisySpeech":
+        """The same model of z, alpha and x, without the sites of a noise estimate, which take time to trace.
+
+        A model with trained parameters or a prior as its noise, and a subclass, is returned as it is.
+        """
+        estimate = hasattr(self.noise, "variance") and not isinstance(self.noise, nn.Module)
+        if type(self) is not NoisySpeech or not estimate:
+            return self
+        return NoisySpeech(self.speech, ConstantNoise(self.noise.frame_gain, self.noise.variance()))
 
     def log_joint(self, z: Tensor, power: Tensor, visual: Tensor | None = None) -> Tensor:
         """log p(x, z, alpha | v) of every frame at z (*, N, L), for each value of alpha: (A, *, N).
@@ -127,10 +155,13 @@ class NoisySpeech(StoredModule):
 
 
 def sample_noisy(
-    speech: SpeechModel, noise: NoiseModel | NoiseProgram, power: Tensor | None, visual: Tensor | None
+    speech: SpeechModel,
+    noise: NoiseModel | NoiseProgram | ConstantNoise,
+    power: Tensor | None,
+    visual: Tensor | None,
 ) -> Tensor:
     """Sample the noise (if it has sites), then alpha (if any), z and x of every frame; return x (*, N, F)."""
-    values: NoiseModel = noise() if callable(noise) else noise
+    values: NoiseModel | ConstantNoise = noise() if callable(noise) else noise
     *batch, frames = values.frame_gain.shape
     if not hasattr(noise, "variance"):
         _check_channels(batch, power, visual)
@@ -168,7 +199,7 @@ def known(noise: NoiseModel | NoiseProgram) -> NoiseModel:
     return noise  # type: ignore[return-value]
 
 
-def noisy_variance(speech_log_variance: Tensor, noise: NoiseModel) -> Tensor:
+def noisy_variance(speech_log_variance: Tensor, noise: NoiseModel | ConstantNoise) -> Tensor:
     """g_n sigma_fn + V_b,fn (*, N, F), from the log variance of the speech (*, N, F)."""
     return exp_plus(speech_log_variance + noise.frame_gain.log().unsqueeze(-1), noise.variance())
 

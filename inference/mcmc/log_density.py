@@ -70,8 +70,13 @@ def _frames_log_prob(trace: poutine.Trace) -> Tensor:
 
 
 def traced(model: Model, **data: Tensor | None) -> LogJoint:
-    """The log joint of any model, alpha summed out, by `frame_log_joint`."""
-    return lambda z: sum_out_alpha(frame_log_joint(model, z, **data))
+    """The log joint of any model, alpha summed out, by `frame_log_joint`.
+
+    A model with a method `with_constant_noise` is replaced by what that returns, the same in every frame.
+    """
+    constant = getattr(model, "with_constant_noise", None)
+    frames: Model = model if constant is None else constant()
+    return lambda z: sum_out_alpha(frame_log_joint(frames, z, **data))
 
 
 def closure(model: Model, **data: Tensor | None) -> LogJoint:

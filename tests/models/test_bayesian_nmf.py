@@ -20,14 +20,14 @@ from torch import Tensor
 from avse.data.errors import InputError
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.kernels import HMC
-from avse.inference.mcmc.log_density import LogJoint, traced
+from avse.inference.mcmc.log_density import LogJoint, frame_log_joint, traced
 from avse.inference.mcmc.noise_kernel import AlternatingKernel
 from avse.inference.mcmc.pyro_kernel import VectorizedMCMC, nuts
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.base import SpeechModel
 from avse.models.bayesian_nmf import GammaNMF, SpeechInUnknownNoise
 from avse.models.min_vae import MINVAE
-from avse.models.nmf import NMFNoise
+from avse.models.nmf import NMFNoise, NMFParameters
 from avse.models.noisy import NoisySpeech
 from avse.models.vae_mm import VAEMM
 
@@ -141,6 +141,33 @@ def test_potential_at_fixed_noise(make: Callable[[int], SpeechModel]) -> None:
     kernel.setup(1, power=power)
     by_hand = model.log_joint(site["z"], power).logsumexp(0).sum()
     assert float(kernel.potential_fn({"z": site["z"]})) == pytest.approx(-float(by_hand), rel=1e-10)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_noise_estimate_as_a_constant_leaves_the_frames_as_they_are(
+    make: Callable[[int], SpeechModel],
+) -> None:
+    power, z = noisy_power(4, 6), torch.randn(3, 6, L, dtype=torch.float64)
+    model = NoisySpeech(make(4), prior(4, 6).noise(point(4, 6, 1, 0)))
+    constant = model.with_constant_noise()
+    expected = frame_log_joint(model, z, power=power)
+    torch.testing.assert_close(frame_log_joint(constant, z, power=power), expected)
+    torch.testing.assert_close(traced(model, power=power)(z), expected.logsumexp(0))
+    assert "W" in poutine.trace(model).get_trace(power=power).nodes
+    assert "W" not in poutine.trace(constant).get_trace(power=power).nodes
+
+
+def test_noise_that_is_no_estimate_keeps_its_sites() -> None:
+    class OwnStory(NoisySpeech):
+        pass
+
+    estimate = prior(4, 6).noise(point(4, 6, 1, 0))
+    for model in (
+        NoisySpeech(a_vae(4), prior(4, 6)),
+        NoisySpeech(a_vae(4), NMFParameters(estimate)),
+        OwnStory(a_vae(4), estimate),
+    ):
+        assert model.with_constant_noise() is model
 
 
 @pytest.mark.parametrize("make", [min_vae, vae_mm])
