@@ -48,6 +48,7 @@ MEASURES = {
     "pesq_nb": Measure("PESQ-nb", "MOS", 2),
     "stoi": Measure("STOI", "", 3),
     "estoi": Measure("ESTOI", "", 3),
+    "dnsmos": Measure("DNSMOS", "MOS", 2),
 }
 
 
@@ -76,8 +77,12 @@ class Outcomes:
 
     @property
     def systems(self) -> list[str]:
-        """Names of the systems, in the order of the rows."""
-        return list(dict.fromkeys(self.frame["system"]))
+        """Names of the systems, in the order in which their models were asked for, or else of the rows."""
+        models = dict(zip(self.frame["system"], self.frame["model"], strict=True))
+        asked = list(self.manifest.get("weights") or ())
+        return sorted(
+            models, key=lambda name: asked.index(models[name]) if models[name] in asked else len(asked)
+        )
 
     @property
     def done(self) -> "pd.DataFrame":

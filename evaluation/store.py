@@ -148,6 +148,19 @@ def load_results(folder: str | Path) -> "pd.DataFrame":
     return table
 
 
+def finished_keys(folder: str | Path) -> set[tuple[str, str, str, str]]:
+    """Keys of the rows that are done in a folder, which need not be there; nothing is written.
+
+    Raises:
+        InputError: the database is damaged.
+    """
+    path = Path(folder, DATABASE)
+    if not path.is_file():
+        return set()
+    with closing(_opened(path)) as connection, _database_errors(path):
+        return set(connection.execute(f"SELECT {', '.join(KEY)} FROM results WHERE status = ?", [DONE]))
+
+
 def load_manifest(folder: str | Path) -> dict[str, Any]:
     """What `evaluation.json` says.
 

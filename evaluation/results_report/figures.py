@@ -24,17 +24,9 @@ from avse.evaluation.results_report.tables import levels_text, mixtures_text
 
 TALK = (("pesq_wb", "pesq_nb"), ("sdr", "si_sdr"), ("stoi", "estoi"))
 """Metrics of the first figure; of each group the first that was measured."""
-LOOKS = (
-    ("#000000", "o", "-"),
-    ("#d55e00", "s", "--"),
-    ("#0072b2", "^", "-."),
-    ("#e69f00", "D", ":"),
-    ("#009e73", "v", (0, (5, 1, 1, 1, 1, 1))),
-    ("#9a5c8a", "P", (0, (8, 2))),
-    ("#56b4e9", "X", (0, (3, 1, 1, 1))),
-    ("#7f7f7f", "*", (0, (1, 1))),
-)
-"""Colour, marker and line of the systems, in turn."""
+COLOURS = ("#000000", "#d55e00", "#0072b2", "#e69f00", "#009e73", "#9a5c8a", "#56b4e9", "#7f7f7f")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 LIPS_TITLES = {"clean": "clean lips", "degraded": "degraded lips", NO_LIPS: "no lips"}
 LONGEST_NAME = 28  # characters of a system's name in a legend
 _STYLE: dict[str, Any] = {
@@ -183,8 +175,8 @@ def short(system: str) -> str:
 
 
 def looks(count: int) -> list[tuple[str, str, Any]]:
-    """Colour, marker and line for each of `count` systems."""
-    return list(islice(cycle(LOOKS), count))
+    """Colour, marker and line for each of `count` systems; none is the same for 616 systems."""
+    return list(islice(zip(cycle(COLOURS), cycle(MARKERS), cycle(LINES), strict=False), count))
 
 
 def _handles(summary: Summary) -> tuple[list[Any], list[str]]:

@@ -3,8 +3,8 @@
     report = report_of("results/grid")
     Path("report.html").write_text(report.page, encoding="utf-8")
 
-The page is a template of Jinja2, which escapes all names. Figures (SVG), sounds (FLAC) and the files of tables
-are embedded.
+The page is a template of Jinja2, which escapes all names. Figures (SVG), sounds (FLAC) and the files of
+tables are embedded.
 """
 
 import base64
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from avse.data.files import atomic_path, made_folder
 from avse.evaluation.outcomes import Outcomes, measure, outcomes
-from avse.evaluation.results_report.figures import TALK, Picture, pictures
+from avse.evaluation.results_report.figures import LIPS_TITLES, TALK, Picture, pictures
 from avse.evaluation.results_report.summary import Summary, summarized
 from avse.evaluation.results_report.tables import Table, csv_text, tables
 from avse.evaluation.results_report.worst import worst_mixtures
@@ -102,7 +102,10 @@ def report_of(
         run=own.name,
         lead=_lead(summary),
         findings=list(_findings(summary)),
-        sentences=[(lips, found.sentences()) for (lips, _), found in summary.comparisons.items()],
+        sentences=[
+            (f"{_with_lips(summary, lips)}{system}", found.sentences())
+            for (lips, system), found in summary.comparisons.items()
+        ],
         baseline=summary.baseline,
         images=images,
         tables=[{"table": table, "files": _downloads(table)} for table in written],
@@ -146,20 +149,19 @@ def _findings(summary: Summary) -> Iterator[str]:
         return
     if failed:
         yield f"{failed} of {every} enhancements failed; they are listed below and left out of all means."
-    undefined = {
-        metric: sum(
-            cell.undefined for place, cell in summary.cells.items() if place[2:] == (None, None, metric)
-        )
-        for metric in summary.metrics
-    }
-    for metric, count in undefined.items():
+    for metric in summary.metrics:
+        places = [(lips, system, None, None, metric) for lips in summary.lips for system in summary.systems]
+        count = sum(summary.cells[place].undefined for place in places if place in summary.cells)
         if count:
             yield f"{measure(metric).name} is undefined for {count} enhanced mixtures, left out of its means."
     main = next((m for m in ("si_sdr", *TALK[1], *summary.metrics) if m in summary.metrics), None)
     for (lips, _), found in summary.comparisons.items():
         if main is not None:
-            with_lips = f" With {lips} lips." if len(summary.lips) > 1 and lips != "none" else ""
-            yield found.sentence(main) + with_lips
+            yield f"{_with_lips(summary, lips)}{found.sentence(main)}"
+
+
+def _with_lips(summary: Summary, lips: str) -> str:
+    return f"{LIPS_TITLES.get(lips, lips).capitalize()}: " if len(summary.lips) > 1 else ""
 
 
 def _forms(table: Table) -> dict[str, str]:

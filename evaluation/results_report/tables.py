@@ -33,6 +33,7 @@ class Table:
 
     Attributes:
         name: of its files and its label.
+        title: a few words.
         caption: what it shows, with units and the number of mixtures.
         head: titles of the columns.
         rows: texts, as many as titles.
@@ -40,6 +41,7 @@ class Table:
     """
 
     name: str
+    title: str
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -176,7 +178,7 @@ def _overall(summary: Summary) -> Table:
     )
     titles = [measure(metric).title for metric in summary.metrics]
     head = ("lips", "system", "enhanced", "failed", *titles, "real-time factor")
-    return Table("overall", caption, head, tuple(rows))
+    return Table("overall", "Improvements", caption, head, tuple(rows))
 
 
 def _improvement(cell: Cell | None) -> str:
@@ -191,7 +193,7 @@ def _absolute(summary: Summary) -> Table:
         rows.append((lips, system, *(_before_and_after(cell) for cell in cells)))
     caption = f"Means of the metrics, noisy input {ARROW} enhanced speech ({mixtures_text(shown)} a value)."
     head = ("lips", "system", *(measure(metric).title for metric in summary.metrics))
-    return Table("metrics", caption + levels_text(summary), head, tuple(rows))
+    return Table("metrics", "Metrics before and after", caption + levels_text(summary), head, tuple(rows))
 
 
 def _before_and_after(cell: Cell | None) -> str:
@@ -216,7 +218,13 @@ def _differences(summary: Summary) -> Table:
         f"which the system is better (win rate). {summary.intervals_text()}{levels_text(summary)}"
     )
     titles = [f"{measure(metric).title}, win rate" for metric in summary.metrics]
-    return Table("differences", caption, ("lips", "system", "mixtures", *titles), tuple(rows))
+    return Table(
+        "differences",
+        f"Differences to {summary.baseline}",
+        caption,
+        ("lips", "system", "mixtures", *titles),
+        tuple(rows),
+    )
 
 
 def _difference(own: Difference) -> str:
@@ -237,7 +245,11 @@ def _by_level(summary: Summary, metric: str) -> Table:
     )
     rows = tuple((*place, *map(_improvement, row)) for place, row in cells.items())
     return Table(
-        f"{metric}-by-level", caption, ("lips", "system", *(f"{v:g} dB" for v in summary.levels)), rows
+        f"{metric}-by-level",
+        f"{measure(metric).name} by level",
+        caption,
+        ("lips", "system", *(f"{v:g} dB" for v in summary.levels)),
+        rows,
     )
 
 
@@ -251,4 +263,10 @@ def _by_noise(summary: Summary, metric: str) -> Table:
         f"{summary.intervals_text()}{levels_text(summary)}"
     )
     rows = tuple((*place, *map(_improvement, row)) for place, row in cells.items())
-    return Table(f"{metric}-by-noise", caption, ("lips", "system", *summary.noises), rows)
+    return Table(
+        f"{metric}-by-noise",
+        f"{measure(metric).name} by noise",
+        caption,
+        ("lips", "system", *summary.noises),
+        rows,
+    )
