@@ -84,7 +84,7 @@ def pictures(summary: Summary) -> list[Picture]:
         found[0] for group in TALK if (found := [metric for metric in group if metric in summary.metrics])
     ]
     others = [metric for metric in summary.metrics if metric not in talk]
-    made = []
+    made: list[Picture] = []
     if not summary.cells:
         return made
     for name, metrics in (("improvement", talk), ("other-metrics", others)):
@@ -250,7 +250,10 @@ def _finish(axes: Axes, horizontal: bool) -> None:
         return
     line = axes.axhline if horizontal else axes.axvline
     line(0, color="#555555", linewidth=0.8, zorder=1)
-    axes.margins(**{"y" if horizontal else "x": 0.08})
+    if horizontal:
+        axes.margins(y=0.08)
+    else:
+        axes.margins(x=0.08)
 
 
 def _share_scales(grid: "np.ndarray[Any, Any]", by_noise: bool, lines: bool) -> None:

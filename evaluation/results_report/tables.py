@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,39 +234,27 @@ def _difference(own: Difference) -> str:
 
 
 def _by_level(summary: Summary, metric: str) -> Table:
-    cells = {
-        place: [summary.cell(*place, metric, level=level) for level in summary.levels]
-        for place in _places(summary)
-    }
-    caption = (
-        f"Mean improvement of {measure(metric).title} by level of the input "
-        f"({mixtures_text([cell for row in cells.values() for cell in row])} a value). "
-        f"{summary.intervals_text()}{levels_text(summary)}"
-    )
-    rows = tuple((*place, *map(_improvement, row)) for place, row in cells.items())
-    return Table(
-        f"{metric}-by-level",
-        f"{measure(metric).name} by level",
-        caption,
-        ("lips", "system", *(f"{v:g} dB" for v in summary.levels)),
-        rows,
-    )
+    levels = {f"{level:g} dB": (None, level) for level in summary.levels}
+    return _split(summary, metric, "level", "level of the input", levels)
 
 
 def _by_noise(summary: Summary, metric: str) -> Table:
+    return _split(summary, metric, "noise", "noise", {noise: (noise, None) for noise in summary.noises})
+
+
+def _split(
+    summary: Summary, metric: str, by: str, what: str, columns: Mapping[str, tuple[str | None, float | None]]
+) -> Table:
+    """Improvements of one metric, a column for each part of the mixtures."""
     cells = {
-        place: [summary.cell(*place, metric, noise) for noise in summary.noises] for place in _places(summary)
+        place: [summary.cell(*place, metric, *part) for part in columns.values()]
+        for place in _places(summary)
     }
     caption = (
-        f"Mean improvement of {measure(metric).title} by noise "
+        f"Mean improvement of {measure(metric).title} by {what} "
         f"({mixtures_text([cell for row in cells.values() for cell in row])} a value). "
         f"{summary.intervals_text()}{levels_text(summary)}"
     )
     rows = tuple((*place, *map(_improvement, row)) for place, row in cells.items())
-    return Table(
-        f"{metric}-by-noise",
-        f"{measure(metric).name} by noise",
-        caption,
-        ("lips", "system", *summary.noises),
-        rows,
-    )
+    title = f"{measure(metric).name} by {by}"
+    return Table(f"{metric}-by-{by}", title, caption, ("lips", "system", *columns), rows)
