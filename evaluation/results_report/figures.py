@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from avse.evaluation.figures import plain_text
@@ -140,11 +141,14 @@ def _grid(summary: Summary, columns: Sequence[tuple[str, str | None]]) -> Figure
     across = len(columns) if several else min(4, len(columns))
     down = len(summary.lips) if several else -(-len(columns) // across)
     by_noise = columns[0][1] is not None
-    height = 2.2 if lines else 0.75 + 0.24 * len(summary.systems)
-    names = 0.0 if lines else 0.065 * max(len(short(system)) for system in summary.systems)
+    labels = [short(system) for system in summary.systems]
+    longest = max(map(len, labels))
+    panel = (2.15 if by_noise else 2.7, 2.2 if lines else 0.75 + 0.24 * len(labels))  # inches
+    width = max(4.6, panel[0] * across + (0.0 if lines else 0.065 * longest))
+    legend_columns = max(1, min(len(labels), int(width / (0.75 + 0.08 * longest))))
+    head = 0.4 + 0.18 * -(-len(labels) // legend_columns) if lines else 0.2
     with matplotlib.rc_context(_STYLE):
-        width = max(4.6, names + (2.15 if by_noise else 2.7) * across)
-        figure = Figure(figsize=(width, height * down + (0.75 if lines else 0.2)), layout="constrained")
+        figure = Figure(figsize=(width, panel[1] * down + head), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False, sharex="col" if not by_noise else True)
         panels = [(lips, *column) for lips in summary.lips for column in columns]
         for axes, (lips, metric, noise) in zip(grid.flat, panels, strict=False):
@@ -156,13 +160,11 @@ def _grid(summary: Summary, columns: Sequence[tuple[str, str | None]]) -> Figure
         _share_scales(grid, by_noise, lines)
         _label_axes(grid, columns, len(panels), lines)
         if lines:
-            handles, labels = _handles(summary)
-            columns_of_legend = max(1, min(len(labels), int(width / (0.55 + 0.075 * max(map(len, labels))))))
             figure.legend(
-                handles,
+                _handles(len(labels)),
                 labels,
                 loc="outside upper center",
-                ncols=columns_of_legend,
+                ncols=legend_columns,
                 frameon=False,
                 handlelength=3.2,
             )
@@ -179,14 +181,12 @@ def looks(count: int) -> list[tuple[str, str, Any]]:
     return list(islice(zip(cycle(COLOURS), cycle(MARKERS), cycle(LINES), strict=False), count))
 
 
-def _handles(summary: Summary) -> tuple[list[Any], list[str]]:
-    from matplotlib.lines import Line2D
-
-    drawn = [
+def _handles(count: int) -> list[Line2D]:
+    """Lines of the systems for a legend, without their error bars."""
+    return [
         Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=4.5, linewidth=1.2)
-        for colour, marker, line in looks(len(summary.systems))
+        for colour, marker, line in looks(count)
     ]
-    return drawn, [short(system) for system in summary.systems]
 
 
 def _draw_lines(axes: Axes, summary: Summary, lips: str, metric: str, noise: str | None) -> None:
