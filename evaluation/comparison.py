@@ -170,9 +170,9 @@ def compare(
     ours, theirs = second.rows_of(system), first.rows_of(base)
     if lips is not None:
         ours, theirs = (_with_lips(rows, lips, name) for rows, name in ((ours, system), (theirs, base)))
-    names = (system, base)
-    if system == base:
-        names = (f"{system} of {second.name}", f"{base} of {first.name}")
+    names = (str(ours["system"].iloc[0]), str(theirs["system"].iloc[0]))
+    if names[0] == names[1]:
+        names = (f"{names[0]} of {second.name}", f"{names[1]} of {first.name}")
     metrics = [metric for metric in first.metrics if metric in second.metrics]
     if b is not None:
         _check_seeds(ours, theirs, names)
