@@ -40,7 +40,7 @@ def computed_on_cluster(work: "Sequence[Unit]", address: str) -> "Iterator[dict[
     with client:
         tasks = client.map(result_row, work, pure=False) if work else []
         unit_of = {task.key: unit for task, unit in zip(tasks, work, strict=True)}
-        for task in as_completed(tasks):
+        for task in as_completed(tasks, loop=client.loop):
             if task.status == "finished":
                 yield task.result()
             elif task.status == "error":  # such as a unit that killed several workers
