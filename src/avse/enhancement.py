@@ -136,8 +136,9 @@ def enhance(
     """Enhance a noisy recording.
 
     Args:
-        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale up to 1e30 works), int16 or
-            int32; a tensor of them, which may be (C, T); or a sound file, (T,) if it has one channel.
+        x: samples (T,), (T, C) or (C, T), an array, a tensor or a list: floats (full scale +-1 by custom, any
+            scale up to 1e30 works), int16 or int32; or a sound file, (T,) if it has one channel. The longer
+            dimension is time, and the speech comes back in the same layout.
         sample_rate: Hz, needed for samples. Speech above half the model's rate is not modelled and is
             removed.
         video: the speaker's face: a video file; or lips that are cropped already: a file, an array
@@ -157,7 +158,7 @@ def enhance(
         progress: told the fraction of the work that is done.
 
     Raises:
-        InputError: samples that are empty, not finite, not (T,) or (T, C), or integers of a type without a
+        InputError: samples that are empty, not finite, of another shape, or integers of a type without a
             usual full scale; a rate, seed or device that cannot be; an unknown model or algorithm; a video
             without a face, or none for a model that needs lips.
     """

@@ -139,7 +139,7 @@ def summarize_posterior(
     """Fit the noise, sample z given the noise, and diagnose the chains; only the first channel is analysed.
 
     Args:
-        x: samples (T,) or (T, C).
+        x: samples (T,), (T, C) or (C, T).
         sample_rate: in Hz.
         video: face or lips of the speaker, as for `avse.enhance`.
         fps: video frames per second of lips without time stamps.
@@ -157,7 +157,7 @@ def summarize_posterior(
     """
     began = time.perf_counter()
     settings = settings or ChainSettings()
-    sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)
+    sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)[0]
     part, notes = _part(samples.reshape(len(samples), -1), sample_rate, seconds, title)
     pair, lips = pair_and_lips(model, video, fps, video_offset)
     recording = Recording.prepare(part, sample_rate, pair, lips, video_offset)
