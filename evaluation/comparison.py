@@ -95,6 +95,8 @@ class Comparison:
         if own.verdict == "unknown":
             few = f"too few {self.clustered_by}s for an interval"
             return f"{self.system} is {size} {way} in {how.name} than {self.baseline} {on} ({few})."
+        if own.mean == own.lower == own.upper == 0:
+            return f"{self.system} and {self.baseline} are equal in {how.name} {on}."
         if own.verdict == "alike":
             return (
                 f"{self.system} and {self.baseline} do not differ significantly in {how.name} {on} "

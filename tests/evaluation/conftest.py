@@ -24,7 +24,7 @@ def made_results(
     noises: Sequence[str | None] = ("cafe", "white"),
     levels: Sequence[float | None] = (-5.0, 5.0),
     lips: Mapping[str, Sequence[str]] | None = None,
-    spread: float = 0.05,
+    spread: float = 0.01,
     seed: int = 0,
     protocol: str = "grid",
 ) -> pd.DataFrame:
