@@ -266,8 +266,16 @@ def in_processes(
 
 
 def result_row(unit: Unit) -> dict[str, Any]:
-    """The row of a unit; one that fails tells why."""
+    """The row of a unit, computed on one thread; one that fails tells why."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        return _result_row(unit)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _result_row(unit: Unit) -> dict[str, Any]:
     row = _described(unit)
     # A row must come back whatever happens to one mixture: files may be damaged in any way, and a system may
     # be anybody's code, so no list of exceptions would be complete. The reason is kept in the row.

@@ -39,7 +39,7 @@ def evaluate_corpus(
         InputError: an unknown corpus, model, algorithm, noise, level or kind of lips; a root that is missing
             or lacks what the corpus has; an `out` that holds another evaluation; nothing could be enhanced.
     """
-    with extras("metrics", "synthetic"):
+    with extras("metrics"):
         from avse.evaluation import protocols, store
         from avse.evaluation.runner import estimated, evaluate, units
         from avse.evaluation.summary import failures, means_table, write_worst
@@ -78,7 +78,8 @@ def evaluate_corpus(
         for algorithm in dict.fromkeys(listed(algorithms))
     ]
     metrics = (*store.METRIC_NAMES, *(("dnsmos",) if dnsmos else ()))
-    work = units(protocol, systems, listed(lips), metrics, limit)
+    with extras("synthetic"):
+        work = units(protocol, systems, listed(lips), metrics, limit)
     if dry_run:
         finished = store.finished_keys(out)
         found = estimated(work, finished, jobs)
