@@ -171,6 +171,56 @@ def bootstrap_means(
     return Means(mean, lower, upper, total.astype(np.int64), clusters.astype(np.int64))
 
 
+def cluster_contrast(
+    first: ArrayLike,
+    first_clusters: ArrayLike,
+    second: ArrayLike,
+    second_clusters: ArrayLike,
+    generator: np.random.Generator,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+) -> Means:
+    """Mean of `first` minus mean of `second`, values of different mixtures of the same clusters; K = 1.
+
+    Both means are of the same resampled clusters, so that what a cluster adds to both cancels as far as its
+    numbers of values are alike. The interval is that of the module; resamples in which one of the means has
+    no value are left out.
+
+    Args:
+        first, second: values, (M1,) and (M2,); NaN where undefined.
+        first_clusters, second_clusters: label of each value.
+        generator: of the resamples.
+        confidence: of the interval.
+        resamples: B.
+    """
+    values = [np.asarray(each, np.float64) for each in (first, second)]
+    names = [
+        np.asarray(each)[~np.isnan(v)]
+        for each, v in zip((first_clusters, second_clusters), values, strict=True)
+    ]
+    values = [each[~np.isnan(each)] for each in values]
+    _, labels = np.unique(np.concatenate(names), return_inverse=True)
+    size = int(labels.max(initial=-1)) + 1
+    count = np.array([min(map(len, values))])
+    if not count[0]:
+        nothing = np.array([np.nan])
+        return Means(nothing, nothing, nothing, count, np.array([size]))
+    mean = np.array([values[0].mean() - values[1].mean()])
+    if size < FEWEST_CLUSTERS:
+        return Means(mean, mean * np.nan, mean * np.nan, count, np.array([size]))
+    weights = generator.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
+    drawn = np.zeros(resamples)
+    parts = np.split(labels, [len(names[0])])
+    for sign, own, which in zip((1, -1), values, parts, strict=True):
+        sums = weights @ np.bincount(which, own, size)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            drawn += sign * sums / (weights @ np.bincount(which, minlength=size))
+    drawn = drawn[np.isfinite(drawn)]
+    reach = float(t.ppf((1 + confidence) / 2, size - 1)) * (size / (size - 1)) ** 0.5
+    half = reach * drawn.std(ddof=1)
+    return Means(mean, mean - half, mean + half, count, np.array([size]))
+
+
 def win_rate(differences: ArrayLike) -> float:
     """Share of positive differences, ties counted as one half; undefined ones (NaN) are left out."""
     values = np.asarray(differences, np.float64)
