@@ -14,7 +14,12 @@ SHIFTS ?= 1 2 3 4 5
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test test-all test-seeds lint bench clean
+# Of make results: the recordings, the folder of the runs, the models.
+AVSE_DATA ?= ../shared/data
+RUNS ?= runs/results
+MODELS ?= a-vae,v-vae,av-vae,vae-mm,min-vae-v1,min-vae-v2
+
+.PHONY: demo test test-all test-seeds lint bench results clean
 
 demo: $(READY)
 	$(BIN)/avse demo --out demo
@@ -40,6 +45,17 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/quality.py
+
+# The results of the shipped models; a run that was stopped goes on.
+results: $(READY)
+	$(BIN)/avse evaluate --corpus grid --root $(AVSE_DATA) --models $(MODELS) --lips clean,degraded \
+		--jobs $(WORKERS) --out $(RUNS)/grid
+	$(BIN)/avse evaluate --corpus voicebank-demand --root $(AVSE_DATA)/voicebank --models a-vae \
+		--jobs $(WORKERS) --out $(RUNS)/voicebank-demand
+	$(BIN)/avse report $(RUNS)/grid
+	$(BIN)/avse report $(RUNS)/voicebank-demand
+	$(BIN)/python benchmarks/talk.py $(RUNS)/grid $(RUNS)/voicebank-demand
+	$(BIN)/python tools/update_tables.py
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -82,7 +82,7 @@ def test_confidence_sets_the_width() -> None:
 def test_contrast_covers() -> None:
     """800 contrasts of 8 speakers, of whom each adds the same to both means, in unequal numbers of mixtures.
 
-    At 95 % fewer than 720 that contain the truth are a false alarm below 1e-8, at 90 % more than 790, too.
+    Fewer than 721 or more than 790 intervals that contain the truth are a false alarm below 1e-6.
     """
     generator = np.random.default_rng(7)
     one, other = np.repeat(np.arange(8), np.arange(3, 11)), np.repeat(np.arange(8), 6)
