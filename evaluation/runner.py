@@ -129,9 +129,7 @@ def units(
     check_metrics(metrics)
     specs = protocol.mixtures()
     if not specs:
-        raise InputError(
-            f"{protocol.name}: no mixture is left; take more speakers, noises, levels or a larger share"
-        )
+        raise InputError(f"{protocol.name}: no mixture is left; give more speakers, noises or levels")
     mixtures = [spec.mixture for spec in specs]
     if len(set(mixtures)) < len(mixtures):
         double_name = next(name for name in mixtures if mixtures.count(name) > 1)
