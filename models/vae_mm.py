@@ -216,7 +216,7 @@ def _probabilities(pi: Probabilities | None, components: int) -> Tensor:
         if not 0 <= pi <= 1:
             raise InputError(f"pi = {pi}: the probability of the first component lies between 0 and 1")
         return torch.tensor(float(pi))
-    if not isinstance(pi, Sequence):
+    if not isinstance(pi, Sequence) or not all(isinstance(each, int | float) for each in pi):
         raise InputError(f"{pi!r}: neither a speech model nor the probabilities of the components")
     if len(pi) != components or not all(0 <= each <= 1 for each in pi):
         raise InputError(
