@@ -58,6 +58,27 @@ def test_what_does_not_learn_stays_as_it_begins(tmp_path: Path, cache: Path) -> 
     assert pair.model.corruption_classifier.logit.weight.abs().min() > 0
 
 
+def test_the_encoder_of_lips_alone_learns_in_a_mixture_of_three(tmp_path: Path, cache: Path) -> None:
+    recipe = RECIPES["a-v-av"]()
+    begun = SpeechPair(recipe.pair)
+    for start in recipe.pretrained:
+        start(begun)
+    before = begun.modules().state_dict()
+    recipe = replace(recipe, settings=replace(recipe.settings, max_epochs=1))
+    pair, _ = run(recipe, [CORPUS], tmp_path, cache=cache)
+    after = pair.modules().state_dict()
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith("guide.branches.1.") for name in changed)
+    for alpha, name in enumerate(("av-vae", "v-vae", "a-vae")):
+        state = zoo.load(name).model.state_dict()
+        for key, tensor in pair.model.component_models()[alpha].state_dict().items():
+            assert torch.equal(tensor, state[key])
+    classifier = zoo.load("vae-mm").model.corruption_classifier.state_dict()
+    for key, tensor in pair.model.corruption_classifier.state_dict().items():
+        assert torch.equal(tensor, classifier[key])
+
+
 def test_recipes_of_one_name_are_alike() -> None:
     """A model and the A-VAE it is compared with differ in what they see, not in how they listen."""
     assert RECIPES["av-vae"]().pair.front_end == RECIPES["a-vae-all-clips"]().pair.front_end

@@ -61,7 +61,11 @@ def vae_mm(bins: int) -> VAEMM:
     return VAEMM(a_vae(bins, 1), a_vae(bins, 2), pi=0.3).double()
 
 
-MODELS = [a_vae, min_vae, vae_mm]
+def a_v_av(bins: int) -> VAEMM:
+    return VAEMM(a_vae(bins, 1), vae_mm(bins), pi=0.4).double()  # three values of alpha
+
+
+MODELS = [a_vae, min_vae, vae_mm, a_v_av]
 
 
 def prior(bins: int, frames: int, rank: int = 1, smoothness: float = 0.0) -> GammaNMF:
@@ -170,7 +174,7 @@ def test_noise_that_is_no_estimate_keeps_its_sites() -> None:
         assert model.with_constant_noise() is model
 
 
-@pytest.mark.parametrize("make", [min_vae, vae_mm])
+@pytest.mark.parametrize("make", [min_vae, vae_mm, a_v_av])
 @pytest.mark.parametrize("kernel", [NUTS, PyroHMC])
 def test_a_z_for_each_alpha_is_refused(make: Callable[[int], SpeechModel], kernel: type[NUTS]) -> None:
     """Pyro's own start has a z for each alpha, of which one would be unconstrained; one z is accepted."""

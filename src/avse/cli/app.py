@@ -40,6 +40,7 @@ RECIPE_NAMES = (
     "min-vae-v1",
     "min-vae-v2",
     "vae-mm",
+    "a-v-av",
     "visual-prior",
     "a-vae-paper",
     "v-vae-paper",

@@ -287,6 +287,29 @@ def _vae_mm() -> Recipe:
     )
 
 
+def _a_v_av() -> Recipe:
+    """The trained A-, V- and AV-VAE and the classifier of the VAE-MM; the V-VAE's encoder of lips learns.
+
+    The encoder of the trained V-VAE reads pixels and those of the others shapes of the mouth, so that one of
+    shapes is trained under the bound of the V-VAE, whose decoder stays.
+    """
+    mixture, visual = _vae_mm(), _v_vae()
+    first, third = mixture.pair.arguments["first"], mixture.pair.arguments["second"]
+    arguments = {"first": first, "second": visual.pair.arguments, "third": third, "pi": (0.05, 0.15, 0.8)}
+    return replace(
+        visual,
+        pair=replace(mixture.pair, architecture="a-v-av", arguments=arguments, algorithm="mcem-mixture"),
+        objective=visual_component_alone,
+        pretrained=(
+            PretrainedInit("a-vae", {"model": "model.components.2", "guide": "guide.branches.2"}),
+            PretrainedInit("v-vae", {"model": "model.components.1"}),
+            PretrainedInit("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
+            PretrainedInit("vae-mm", {"model.corruption_classifier": "model.corruption_classifier"}),
+        ),
+        trainable=("guide.branches.1",),
+    )
+
+
 def _papers_v_vae() -> Recipe:
     """4489-512-128-32 and 32-128-513: Sadeghi et al., TASLP 2020."""
     audio = _papers_a_vae()
@@ -425,6 +448,13 @@ def components_apart(pair: SpeechPair) -> Objective:
     )
 
 
+def visual_component_alone(pair: SpeechPair) -> Objective:
+    """The bound of the V-VAE of a mixture of A-, V- and AV-VAE."""
+    assert isinstance(pair.guide, MixtureGuide)
+    bound = AnalyticKLTraceEnumELBO(max_plate_nesting=1)
+    return SumOfBounds([(pair.model.component_models()[1], pair.guide.branch(1), bound)])
+
+
 def prior_mixed(pair: SpeechPair, prior_weight: float = 0.1) -> Objective:
     """The objective of the AV-VAE, in which its prior also serves as a guide."""
     assert isinstance(pair.model, AVVAE)
@@ -450,6 +480,7 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "min-vae-v1": _min_vae_v1,
     "min-vae-v2": _min_vae_v2,
     "vae-mm": _vae_mm,
+    "a-v-av": _a_v_av,
     "a-vae-paper": _papers_a_vae,
     "v-vae-paper": _papers_v_vae,
     "av-vae-paper": _papers_av_vae,
