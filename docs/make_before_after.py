@@ -27,7 +27,7 @@ def main() -> None:
     for column, (name, level) in enumerate(levels.items()):
         axes = figure.add_subplot(grid[0, column])
         draw_spectrogram(axes, level - levels["noisy, -5 dB"].max(), found.stft)
-        axes.set(title=name, xlabel="time (s)", ylabel="frequency (kHz)" if column == 0 else "")
+        axes.set(title=name, xlabel="time (s)", ylabel="frequency (Hz)" if column == 0 else "")
     strip = figure.add_subplot(grid[1, :])
     draw_strip(strip, found.lips.frames(frames), level.shape[0] / found.stft.frame_rate)
     strip.set(title="", ylabel="lips")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -39,11 +39,33 @@ def level_db(power: Tensor | NDArray[np.floating]) -> NDArray[np.floating]:
     return 10 * np.log10(np.maximum(np.asarray(power), 1e-20))
 
 
-def draw_spectrogram(axes: Axes, level: NDArray[np.floating], stft: STFT) -> AxesImage:
-    """Levels (N, F) in dB, at most 0, down to `DYNAMIC_RANGE` below; time in s and frequency in kHz."""
-    extent = (0.0, len(level) / stft.frame_rate, 0.0, stft.sample_rate / 2000)
-    look: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "magma"}
-    return axes.imshow(level.T, extent=extent, vmin=-DYNAMIC_RANGE, vmax=0, **look)
+def draw_spectrogram(axes: Axes, level: NDArray[np.floating], stft: STFT) -> QuadMesh:
+    """Levels (N, F) in dB, at most 0, down to `DYNAMIC_RANGE` below; see `draw_frames_and_bins`."""
+    return draw_frames_and_bins(axes, level, stft, cmap="magma", vmin=-DYNAMIC_RANGE, vmax=0)
+
+
+def draw_frames_and_bins(axes: Axes, values: NDArray[np.floating], stft: STFT, **style: Any) -> QuadMesh:
+    """Values (N, F) at the centres of the frames in s and of the bins in Hz, by `librosa.display.specshow`.
+
+    Args:
+        axes: where to draw.
+        values: of frames and bins, the lowest F of the STFT.
+        stft: of the frames.
+        style: of the colours, such as cmap, vmin and vmax.
+    """
+    from librosa.display import specshow  # takes seconds
+
+    image: QuadMesh = specshow(
+        values.T,
+        ax=axes,
+        x_axis="s",
+        x_coords=stft.frame_times(len(values)).numpy(),
+        y_axis="linear",
+        y_coords=np.arange(values.shape[1]) * stft.sample_rate / stft.window_length,
+        rasterized=True,
+        **style,
+    )
+    return image
 
 
 def enhancement_figure(
@@ -83,7 +105,7 @@ def enhancement_figure(
     for column, (name, level) in enumerate(levels.items()):
         axes = figure.add_subplot(grid[0, column])
         image = draw_spectrogram(axes, level - top, stft)
-        axes.set(title=name, xlabel="time (s)", ylabel="frequency (kHz)" if column == 0 else "")
+        axes.set(title=name, xlabel="time (s)", ylabel="frequency (Hz)" if column == 0 else "")
     figure.colorbar(image, ax=axes, label="level (dB below the loudest bin)")
     if lips is not None:
         draw_strip(figure.add_subplot(grid[1, :]), lips, duration)

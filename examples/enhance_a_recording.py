@@ -10,10 +10,10 @@ variables, the fitted noise and the Wiener gain.
 import argparse
 from pathlib import Path
 
+import librosa
 import numpy as np
 
 import avse
-from avse.data.audio import read_audio, write_audio
 from avse.data.corpora.synthetic import utterance_speech
 from avse.data.mixing import mix, white_noise
 from avse.evaluation.figures import write_figure
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     if args.noisy is None:
         samples, rate = noisy_voice(args.seed)
     else:
-        samples, rate, *_ = read_audio(args.noisy)
+        samples, rate = librosa.load(args.noisy, sr=None, mono=False)  # (T,) or (C, T)
 
     pair = avse.load(args.model)
     enhancement = avse.enhance(samples, rate, model=pair, algorithm=args.algorithm, seed=args.seed)
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"took {enhancement.report['real_time_factor']:.2f} of the recording's duration")
 
     if args.out is not None:
-        write_audio(args.out, enhancement.speech, rate)
+        enhancement.save(args.out)
     if args.figure is not None:
         write_figure(args.figure, enhancement.figure(title="enhance a recording"))
 

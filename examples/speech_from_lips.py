@@ -57,7 +57,7 @@ def main() -> None:
     for row, (title, power) in enumerate(panels.items()):
         axes = figure.add_subplot(2, 1, row + 1)
         draw_spectrogram(axes, level_db(power) - top, stft)
-        axes.set(title=title, xlabel="time (s)", ylabel="frequency (kHz)")
+        axes.set(title=title, xlabel="time (s)", ylabel="frequency (Hz)")
     write_figure(args.out / "imagined.png", figure)
     error = np.abs(level_db(panels["heard"].mean(1)) - level_db(deviation.square().mean(1)))
     print(f"median error of the level of a frame: {np.median(error):.1f} dB")

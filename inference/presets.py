@@ -7,6 +7,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from pyro.infer import HMC as PyroHMC
+
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
 from avse.inference.component_density import traced
@@ -25,6 +27,7 @@ from avse.inference.em.m_steps import NoiseStep
 from avse.inference.em.mcem import MCEM
 from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.kernels import HMC, MALA, RandomWalk
+from avse.inference.mcmc.pyro_e_step import PyroChain
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, FrameSampler, PyroMCMC
 from avse.inference.responsibilities import Tempered
 from avse.inference.vem.latent_factor import Shared
@@ -197,6 +200,16 @@ def pyro_mcmc() -> PyroMCMC:
     return PyroMCMC(default_mcem(), FrameSampler(HMC(0.1, 8)), chains=4, draws=30, warmup=30)
 
 
+def pyro_mcem() -> MCEM:
+    """`default_mcem` with an E-step by `pyro.infer.MCMC`: Pyro's HMC, one step size for all frames."""
+    mcem, options = default_mcem(), {"num_steps": 8}
+    return replace(
+        mcem,
+        em=replace(mcem.em, e_step=PyroChain(PyroHMC, 6, 3, options)),
+        final=PyroChain(PyroHMC, 30, 10, options),
+    )
+
+
 def full_bayes_mcmc() -> PyroMCMC:
     """`default_mcem`, then four chains on z, W and H together under `pyro.infer.MCMC`.
 
@@ -217,6 +230,7 @@ PRESETS: dict[str, Callable[[], Algorithm]] = {
     "vem": default_vem,
     "vem-traced": traced_vem,
     "mcmc": pyro_mcmc,
+    "mcmc-em": pyro_mcem,
     "mcmc-full-bayes": full_bayes_mcmc,
     "paper": papers_mcem,
     "paper-hmc": papers_hmc_mcem,

@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from avse.data.stft import STFT
-from avse.evaluation.figures import DYNAMIC_RANGE, draw_spectrogram, level_db
+from avse.evaluation.figures import DYNAMIC_RANGE, draw_frames_and_bins, draw_spectrogram, level_db
 from avse.inference.inference_data import Tree
 
 Array = NDArray[Any]
@@ -97,7 +97,7 @@ def spectrogram(power: Array, top: float, stft: STFT) -> Figure:
     with matplotlib.rc_context(_SETTINGS):
         level = np.clip(level_db(power) - top, -DYNAMIC_RANGE, 0)
         image = draw_spectrogram(axes, level, stft)
-        axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+        axes.set(xlabel="time (s)", ylabel="frequency (Hz)")
         figure.colorbar(image, ax=axes, label="level (dB)")
     return figure
 
@@ -107,12 +107,9 @@ def uncertainty_map(mean: Array, std: Array, stft: STFT) -> Figure:
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
         ratio = level_db(np.square(std)) - level_db(np.square(mean))
-        extent = (0.0, len(ratio) / stft.frame_rate, 0.0, stft.sample_rate / 2000)
-        style: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "cividis_r"}
-        image = axes.imshow(
-            ratio.T, extent=extent, vmin=UNCERTAINTY_RANGE[0], vmax=UNCERTAINTY_RANGE[1], **style
-        )
-        axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+        low, high = UNCERTAINTY_RANGE
+        image = draw_frames_and_bins(axes, ratio, stft, cmap="cividis_r", vmin=low, vmax=high)
+        axes.set(xlabel="time (s)", ylabel="frequency (Hz)")
         figure.colorbar(image, ax=axes, label="std / mean (dB)", extend="both")
     return figure
 

@@ -24,8 +24,10 @@ from avse.data.lips.files import LipsSource
 from avse.data.lips.front_end import LipTrack
 from avse.data.stft import STFT
 from avse.inference.algorithm import Algorithm
+from avse.inference.inference_data import Pointwise, Tree
 from avse.inference.posterior import Posterior, join_channels
 from avse.inference.presets import algorithm_named
+from avse.models.base import SpeechModel
 from avse.recording import Recording, pair_and_lips
 from avse.report import enhancement_report
 from avse.zoo.pair import SpeechPair
@@ -49,6 +51,9 @@ class Enhancement:
         scale: what the samples were multiplied by before inference, (C, 1): the power that the posteriors
             were given is |scale spectrum|^2; for linked channels (1, 1), and the mean of it over channels.
         posteriors: one for each segment of the recording.
+        segments: the frames of each segment.
+        model: the speech model that was used, over the F observed bins.
+        visual: what it was given of the lips, (N, D), or None.
         lips: what the model was given of the lips at each frame, or None.
         report: what was run, with which seeds and versions, and how it went; plain values for JSON.
     """
@@ -62,6 +67,9 @@ class Enhancement:
     stft: STFT
     scale: Tensor
     posteriors: tuple[Posterior, ...]
+    segments: tuple[slice, ...]
+    model: SpeechModel
+    visual: Tensor | None
     lips: LipTrack | None
     report: dict[str, Any]
 
@@ -104,6 +112,53 @@ class Enhancement:
         """Former name of `speech_std`."""
         return self.speech_std
 
+    def to_inference_data(
+        self,
+        segment: int | None = None,
+        *,
+        channel: int = 0,
+        pointwise: Pointwise = "frame",
+        predictive_draws: int = 50,
+        seed: int = 0,
+    ) -> Tree:
+        """The posterior of one channel as ArviZ's InferenceData, frames in s and frequencies in Hz.
+
+            found = avse.enhance(x, 16000, algorithm="mcmc")
+            az.summary(found.to_inference_data(), var_names=["speech_level"])
+
+        The presets of MCEM average few draws of short chains; convergence can be judged of those of "mcmc".
+        See `Posterior.to_inference_data` for the other arguments.
+
+        Args:
+            segment: of a recording that was enhanced in several, whose times then start at the segment's.
+            channel: of those that were not linked.
+
+        Raises:
+            InputError: there is no such segment or channel, or several segments and none is named.
+        """
+        if segment is None and len(self.posteriors) > 1:
+            raise InputError(
+                f"this recording was enhanced in {len(self.posteriors)} segments: name one, such as segment=0"
+            )
+        index = segment or 0
+        if not 0 <= index < len(self.posteriors):
+            raise InputError(f"segment {index} of {len(self.posteriors)}: they are counted from 0")
+        posterior = self.posteriors[index]
+        channels, _, bins = posterior.wiener_gain.shape
+        if not 0 <= channel < channels:
+            raise InputError(f"channel {channel} of {channels}: they are counted from 0")
+        power = (self.scale.unsqueeze(-1) * self.spectrum[:, self.segments[index], :bins]).abs().square()
+        return posterior.to_inference_data(
+            self.model,
+            power.mean(0, keepdim=True) if channels < len(power) else power,
+            None if self.visual is None else self.visual[self.segments[index]],
+            channel=channel,
+            stft=self.stft,
+            pointwise=pointwise,
+            predictive_draws=predictive_draws,
+            seed=seed,
+        )
+
     def figure(self, channel: int = 0, title: str = "") -> "Figure":
         """Spectrograms of mixture, speech and noise, the lips, and the objective of the first segment."""
         from avse.evaluation.figures import enhancement_figure
@@ -136,8 +191,9 @@ def enhance(
     """Enhance a noisy recording.
 
     Args:
-        x: samples (T,) or (T, C), float (full scale +-1 by custom, any scale up to 1e30 works), int16 or
-            int32; a tensor of them, which may be (C, T); or a sound file, (T,) if it has one channel.
+        x: samples (T,), (T, C) or (C, T), an array, a tensor or a list: floats (full scale +-1 by custom, any
+            scale up to 1e30 works), int16 or int32; or a sound file, (T,) if it has one channel. The longer
+            dimension is time, and the speech comes back in the same layout.
         sample_rate: Hz, needed for samples. Speech above half the model's rate is not modelled and is
             removed.
         video: the speaker's face: a video file; or lips that are cropped already: a file, an array
@@ -157,7 +213,7 @@ def enhance(
         progress: told the fraction of the work that is done.
 
     Raises:
-        InputError: samples that are empty, not finite, not (T,) or (T, C), or integers of a type without a
+        InputError: samples that are empty, not finite, of another shape, or integers of a type without a
             usual full scale; a rate, seed or device that cannot be; an unknown model or algorithm; a video
             without a face, or none for a model that needs lips.
     """
@@ -235,6 +291,9 @@ def enhance(
         stft=recording.stft,
         scale=level,
         posteriors=tuple(posteriors),
+        segments=tuple(segment.frames for segment in pieces),
+        model=recording.speech,
+        visual=recording.visual,
         lips=recording.track,
         report=report,
     )

@@ -1,6 +1,6 @@
 """Posterior analysis of a noisy recording: long Markov chains and their diagnostics.
 
-    samples -> noise fitted by the algorithm of the pair -> HMC chains on z given that noise -> summary
+    samples -> noise fitted by an algorithm -> HMC chains on z given that noise, or its own draws -> summary
 
 Enhancement averages few draws of short chains from several initial values, which have not mixed. Posterior
 intervals need longer chains, and a check that they have converged.
@@ -27,10 +27,12 @@ from avse.evaluation.posterior.diagnosis import diagnose
 from avse.evaluation.posterior.functionals import band_names
 from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
+from avse.inference.algorithm import Algorithm
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State
 from avse.inference.mcmc.log_density import LogJoint, closure
 from avse.inference.mcmc.pyro_mcmc import initial_z
+from avse.inference.posterior import Posterior
 from avse.inference.presets import algorithm_named
 from avse.inference.wiener import average_filter
 from avse.models.networks.lips import cached_embeddings
@@ -88,6 +90,9 @@ class ChainSettings:
         return self.draws if self.warmup is None else self.warmup
 
 
+DEFAULT_SETTINGS = ChainSettings()
+
+
 @dataclass(frozen=True)
 class KernelWithProgress:
     """A kernel that calls `report` after each of its transitions."""
@@ -113,6 +118,79 @@ class KernelWithProgress:
         return result
 
 
+def draw_chains(
+    noisy: NoisySpeech,
+    fitted: Posterior,
+    power: Tensor,
+    visual: Tensor | None,
+    settings: ChainSettings,
+    generator: Generator,
+    progress: Callable[[float], None],
+) -> Posterior:
+    """Long chains on z given the fitted noise, which start at draws of the fitted posterior, and their gain.
+
+    Args:
+        noisy: speech and fitted noise.
+        fitted: posterior with that noise.
+        power: |x|^2, (N, F).
+        visual: lips (N, D), or None.
+        settings: of the chains.
+        generator: of random numbers.
+        progress: called with the completed fraction of the work.
+    """
+    num_steps = settings.num_warmup + settings.draws
+    steps = iter(range(1, num_steps + 1))
+    kernel = KernelWithProgress(settings.kernel, lambda: progress(next(steps) / num_steps))
+    chain = Chain(kernel, num_steps, settings.num_warmup, target_acceptance=TARGET_ACCEPTANCE)
+    with torch.no_grad(), cached_embeddings():
+        start = ChainState(initial_z(fitted.z, settings.chains))
+        draws, chain_state = chain(closure(noisy, power=power, visual=visual), start, generator)
+        z = draws.z.transpose(0, 1)
+        average = average_filter(noisy, z.flatten(0, 1), power, visual)
+    return replace(
+        fitted,
+        z=z,
+        wiener_gain=average.gain,
+        variance=average.variance,
+        responsibilities=average.responsibilities,
+        acceptance=draws.acceptance.mean(0),
+        step_size=chain_state.step_size,
+        energy=None if draws.energy is None else draws.energy.transpose(0, 1),
+        diverged=None if draws.diverged is None else draws.diverged.transpose(0, 1),
+        noise_draws=None,
+    )
+
+
+def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
+    """The posterior of an algorithm whose own chains can be assessed.
+
+    Args:
+        posterior: of the algorithm.
+        algorithm: its name.
+
+    Raises:
+        InputError: it has too few chains or draws, draws of another density than that of the model, or draws
+            of the noise, where the page describes the speech given one noise.
+    """
+    chains, draws = posterior.z.shape[:2]
+    if posterior.visual_weight is not None:
+        raise InputError(
+            f"algorithm {algorithm!r} weights the lips, so that its draws are not of the model's posterior: "
+            'use "mcmc", or long chains after the fit'
+        )
+    if posterior.noise_draws is not None:
+        raise InputError(
+            f"algorithm {algorithm!r} draws the noise with the speech, and the report is of the speech given "
+            'one noise: use "mcmc", or Posterior.to_inference_data and ArviZ'
+        )
+    if chains < MIN_CHAINS or draws < MIN_DRAWS:
+        raise InputError(
+            f"algorithm {algorithm!r} keeps {chains} chains of {draws} draws, and convergence needs at least "
+            f'{MIN_CHAINS} of {MIN_DRAWS}: use "mcmc", or long chains after the fit'
+        )
+    return posterior
+
+
 @dataclass(frozen=True)
 class _BandLimitedSTFT(STFT):
     """An STFT whose synthesis accepts only the lowest bins and sets the others to zero."""
@@ -130,7 +208,8 @@ def summarize_posterior(
     fps: float | None = None,
     video_offset: float = 0.0,
     model: str | Path | SpeechPair = "auto",
-    settings: ChainSettings | None = None,
+    algorithm: str | Algorithm = "auto",
+    settings: ChainSettings | None = DEFAULT_SETTINGS,
     seconds: float = 10.0,
     seed: int = 0,
     title: str = "recording",
@@ -139,13 +218,15 @@ def summarize_posterior(
     """Fit the noise, sample z given the noise, and diagnose the chains; only the first channel is analysed.
 
     Args:
-        x: samples (T,) or (T, C).
+        x: samples (T,), (T, C) or (C, T).
         sample_rate: in Hz.
         video: face or lips of the speaker, as for `avse.enhance`.
         fps: video frames per second of lips without time stamps.
         video_offset: delay of the video in s.
         model: name or pair, as for `avse.enhance`.
-        settings: of the chains; by default four chains of 200 draws.
+        algorithm: fits the noise; a name or an object, as for `avse.enhance`.
+        settings: of the chains; by default four chains of 200 draws. None takes the draws of the algorithm
+            itself, such as "mcmc".
         seconds: duration of the analysed part from the start of the recording, at most one segment.
         seed: seed of all random numbers.
         title: name of the recording in the summary.
@@ -153,11 +234,10 @@ def summarize_posterior(
 
     Raises:
         InputError: the input is one that `avse.enhance` refuses, the analysed part is silent or shorter than
-            `MIN_DURATION`, or `seconds` is out of range.
+            `MIN_DURATION`, `seconds` is out of range, or the draws of the algorithm cannot be assessed.
     """
     began = time.perf_counter()
-    settings = settings or ChainSettings()
-    sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)
+    sample_rate, samples = checked_sample_rate(sample_rate), checked_samples(x)[0]
     part, notes = _part(samples.reshape(len(samples), -1), sample_rate, seconds, title)
     pair, lips = pair_and_lips(model, video, fps, video_offset)
     recording = Recording.prepare(part, sample_rate, pair, lips, video_offset)
@@ -174,47 +254,26 @@ def summarize_posterior(
     elif video is not None:
         notes.append("the video was not used")
 
-    algorithm, algorithm_name = algorithm_named("auto", pair.config.algorithm)
-    fitted = algorithm(speech, guide, power, visual, generator, lambda done: progress(0.1 * done))
+    infer, algorithm_name = algorithm_named(algorithm, pair.config.algorithm)
+    fitted = infer(speech, guide, power, visual, generator, lambda done: progress(0.1 * done))
     noisy = NoisySpeech(speech, fitted.noise)
-    num_steps = settings.num_warmup + settings.draws
-    steps = iter(range(1, num_steps + 1))
-
-    def report_step() -> None:
-        progress(0.1 + 0.8 * next(steps) / num_steps)
-
-    chain = Chain(
-        KernelWithProgress(settings.kernel, report_step),
-        num_steps,
-        settings.num_warmup,
-        target_acceptance=TARGET_ACCEPTANCE,
-    )
     sampling = time.perf_counter()
-    with torch.no_grad(), cached_embeddings():
-        start = ChainState(initial_z(fitted.z, settings.chains))
-        draws, chain_state = chain(closure(noisy, power=power, visual=visual), start, generator)
-        sampled = time.perf_counter()
-        z = draws.z.transpose(0, 1)
-        average = average_filter(noisy, z.flatten(0, 1), power, visual)
-    progress(0.93)
-    posterior = replace(
-        fitted,
-        z=z,
-        wiener_gain=average.gain,
-        variance=average.variance,
-        responsibilities=average.responsibilities,
-        acceptance=draws.acceptance.mean(0),
-        step_size=chain_state.step_size,
-        energy=None if draws.energy is None else draws.energy.transpose(0, 1),
-        diverged=None if draws.diverged is None else draws.diverged.transpose(0, 1),
-        noise_draws=None,
-    )
-    diagnosis = diagnose(noisy, posterior, power, visual, kernel=settings.kernel)
+    if settings is None:
+        posterior, kernel = own_draws(fitted, algorithm_name), None
+    else:
+        kernel = settings.kernel
+        posterior = draw_chains(
+            noisy, fitted, power, visual, settings, generator, lambda done: progress(0.1 + 0.83 * done)
+        )
+    sampled = time.perf_counter()
+    z = posterior.z
+    diagnosis = diagnose(noisy, posterior, power, visual, kernel=kernel)
     progress(0.96)
     stride = (-(-stft.window_length // stft.hop_length), 2)
     check = predictive_check(noisy, z, power, generator, visual, stride=stride)
     progress(0.98)
-    enhanced = stft.synthesis(average.gain.clamp_min(fitted.gain_floor) * spectrum, len(signal)) / scale
+    gain = posterior.wiener_gain
+    enhanced = stft.synthesis(gain.clamp_min(fitted.gain_floor) * spectrum, len(signal)) / scale
     drawn = sample_waveforms(noisy, z, spectrum, stft, len(signal), NUM_WAVEFORMS, generator, visual) / scale
     sounds = {
         "noisy": signal,
@@ -226,8 +285,9 @@ def summarize_posterior(
     facts = {
         "model": pair.name,
         "algorithm of the noise": algorithm_name,
-        "sampler": repr(settings.kernel),
-        "chains": f"{settings.chains} chains of {settings.draws} draws, {settings.num_warmup} warmup steps",
+        "sampler": algorithm_name if kernel is None else repr(kernel),
+        "chains": f"{z.shape[0]} chains of {z.shape[1]} draws"
+        + ("" if settings is None else f", {settings.num_warmup} warmup steps"),
         "recording": f"{len(samples) / sample_rate:.2f} s at {sample_rate} Hz",
         "analysed": f"{len(part) / sample_rate:.2f} s in {len(spectrum)} frames of {recording.bins} bins",
         "seed": str(seed),
@@ -240,7 +300,7 @@ def summarize_posterior(
         notes=notes,
         sounds={name: sound.numpy() for name, sound in sounds.items()},
         spectrum=spectrum,
-        speech=SpeechMoments(average.gain * spectrum, average.variance.sqrt()),
+        speech=SpeechMoments(gain * spectrum, posterior.variance.sqrt()),
         stft=stft,
         diagnosis=diagnosis,
         check=check,

@@ -70,7 +70,7 @@ class Recording:
         unit: of the signal, in those of the samples: 1, or their peak where that is past `MAX_PEAK`.
         spectrum: STFT at the level that the pair was trained with, complex (C, N, all bins).
         scale: what the samples were multiplied by to reach that level, (C, 1).
-        channels_first: whether the samples were given as a tensor (C, T_in).
+        channels_first: whether the samples were given as (C, T_in).
         speech: the speech model, over the F observed bins.
         guide: its guide, over the same.
         bins: F; all bins unless the sample rate is low.
@@ -106,7 +106,7 @@ class Recording:
         """Bring samples and lips to the form that the models of `pair` were trained with.
 
         Args:
-            x: samples (T_in,) or (T_in, C), float or integer.
+            x: samples (T_in,), (T_in, C) or (C, T_in), float or integer.
             sample_rate: Hz.
             pair: model and guide; computations run on their device.
             lips: of the speaker, for a pair that uses them.
@@ -116,7 +116,7 @@ class Recording:
             InputError: samples that are empty, not finite or of another shape.
         """
         sample_rate = checked_sample_rate(sample_rate)
-        samples, channels_first = checked_samples(x), is_channels_first(x)
+        samples, channels_first = checked_samples(x)
         columns = samples.reshape(len(samples), -1)
         peak = float(np.abs(samples).max())
         unit = peak if peak > MAX_PEAK else 1.0
@@ -223,30 +223,30 @@ def checked_sample_rate(sample_rate: Any) -> int:
     return rate
 
 
-def is_channels_first(x: Any) -> bool:
-    """Whether samples are a tensor of more samples than channels, (C, T), as torch libraries have it."""
-    return isinstance(x, Tensor) and x.dim() == 2 and x.shape[0] < x.shape[1]
-
-
-def checked_samples(x: Any) -> NDArray[np.floating[Any]]:
+def checked_samples(x: Any) -> tuple[NDArray[np.floating[Any]], bool]:
     """The samples as floats, (T,) or (T, C), or an error that names what is wrong with them.
+
+    Of a matrix, the longer dimension is time.
+
+    Returns:
+        The samples, and whether they were given as (C, T), as librosa and torch libraries have them.
 
     Raises:
         InputError: see `avse.enhance`.
     """
     if isinstance(x, Tensor):
-        x = (x.mT if is_channels_first(x) else x).detach().cpu()
+        x = x.detach().cpu()
         x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no such type
     try:
         samples = np.asarray(x)
     except ValueError as error:  # a ragged list
-        raise InputError(f"samples that form no array ({error}): give (T,) or (T, C)") from error
+        raise InputError(f"samples that form no array ({error}): give (T,), (T, C) or (C, T)") from error
     if samples.ndim not in (1, 2) or samples.size == 0:
-        raise InputError(f"samples of shape {samples.shape}: give (T,) or (T, C) with at least one sample")
-    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
         raise InputError(
-            f"samples of shape {samples.shape}: more channels than samples; give (T, C), not (C, T)"
+            f"samples of shape {samples.shape}: give (T,), (T, C) or (C, T) with at least one sample"
         )
+    channels_first = samples.ndim == 2 and samples.shape[0] < samples.shape[1]
+    samples = samples.T if channels_first else samples
     if samples.dtype in SAMPLE_TYPES:
         samples = samples.astype(np.float32) / float(np.iinfo(samples.dtype).max)
     elif np.issubdtype(samples.dtype, np.integer):
@@ -260,7 +260,7 @@ def checked_samples(x: Any) -> NDArray[np.floating[Any]]:
         raise InputError("samples contain NaN or infinite values: repair or cut them out first")
     if np.abs(samples).max() > MAX_SAMPLE:
         raise InputError(f"samples beyond {MAX_SAMPLE:g}: divide them by their peak first")
-    return samples.astype(np.float32) if samples.dtype == np.float16 else samples
+    return samples.astype(np.float32) if samples.dtype == np.float16 else samples, channels_first
 
 
 def pair_and_lips(

@@ -1,16 +1,21 @@
 """`avse diagnose`: from a file to a page, and how it answers mistakes."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+import avse
 from avse.cli import app as cli
 from avse.data.errors import InputError
 from avse.evaluation.posterior.report import posterior_report
 from avse.inference.mcmc.kernels import RandomWalk
+from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, PyroMCMC
+from avse.inference.presets import default_mcem
+from avse.models.bayesian_nmf import GammaNMF
 from avse.posterior_run import ChainSettings, summarize_posterior
 
 RATE = 16000
@@ -155,3 +160,42 @@ def test_chains_that_never_moved_in_any_frame_get_a_page_that_says_so() -> None:
     assert found.diagnosis.stuck.all()
     assert not found.diagnosis.mixed
     assert 'class="verdict bad"' in posterior_report(found)
+
+
+MCMC = PyroMCMC(default_mcem(), chains=2, draws=6, warmup=4)
+
+
+def test_the_draws_of_mcmc_are_assessed_as_they_come() -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
+    found = summarize_posterior(samples, RATE, model="a-vae", algorithm=MCMC, settings=None)
+    enhancement = avse.enhance(samples, RATE, model="a-vae", algorithm=MCMC)
+    expected = enhancement.posterior.z[:, :, 0]
+    assert found.diagnosis.functionals["level"].shape[:2] == expected.shape[:2] == (2, 6)
+    np.testing.assert_allclose(found.inference_data.posterior["z"], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found.sounds["enhanced"], enhancement.speech, atol=1e-4)
+    assert found.facts["sampler"] == "PyroMCMC"
+    assert found.facts["chains"] == "2 chains of 6 draws"
+    assert posterior_report(found)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        (replace(MCMC, draws=3), "2 chains of 3 draws"),
+        (replace(MCMC, chains=1), "1 chains of 6 draws"),
+        (replace(MCMC, sampler=AlternatingSampler(), noise_prior=GammaNMF.around), "draws the noise"),
+    ],
+)
+def test_own_draws_that_tell_nothing_are_refused(algorithm: PyroMCMC, words: str) -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
+    with pytest.raises(InputError, match=words):
+        summarize_posterior(samples, RATE, model="a-vae", algorithm=algorithm, settings=None)
+
+
+def test_the_command_takes_an_algorithm(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = noisy.with_name("report.html")
+    assert run(monkeypatch, noisy, "--out", out, "--seconds", 0.3, "--algorithm", "vem", *FEW) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "vem" in page
+    assert run(monkeypatch, noisy, "--out", out, "--algorithm", "none") == cli.USER_ERROR
+    assert out.read_text(encoding="utf-8") == page

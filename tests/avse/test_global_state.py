@@ -71,3 +71,15 @@ def test_nothing_global_changes(use: str) -> None:
         timeout=300,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_import_and_loading_stay_light() -> None:
+    """Figures, training and files of lips import what takes seconds when they are asked for."""
+    program = """
+import sys
+import avse, avse.cli.app, avse.zoo.pair
+heavy = {"librosa", "numba", "sklearn", "matplotlib", "lightning", "torchmetrics", "h5py"}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]

@@ -51,13 +51,16 @@ def test_numpy_scalars_and_whole_floats(rate: Any, x: NDArray[np.float64], speec
     same(avse.enhance(x, rate, seed=np.int64(0)).speech, speech)  # type: ignore[arg-type]
 
 
-def test_tensors_that_require_grad_and_have_channels_first(
-    x: NDArray[np.float64], speech: NDArray[Any]
+@pytest.mark.parametrize("layout", ["tensor", "array", "list"])
+def test_channels_first_as_librosa_and_torch_have_them(
+    layout: str, x: NDArray[np.float64], speech: NDArray[Any]
 ) -> None:
-    tensor = torch.tensor(np.stack([x, x]), requires_grad=True)
-    found = avse.enhance(tensor, RATE)
-    assert found.speech.shape == found.noise.shape == tuple(tensor.shape)
+    both = np.stack([x, x])
+    given = {"tensor": torch.tensor(both, requires_grad=True), "array": both, "list": both.tolist()}[layout]
+    found = avse.enhance(given, RATE)
+    assert found.speech.shape == found.noise.shape == both.shape
     same(found.speech[1], speech)
+    np.testing.assert_array_equal(found.speech, avse.enhance(both.T, RATE).speech.T)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e6, 1e25])

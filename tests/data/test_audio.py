@@ -398,6 +398,14 @@ def test_resampled_length_is_the_ceiling(length: int, rates: tuple[int, int], ch
     assert match_length(back, length).shape == shape
 
 
+def test_resampling_is_that_of_librosa() -> None:
+    import librosa
+
+    x = noise(4801, channels=2)
+    expected = librosa.resample(x.T, orig_sr=48000, target_sr=16000, res_type="soxr_vhq").T
+    np.testing.assert_allclose(resample(x, 48000, 16000), expected, atol=1e-6)
+
+
 def test_resampling_treats_channels_alike() -> None:
     samples = noise(1000, 8)
     together = resample(samples, 48000, 16000)

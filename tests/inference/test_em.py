@@ -5,15 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
+from pyro.infer import HMC as PyroHMC
 from torch import Generator, Tensor
 
 from avse.data.errors import InputError
 from avse.inference.em.em import EM, EMStep
 from avse.inference.em.m_steps import LinearGaussianStep, NoiseStep, weighted_speech_variance
 from avse.inference.em.mcem import MCEM
-from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.chain import Chain, ChainState, EStep
 from avse.inference.mcmc.kernels import HMC, MALA, Info, Kernel, RandomWalk, State
 from avse.inference.mcmc.log_density import LogJoint, closure, traced
+from avse.inference.mcmc.pyro_e_step import PyroChain
 from avse.inference.posterior import Posterior
 from avse.inference.presets import default_mcem, papers_mcem
 from avse.models.linear_gaussian import LinearGaussian
@@ -94,6 +96,28 @@ def test_e_step_agrees_with_the_exact_posterior(kernel: Kernel, joint: object) -
     assert scores(draws.z, LinearGaussian(model.A, model.mu, 1.5 * model.sigma), s).abs().max() > 6
 
 
+@pytest.mark.slow
+def test_e_step_by_pyro_agrees_with_the_exact_posterior() -> None:
+    """As above, from two chains of 300 frames each, all with one step size: false alarms 1e-4."""
+    generator = Generator().manual_seed(3)
+    model = linear_gaussian(generator)
+    s = model(frames=N)
+    chain = PyroChain(PyroHMC, 110, 30, {"num_steps": 8})
+    start = ChainState(torch.zeros(2, N, L, dtype=torch.float64))
+    draws, state = chain(closure(model, s=s), start, generator)
+    assert draws.z.shape == (80, 2, N, L)
+    assert draws.acceptance.shape == state.step_size.shape == (2, N)  # type: ignore[union-attr]
+    assert 0.5 < float(draws.acceptance.mean()) <= 1
+    assert not draws.diverged.any()  # type: ignore[union-attr]
+    for index in range(2):
+        assert scores(draws.z[:, index], model, s).abs().max() < 4.5
+        wrong = LinearGaussian(model.A, model.mu, 1.5 * model.sigma)
+        assert scores(draws.z[:, index], wrong, s).abs().max() > 6
+    again, later = replace(chain, num_steps=2, warmup=1)(closure(model, s=s), state, generator)
+    assert later.adaptations == 31
+    assert (again.z - draws.z[-1]).abs().max() < 3
+
+
 def scores(z: Tensor, model: LinearGaussian, s: Tensor) -> Tensor:
     """z-scores of the mean and of the second moments of draws (R, N, L), whitened by the exact posterior."""
     mean, covariance = model.posterior(s)
@@ -118,10 +142,11 @@ def probabilistic_pca(s: Tensor) -> tuple[Tensor, Tensor]:
     [
         Chain(MALA(0.3), 40, 10, target_acceptance=0.57),
         pytest.param(Chain(HMC(0.2, leapfrog_steps=4), 10, 4, target_acceptance=0.8), marks=pytest.mark.slow),
+        pytest.param(PyroChain(PyroHMC, 8, 4, {"num_steps": 8}), marks=pytest.mark.slow),
     ],
-    ids=lambda chain: type(chain.kernel).__name__,
+    ids=["MALA", "HMC", "HMC of Pyro"],
 )
-def test_mcem_reaches_the_maximum_likelihood_of_pca(e_step: Chain) -> None:
+def test_mcem_reaches_the_maximum_likelihood_of_pca(e_step: EStep) -> None:
     """EM with gradient kernels ends within 0.005 nat a frame of the eigenvalue solution, in its subspace."""
     generator = Generator().manual_seed(5)
     s = linear_gaussian(generator, 0.2)(frames=N)

@@ -26,9 +26,10 @@ from avse.data.stft import STFT
 from avse.inference.mcmc.kernels import HMC, MALA
 from avse.inference.mcmc.log_density import frame_log_joint
 from avse.inference.mcmc.noise_kernel import AlternatingKernel
+from avse.inference.mcmc.pyro_e_step import PyroChain
 from avse.inference.mcmc.pyro_kernel import FrameMCMCKernel, VectorizedMCMC
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, FrameSampler, JointSampler, PyroMCMC
-from avse.inference.presets import default_mcem, full_bayes_mcmc, pyro_mcmc
+from avse.inference.presets import default_mcem, full_bayes_mcmc, pyro_mcem, pyro_mcmc
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.bayesian_nmf import GammaChainNMF, GammaNMF, InverseGammaNMF
 from avse.models.linear_gaussian import LinearGaussian
@@ -356,6 +357,22 @@ def test_enhance_by_name(
         assert dataset.W.dims == ("chain", "draw", "noise_component", "frequency")
         assert dataset.H.shape == (2, 4, 8, frames)
         np.testing.assert_array_equal(dataset.H, posterior.noise_draws["H"][:, :, 1])
+
+
+def test_pyro_as_the_e_step_of_em(tiny_pair: SpeechPair) -> None:
+    """Stereo, two initial values: each is a chain, and both channels have one step size."""
+    mcem = pyro_mcem()
+    quick = replace(
+        mcem, em=replace(mcem.em, iterations=3), final=PyroChain(NUTS, 5, 1, {"max_tree_depth": 3})
+    )
+    x = 0.1 * np.random.default_rng(0).standard_normal((3200, 2)).astype(np.float32)
+    enhancement = avse.enhance(x, 16000, model=tiny_pair, algorithm=quick, link_channels=False)
+    posterior = enhancement.posterior
+    assert posterior.z.shape[:3] == (2, 4, 2)
+    assert posterior.acceptance.shape == posterior.z.shape[2:4]
+    assert np.isfinite(enhancement.speech).all()
+    with pytest.raises(InputError, match="keep no draw"):
+        PyroChain(NUTS, 5, 5)
 
 
 def test_estimates_and_priors_of_the_noise_are_read_alike() -> None:

@@ -176,7 +176,13 @@ def diagnose(
     fps: Annotated[float | None, typer.Option(help="Video frames per second of .npy or .mat lips.")] = None,
     video_offset: Annotated[float, typer.Option(help="Delay of the video behind the sound in s.")] = 0.0,
     model: Annotated[str, typer.Option(help="Name (see `avse models`) or folder of a saved model.")] = "auto",
-    chains: Annotated[int, typer.Option(help="Chains per frame, at least 2.")] = 4,
+    algorithm: Annotated[
+        str, typer.Option(help="Fits the noise before the chains; auto, or a name as for `avse enhance`.")
+    ] = "auto",
+    chains: Annotated[
+        int,
+        typer.Option(help="Chains per frame, at least 2; 0 takes the draws of --algorithm itself."),
+    ] = 4,
     draws: Annotated[int, typer.Option(help="Draws kept per chain, at least 4.")] = 200,
     warmup: Annotated[int | None, typer.Option(help="Warmup steps; default as many as draws.")] = None,
     leapfrog_steps: Annotated[
@@ -196,6 +202,7 @@ def diagnose(
             fps=fps,
             video_offset=video_offset,
             model=model,
+            algorithm=algorithm,
             chains=chains,
             draws=draws,
             warmup=warmup,

@@ -111,6 +111,7 @@ def diagnose_file(
     fps: float | None = None,
     video_offset: float = 0.0,
     model: str = "auto",
+    algorithm: str = "auto",
     chains: int = 4,
     draws: int = 200,
     warmup: int | None = None,
@@ -121,6 +122,8 @@ def diagnose_file(
 ) -> str:
     """Sample the posterior of a file at length and write one page about it; returns the verdict.
 
+    With no chains, the page is about the draws of the algorithm itself.
+
     Raises:
         InputError: input, output or model cannot be used, or what is asked of the chains cannot be done.
     """
@@ -129,7 +132,9 @@ def diagnose_file(
     from avse.inference.mcmc.kernels import HMC
     from avse.posterior_run import INITIAL_STEP_SIZE, ChainSettings, summarize_posterior
 
-    settings = ChainSettings(chains, draws, warmup, HMC(INITIAL_STEP_SIZE, leapfrog_steps))
+    kernel = HMC(INITIAL_STEP_SIZE, leapfrog_steps)
+    settings = ChainSettings(chains, draws, warmup, kernel) if chains else None
+    algorithm_named(algorithm)  # before anything is read
     check_distinct(input=noisy, output=out)
     check_distinct(video=video, output=out)  # a video may be its own input
     checked_seed(seed)
@@ -145,6 +150,7 @@ def diagnose_file(
         video=lips,
         video_offset=video_offset,
         model=pair,
+        algorithm=algorithm,
         settings=settings,
         seconds=seconds,
         seed=seed,
