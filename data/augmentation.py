@@ -191,3 +191,21 @@ class ColouredNoise:
         real, imaginary = torch.randn(2, *power.shape).to(power) * (variance / 2).sqrt()
         noisy = (power.sqrt() + real).square() + imaginary.square()
         return torch.where(torch.rand(count, 1).to(power) < self.share, noisy, power)
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """Add scale * U(0, 1) to every bin of some frames: the corruption of the papers' MIN-VAE.
+
+    Args:
+        share: of the frames that are corrupted; one third in the papers.
+        scale: in units of the power spectrum; the papers' 50 is for recordings of largest absolute sample 1.
+    """
+
+    share: float = 1 / 3
+    scale: float = 50.0
+
+    def __call__(self, power: Tensor) -> Tensor:
+        """Power (N, F) of the noisy frames."""
+        noisy = power + self.scale * torch.rand(power.shape).to(power)
+        return torch.where(torch.rand(len(power), 1).to(power) < self.share, noisy, power)

@@ -4,6 +4,7 @@ The unit of work is one (mixture, lips, model, algorithm). Workers compute rows,
 or on a Dask cluster, and the parent alone writes them. A run that was killed goes on where it was.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -128,9 +129,7 @@ def units(
     check_metrics(metrics)
     specs = protocol.mixtures()
     if not specs:
-        raise InputError(
-            f"{protocol.name}: no mixture is left; take more speakers, noises, levels or a larger share"
-        )
+        raise InputError(f"{protocol.name}: no mixture is left; give more speakers, noises or levels")
     mixtures = [spec.mixture for spec in specs]
     if len(set(mixtures)) < len(mixtures):
         double_name = next(name for name in mixtures if mixtures.count(name) > 1)
@@ -215,11 +214,18 @@ def manifest_of(
         "level_definition": protocol.level_definition,
         "metrics": list(metrics),
         "weights": {system.model: system.weights for system in systems},
+        "settings": {f"{system.model}, {system.algorithm}": _digest(system.settings) for system in systems},
         "versions": versions(),
         "hardware": hardware(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": 0.0,
     }
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that tell settings apart; rows have them in full."""
+    text = json.dumps(dict(settings), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def computed(

@@ -48,7 +48,7 @@ PROVENANCE = dict.fromkeys(("weights", "settings", "versions"), "TEXT")
 """Columns of a row after its metrics."""
 DONE, FAILED = "done", "failed"
 """Values of `status`."""
-IDENTITY = ("protocol", "arguments", "level_definition", "metrics", "weights")
+IDENTITY = ("protocol", "arguments", "level_definition", "metrics", "weights", "settings")
 """Entries of the manifest that are the same in a run that is continued; so is the version of this package."""
 
 
@@ -223,10 +223,16 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
 
 
 def _flat(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `IDENTITY`, those that are dictionaries one by one."""
     flat: dict[str, Any] = {}
     for name in IDENTITY:
         value = manifest.get(name)
-        flat.update(value if name == "arguments" and isinstance(value, dict) else {name: value})
+        if not isinstance(value, dict):
+            flat[name] = value
+        elif name == "arguments":
+            flat.update(value)
+        else:
+            flat.update({f"{name} of {key}": own for key, own in value.items()})
     return flat
 
 

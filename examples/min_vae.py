@@ -63,7 +63,8 @@ def main(args: argparse.Namespace) -> None:
         visual = view.visual(view.track(lips, pair.stft.frame_times(len(power))))
         with torch.no_grad():
             heard, seen = (guide.branch(alpha).posterior(power, visual) for alpha in (1, 0))
-            explained.append(guide.responsibilities(heard, seen, power, visual).gt(0).double().mean())
+            log_odds = guide.responsibilities(heard, seen, power=power, visual=visual)
+            explained.append(log_odds.gt(0).double().mean())
         noise = pink_noise(len(clean), generator)
         for k, level in enumerate(args.levels):
             noisy, _ = mix(clean, noise, level)

@@ -1,19 +1,20 @@
 """The guide of a mixture: first alpha, the component of a frame, then z from the encoder of that component.
 
     r(alpha_n)                                responsibilities, enumerated
-    z_n | alpha_n ~ q(z | s_n) where alpha_n = 1, q(z | v_n) where alpha_n = 0
+    z_n | alpha_n = k ~ q_k(z | s_n, v_n)     for example q(z | s_n) at alpha_n = 1, q(z | v_n) at alpha_n = 0
 
 With J(a) = KL(q(z | ., a) || p(z | v, a)) - E_q log p(s | z, v, a) the evidence lower bound of a frame is
 sum_a r(a) [log p(a) - log r(a) - J(a)]. It is largest, logsumexp_a(log p(a) - J(a)), at
 
-    logit r(1) = J(0) - J(1) + logit(pi)
+    r(a) proportional to p(a) exp(-J(a)),    with two components logit r(1) = J(0) - J(1) + logit(pi)
 
 (Sadeghi, Alameda-Pineda, IEEE Transactions on Signal Processing 2021, arXiv 1912.10647), and elsewhere lower
 by KL(r || r*). alpha is sampled before z, in the guide, so that every component has its own encoder; if it
-were enumerated in the model alone, both components would share one encoder.
+were enumerated in the model alone, all components would share one encoder. The K branches are given from
+alpha = K - 1 down to alpha = 0, as the components of a VAE-MM.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -28,22 +29,24 @@ from avse.guides.base import SpeechGuide
 from avse.guides.wrappers import BandLimitedGuide, Corruption, corrupted
 from avse.models.av_vae import Trunk
 from avse.models.base import SpeechModel
-from avse.models.mixture import given_alpha
+from avse.models.mixture import SelectedDistribution, distribution_of_alpha
 from avse.models.networks.spectrum import LogPower, RawPower
 from avse.models.parameters import local_parameters
 from avse.models.sites import ALPHA, S, Z, frames_plate
 
-Responsibilities = Callable[
-    [dist.TorchDistribution, dist.TorchDistribution, Tensor | None, Tensor | None], Tensor
-]
-"""(q(z | alpha = 1), q(z | alpha = 0), power (*, N, F), visual (*, N, D)) -> logit r(alpha = 1), (*, N)."""
+Responsibilities = Callable[..., Tensor]
+"""(q(z | alpha = K - 1), .., q(z | alpha = 0), power=(*, N, F), visual=(*, N, D)) -> logit r(alpha = 1) of
+two branches, (*, N); of more, log r(alpha) up to a constant in each frame, alpha = 0 first, (K, *, N)."""
 
 MAX_LOG_ODDS = 30.0
-"""The log odds J(0) - J(1) are clipped to this size, nats; r is then 0 or 1 to within 1e-13."""
+"""-J of a branch is at least that of the best branch minus this, nats; r is then 0 or 1 to within 1e-13."""
 
 
 class MixtureGuide(SpeechGuide):
     """r(alpha | s, v) q(z | s, v, alpha).
+
+        MixtureGuide(a_vae.guide, av_vae.guide, OptimalResponsibilities(model))
+        MixtureGuide.of([a_vae.guide, v_vae.guide, av_vae.guide], OptimalResponsibilities(model))
 
     To train it on corrupted sound, `corrupted` wraps each branch separately.
 
@@ -53,27 +56,60 @@ class MixtureGuide(SpeechGuide):
         responsibilities: `OptimalResponsibilities` of the model, or a network that is trained with the
             encoders, such as `AmortisedResponsibilities`.
         start: value of alpha whose encoder gives `posterior`, the initial values of inference in a recording.
-            By default that of the lips, as in the paper, which does not depend on the noise.
+            By default 0, that of the lips in the papers, which does not depend on the noise.
 
     Raises:
-        InputError: `start` is neither 0 nor 1.
+        InputError: `start` is no value of alpha, or the model of `OptimalResponsibilities` is a mixture of
+            another number of models.
     """
 
     def __init__(
         self, first: SpeechGuide, second: SpeechGuide, responsibilities: Responsibilities, start: int = 0
     ) -> None:
         super().__init__()
-        if start not in (0, 1):
-            raise InputError(f"start = {start}: alpha is 0 (second guide) or 1 (first guide)")
+        self._set([first, second], responsibilities, start)
+
+    @classmethod
+    def of(
+        cls, guides: Sequence[SpeechGuide], responsibilities: Responsibilities, start: int = 0
+    ) -> "MixtureGuide":
+        """The guide of K branches.
+
+        Args:
+            guides: q(z | alpha) from alpha = K - 1 down to alpha = 0, in the order of the components of a
+                `VAEMM`. The branches of one that is a mixture guide take its place; its r(alpha) is not used.
+            responsibilities: as above.
+            start: as above.
+
+        Raises:
+            InputError: as above, or fewer than two guides.
+        """
+        guide = cls.__new__(cls)
+        SpeechGuide.__init__(guide)
+        guide._set(guides, responsibilities, start)
+        return guide
+
+    def _set(self, guides: Sequence[SpeechGuide], responsibilities: Responsibilities, start: int) -> None:
         # In a list: Pyro would not let a child of a guide that has run be put into a larger guide.
-        self.branches = nn.ModuleList([second, first])
+        self.branches = nn.ModuleList(branch for guide in reversed(guides) for branch in branches(guide))
+        values = len(self.branches)
+        if values < 2:
+            raise InputError(f"{values} guide: a mixture guide needs two or more")
+        if start not in range(values):
+            raise InputError(
+                f"start = {start}: alpha is 0 (the last guide) to {values - 1} (the first guide)"
+            )
+        if isinstance(responsibilities, OptimalResponsibilities):
+            models = len(responsibilities.model.component_models())
+            if models not in (0, values):
+                raise InputError(f"{values} guides for a mixture of {models} models: give one for each")
         self.responsibilities = responsibilities
         self.start = start
 
     def fit_scales(self, power: Tensor) -> None:
         """Set the scales of the branches and of the responsibilities from training frames (N, F)."""
-        self.branch(0).fit_scales(power)
-        self.branch(1).fit_scales(power)
+        for branch in self.branches:
+            branch.fit_scales(power)  # type: ignore[operator]
         if isinstance(self.responsibilities, AmortisedResponsibilities):
             self.responsibilities.features.fit(power)
 
@@ -88,12 +124,20 @@ class MixtureGuide(SpeechGuide):
     def forward(
         self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
     ) -> Tensor:
-        """Sample alpha and then z (*, N, L); same signature and plates as the model."""
-        second, first = (self.branch(alpha).posterior(power, visual) for alpha in (0, 1))
-        logits = self.responsibilities(first, second, power, visual)
+        """Sample alpha and then z (*, N, L); same signature and plates as the model.
+
+        Raises:
+            InputError: the responsibilities are not those of as many branches.
+        """
+        parts = [branch.posterior(power, visual) for branch in self.branches]  # type: ignore[operator]
+        logits = self.responsibilities(*reversed(parts), power=power, visual=visual)
+        if len(parts) == 2:
+            logits = torch.stack([torch.zeros_like(logits), logits])
+        elif len(logits) != len(parts):
+            raise InputError(f"r(alpha) of shape {tuple(logits.shape)}: give ({len(parts)}, *, N)")
         with frames_plate(power, visual, frames):
-            alpha = pyro.sample(ALPHA, dist.Bernoulli(logits=logits), infer={"enumerate": "parallel"})
-            return pyro.sample(Z, given_alpha(alpha, first, second))
+            alpha = pyro.sample(ALPHA, distribution_of_alpha(logits), infer={"enumerate": "parallel"})
+            return pyro.sample(Z, SelectedDistribution(alpha, parts))
 
 
 @singledispatch
@@ -104,7 +148,7 @@ def branches(guide: SpeechGuide) -> list[SpeechGuide]:
 
 @branches.register
 def _(guide: MixtureGuide) -> list[SpeechGuide]:
-    return [guide.branch(alpha) for alpha in (0, 1)]
+    return list(guide.branches)  # type: ignore[arg-type]
 
 
 @branches.register
@@ -114,8 +158,8 @@ def _(guide: BandLimitedGuide) -> list[SpeechGuide]:
 
 @corrupted.register
 def _(guide: MixtureGuide, corruption: Corruption) -> MixtureGuide:
-    second, first = (corrupted(guide.branch(alpha), corruption) for alpha in (0, 1))
-    return MixtureGuide(first, second, guide.responsibilities, guide.start)
+    parts = [corrupted(branch, corruption) for branch in reversed(branches(guide))]
+    return MixtureGuide.of(parts, guide.responsibilities, guide.start)
 
 
 class BranchGuide(SpeechGuide):
@@ -126,7 +170,7 @@ class BranchGuide(SpeechGuide):
 
     Args:
         guide: guide of the mixture.
-        alpha: 0 or 1.
+        alpha: 0 to K - 1.
     """
 
     def __init__(self, guide: MixtureGuide, alpha: int) -> None:
@@ -162,14 +206,13 @@ class OptimalResponsibilities:
 
     model: SpeechModel
 
-    def __call__(
-        self,
-        first: dist.TorchDistribution,
-        second: dist.TorchDistribution,
-        power: Tensor | None,
-        visual: Tensor | None,
-    ) -> Tensor:
-        """J(0) - J(1), at most `MAX_LOG_ODDS` in size, + logit(pi): (*, N).
+    def __call__(self, *parts: dist.TorchDistribution, power: Tensor | None, visual: Tensor | None) -> Tensor:
+        """log p(a) - J(a), where -J(a) is at most `MAX_LOG_ODDS` below the largest, as `Responsibilities`.
+
+        Args:
+            parts: q(z | alpha) from alpha = K - 1 down to alpha = 0.
+            power: |s|^2 (*, N, F).
+            visual: lips (*, N, D), where the model has them.
 
         Raises:
             ValueError: no power was given.
@@ -177,10 +220,16 @@ class OptimalResponsibilities:
         if power is None:
             raise ValueError("the responsibilities need the power spectrum of the speech")
         # Not under no_grad: `cached_embeddings` keeps embeddings that are differentiated later.
-        (cost1, prior1), (cost0, prior0) = (
-            _branch(self.model, alpha, q, power, visual) for alpha, q in ((1, first), (0, second))
+        found = [
+            _branch(self.model, alpha, q, power, visual)
+            for alpha, q in reversed(list(enumerate(reversed(parts))))
+        ]
+        costs, priors = (
+            torch.stack(torch.broadcast_tensors(*each)) for each in zip(*found[::-1], strict=True)
         )
-        return ((cost0 - cost1).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) + prior1 - prior0).detach()
+        if len(parts) == 2:
+            return ((costs[0] - costs[1]).clamp(-MAX_LOG_ODDS, MAX_LOG_ODDS) + priors[1] - priors[0]).detach()
+        return ((costs.amin(0) - costs).clamp_min(-MAX_LOG_ODDS) + priors).detach()
 
 
 def _branch(
@@ -204,7 +253,8 @@ class AmortisedResponsibilities(nn.Module):
 
     Args:
         features: power (*, N, F) -> features (*, N, F).
-        layers: features, concatenated with the embedding -> logit r (*, N, 1).
+        layers: features, concatenated with the embedding -> logit r(alpha = 1), (*, N, 1), for two branches;
+            for K branches log r(alpha) up to a constant, alpha = 0 first, (*, N, K).
         lips: trunk, visual (*, N, D) -> embedding (*, N, E), or None for audio alone.
     """
 
@@ -214,14 +264,8 @@ class AmortisedResponsibilities(nn.Module):
         self.layers = layers
         self.lips = lips
 
-    def forward(
-        self,
-        first: dist.TorchDistribution,
-        second: dist.TorchDistribution,
-        power: Tensor | None,
-        visual: Tensor | None,
-    ) -> Tensor:
-        """logit r(alpha = 1 | s, v), (*, N). The branches `first` and `second` are not used.
+    def forward(self, *parts: dist.TorchDistribution, power: Tensor | None, visual: Tensor | None) -> Tensor:
+        """log r, as `Responsibilities`. The branches `parts` are not used.
 
         Raises:
             ValueError: no power was given.
@@ -232,5 +276,5 @@ class AmortisedResponsibilities(nn.Module):
         if self.lips is not None:
             embedding = self.lips(visual)
             inputs = torch.cat([inputs, embedding.expand(*inputs.shape[:-1], -1)], dim=-1)
-        logits: Tensor = self.layers(inputs).squeeze(-1)
-        return logits
+        logits: Tensor = self.layers(inputs)
+        return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.movedim(-1, 0)

@@ -31,7 +31,7 @@ from avse.inference.mcmc.pyro_e_step import PyroChain
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, FrameSampler, PyroMCMC
 from avse.inference.responsibilities import Tempered
 from avse.inference.vem.latent_factor import Shared
-from avse.inference.vem.mean_field import UpdateNoise, update_pi
+from avse.inference.vem.mean_field import UpdateNoise, UpdatePi, equal
 from avse.inference.vem.vem import VEM
 from avse.models.bayesian_nmf import GammaNMF
 from avse.models.nmf import NMFNoise, QuantileInit, RandomInit
@@ -148,9 +148,10 @@ def papers_vem() -> VEM:
     """The schedule of Sadeghi and Alameda-Pineda 2020 and 2021.
 
     Random W and H of rank 10, no frame gain, and one z for all alpha, initialised at the mean of the guide
-    (of its visual branch, if it has branches) for the noisy power. r(alpha) is initialised by the prior of
-    the model, and pi is re-estimated. 100 iterations of 40 random-walk steps (variance 0.01), 10 kept. The
-    noise updates have the exponent 1/2, with which the cost cannot increase; the authors' code has 1.
+    (of its visual branch, if it has branches) for the noisy power. pi and r(alpha) start at 1/2 (1/K for K
+    components), whatever the prior of the model, and pi is re-estimated as the mean of r(alpha). 100
+    iterations of 40 random-walk steps (variance 0.01), 10 kept. The noise updates have the exponent 1/2, with
+    which the cost cannot increase; the authors' code has 1.
     """
     walk = Chain(RandomWalk(step_size=0.1), num_steps=40, warmup=30)
     return VEM(
@@ -159,7 +160,8 @@ def papers_vem() -> VEM:
         e_step=walk,
         final=walk,
         factor=Shared(),
-        updates=(UpdateNoise(), update_pi),
+        updates=(UpdateNoise(), UpdatePi(concentration=1.0)),
+        alpha_start=equal,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel
+from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel, chooses_models
 
 
 class BandLimited(SpeechModel):
@@ -31,7 +31,12 @@ class BandLimited(SpeechModel):
 
     def component_models(self) -> list[SpeechModel]:
         """Those of the wrapped model, each with the observed bins."""
-        return [BandLimited(component, self.bins) for component in self.speech.component_models()]
+        models = self.speech.component_models() if chooses_models(self.speech) else []
+        return [BandLimited(component, self.bins) for component in models]
+
+    def log_alpha(self, visual: Tensor | None = None) -> Tensor | None:
+        """That of the wrapped model."""
+        return self.speech.log_alpha(visual)
 
     def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
         """That of the wrapped model."""

@@ -111,11 +111,19 @@ class SpeechModel(StoredModule):
             return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
 
     def component_models(self) -> "list[SpeechModel]":
-        """The models of alpha = 0 and of alpha = 1, if alpha chooses between whole models; else none."""
+        """The models of all values of alpha, 0 first, if alpha chooses between whole models; else none."""
         return []
 
+    def log_alpha(self, visual: Tensor | None = None) -> Tensor | None:
+        """log p(alpha | v), alpha = 0 first, (A,) or (A, *, N); None for a model without alpha.
+
+        A model whose `component_models` are to be components of a larger mixture defines it; inference reads
+        the prior of alpha off a trace.
+        """
+        return None
+
     def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
-        """Logit of the prior probability p(alpha = 1 | v), () or (*, N); None for a model without alpha."""
+        """Logit of the prior probability p(alpha = 1 | v), () or (*, N); None unless alpha has two values."""
         return None
 
     def given(self, visual: Tensor | None = None) -> ConditionedSpeech:
@@ -139,6 +147,16 @@ def _defining(model: SpeechModel, method: str) -> type:
     if method in vars(model):
         return type("Instance", (type(model),), {})
     return next(owner for owner in type(model).__mro__ if method in vars(owner))
+
+
+def chooses_models(model: SpeechModel) -> bool:
+    """Whether alpha chooses between whole models, `component_models`, and nothing else is sampled but z.
+
+    That is so for a mixture whose `latent` is that of the class with the components: a subclass that
+    overrides `latent` alone may sample anything.
+    """
+    owners = _defining(model, "component_models"), _defining(model, "latent")
+    return bool(model.component_models()) and issubclass(*owners)
 
 
 @dataclass(frozen=True)

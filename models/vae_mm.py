@@ -1,31 +1,48 @@
-"""VAE-MM: a mixture of two trained models, usually one with lips and one without.
+"""VAE-MM: a mixture of trained models, usually one without lips and others with.
 
-    alpha_n | v_n ~ Bernoulli(sigmoid(logit(pi) + d(v_n)))                  d = 0 in the paper
-    z_n | v_n, alpha_n ~ p_1(z | v_n) or p_0(z | v_n)                       prior of the chosen component
-    s_fn | z_n, v_n, alpha_n ~ N_c(0, sigma^alpha_f(z_n, v_n))              and its decoder
+    p(alpha_n = k | v_n) proportional to pi_k exp([k = K - 1] d(v_n))       d = 0 in the paper
+    z_n | v_n, alpha_n = k ~ p_k(z | v_n)                                   prior of the chosen component
+    s_fn | z_n, v_n, alpha_n = k ~ N_c(0, sigma^k_f(z_n, v_n))              and its decoder
 
-alpha = 1 is the first component (the papers' A-VAE), alpha = 0 the second (their AV-VAE), so that frames with
+The K components are given from alpha = K - 1 down to alpha = 0. With two, alpha = 1 is the first (the papers'
+A-VAE) and alpha = 0 the second (their AV-VAE), logit p(alpha = 1 | v) = logit(pi) + d(v), and frames with
 corrupted lips are explained by the audio-only component. Sadeghi, Alameda-Pineda, ICASSP 2020 (arXiv
-1911.03930).
+1911.03930); the mixture of A-, V- and AV-VAE is the last future work of the talk.
 
-Differences from the paper: any two speech models without an alpha of their own may be components. d(v) is
-the logit of a classifier of corrupted lips (`avse.models.networks.lips.LipCorruptionClassifier`). pi is not
-estimated here; inference may set the buffer.
+Differences from the paper: any number of speech models without an alpha of their own may be components, and
+mixtures of such models, too: alpha then chooses between all of their components. d(v) is the logit of a
+classifier of corrupted lips (`avse.models.networks.lips.LipCorruptionClassifier`). pi is not estimated here;
+inference may set the buffer.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from avse.data.errors import InputError
-from avse.models.base import TRACE_LOCK, ConditionedSpeech, Evaluation, LogJointFn, SpeechModel
-from avse.models.mixture import bounded_logit, given_alpha, mixture_log_prior
+from avse.models.base import (
+    TRACE_LOCK,
+    ConditionedSpeech,
+    Evaluation,
+    LogJointFn,
+    SpeechModel,
+    chooses_models,
+)
+from avse.models.mixture import (
+    SelectedDistribution,
+    bounded_log,
+    bounded_logit,
+    distribution_of_alpha,
+    mixture_log_prior,
+    selected,
+)
 from avse.models.networks.lips import LipTrunk, cached_embeddings
 from avse.models.programs import distribution_of_z
 from avse.models.sites import ALPHA, Z
@@ -33,22 +50,35 @@ from avse.models.sites import ALPHA, Z
 CorruptionLogit = Callable[[Tensor | None], Tensor]
 """visual (*, N, D) -> logit of the probability that the lips are corrupted, (*, N)."""
 
+Probabilities = float | Sequence[float]
+"""Of the components, in the order of the arguments; a number is that of the first of two."""
+
 
 class VAEMM(SpeechModel):
-    """A mixture of two speech models, frame by frame.
+    """A mixture of speech models, frame by frame.
 
-        VAEMM(a_vae.model, av_vae.model)
+        VAEMM(a_vae.model, av_vae.model, pi=0.3)
+        VAEMM(a_vae.model, v_vae.model, av_vae.model, pi=(0.4, 0.3, 0.3))
+
+    A component may itself be a mixture of whole models, such as a VAE-MM: its components take its place, with
+    probabilities pi_k p(alpha' | v), so that its own pi and d(v) remain.
 
     Args:
-        first: component of alpha = 1, with z (*, N, L) and F bins.
-        second: component of alpha = 0, with as many latents and bins.
-        pi: probability of alpha = 1 where d(v) = 0, from 0 to 1; at 0 and 1 the mixture equals one of
-            its components, for any d(v).
-        corruption_classifier: d(v), or None for 0.
+        first: component of the largest alpha, with z (*, N, L) and F bins.
+        second: component of the next smaller alpha, with as many latents and bins.
+        others: further components; the last one has alpha = 0. pi and the classifier may follow by position.
+        pi: probabilities of the components where d(v) = 0, in the order of the arguments, which sum to 1; or
+            a number, the probability of the first of two. All are equal by default. At 0 and 1 the mixture
+            equals one that lacks the impossible components, for any d(v).
+        corruption_classifier: d(v), log odds that are added to those of the first, or None for 0.
+
+    Attributes:
+        pi: () for two components, the probability of the first; (K,) for more, in the order of the arguments.
 
     Raises:
-        InputError: pi is outside [0, 1], the sizes of the components differ, or a component has its own
-            alpha. The sizes of a component whose trunk is not a `LipTrunk` are not checked.
+        InputError: pi are no probabilities, the sizes of the components differ, or a component has an alpha
+            that does not choose between whole models. The sizes of a component whose trunk is not a
+            `LipTrunk` are not checked.
     """
 
     pi: Tensor
@@ -57,95 +87,149 @@ class VAEMM(SpeechModel):
         self,
         first: SpeechModel,
         second: SpeechModel,
-        pi: float = 0.5,
+        *others: Any,
+        pi: Probabilities | None = None,
         corruption_classifier: CorruptionLogit | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= pi <= 1:
-            raise InputError(f"pi = {pi}: the probability of the first component lies between 0 and 1")
-        sizes = [size for size in map(_sizes, (first, second)) if size is not None]
-        if len(set(sizes)) > 1:
-            raise InputError(
-                f"components with {sizes[0][0]} and {sizes[1][0]} latents, {sizes[0][1]} and {sizes[1][1]} "
-                "bins: a mixture shares both; train them with one latent_size and one STFT"
-            )
+        components = [first, second]
+        settings = list(others)
+        while settings and isinstance(settings[0], SpeechModel):
+            components.append(settings.pop(0))
+        if settings:
+            pi = settings.pop(0)
+        if settings:
+            corruption_classifier = settings.pop(0)
+        if settings:
+            raise InputError(f"{settings[0]!r}: after the components come pi and the classifier alone")
         # In a list: Pyro would not let a child of a model that has run be put into a larger model.
-        self.components = nn.ModuleList([second, first])
+        self.components = nn.ModuleList(reversed(components))
         self.corruption_classifier = corruption_classifier
-        self.register_buffer("pi", torch.tensor(float(pi)))
+        self.register_buffer("pi", _probabilities(pi, len(components)))
+        sizes = [size for size in map(_sizes, self.component_models()) if size is not None]
+        if len(set(sizes)) > 1:
+            latents, bins = (" and ".join(map(str, numbers)) for numbers in zip(*sizes, strict=True))
+            raise InputError(
+                f"components with {latents} latents, {bins} bins: a mixture shares both; train them with one "
+                "latent_size and one STFT"
+            )
 
     @property
     def first(self) -> SpeechModel:
-        """Component of alpha = 1."""
-        return self.components[1]  # type: ignore[return-value]
+        """The first component, of the largest alpha."""
+        return self.components[-1]  # type: ignore[return-value]
 
     @property
     def second(self) -> SpeechModel:
-        """Component of alpha = 0."""
-        return self.components[0]  # type: ignore[return-value]
+        """The second component, of alpha = 0 where there are two."""
+        return self.components[-2]  # type: ignore[return-value]
 
     def component_models(self) -> list[SpeechModel]:
-        """The components of alpha = 0 and of alpha = 1."""
-        return [self.second, self.first]
+        """The components, alpha = 0 first; those of a component that is a mixture in its place."""
+        return [leaf for component in self.components for leaf in _leaves(component)]  # type: ignore[arg-type]
 
     def fit_scales(self, power: Tensor) -> None:
-        """Set the scales of both components from training frames |s|^2 (N, F)."""
-        self.first.fit_scales(power)
-        self.second.fit_scales(power)
+        """Set the scales of all components from training frames |s|^2 (N, F)."""
+        for component in self.components:
+            component.fit_scales(power)  # type: ignore[operator]
 
-    def alpha_logit(self, visual: Tensor | None = None) -> Tensor:
-        """logit(pi) + d(v), () or (*, N)."""
-        prior = bounded_logit(self.pi)
-        return prior if self.corruption_classifier is None else prior + self.corruption_classifier(visual)
+    def alpha_logits(self, visual: Tensor | None = None) -> Tensor:
+        """log p(alpha | v) up to a constant in each frame, alpha = 0 first, (K,) or (K, *, N)."""
+        if self.pi.dim():
+            logits = list(bounded_log(self.pi).flip(0))
+        else:
+            logits = [torch.zeros_like(self.pi), bounded_logit(self.pi)]
+        if self.corruption_classifier is not None:
+            logits[-1] = logits[-1] + self.corruption_classifier(visual)
+        parts = []
+        for component, logit in zip(self.components, logits, strict=True):
+            inner = component.log_alpha(visual) if chooses_models(component) else None  # type: ignore[arg-type, operator]
+            parts += [logit] if inner is None else [logit + own for own in inner]
+        return torch.stack(torch.broadcast_tensors(*parts))
+
+    def log_alpha(self, visual: Tensor | None = None) -> Tensor:
+        """As `SpeechModel.log_alpha`."""
+        return self.alpha_logits(visual).log_softmax(0)
+
+    def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
+        """logit(pi) + d(v), () or (*, N), of two components; None for more."""
+        logits = self.alpha_logits(visual)
+        return logits[1] - logits[0] if len(logits) == 2 else None
 
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """alpha ~ p(alpha | v), z ~ p_alpha(z | v); returns log sigma^alpha(z, v)."""
+        models = self.component_models()
         alpha = pyro.sample(
-            ALPHA, dist.Bernoulli(logits=self.alpha_logit(visual)), infer={"enumerate": "parallel"}
+            ALPHA, distribution_of_alpha(self.alpha_logits(visual)), infer={"enumerate": "parallel"}
         )
-        first, second = (_prior(component, visual) for component in (self.first, self.second))
-        z = pyro.sample(Z, given_alpha(alpha, first, second))
-        of_first, of_second = (_log_variance(component, z, visual) for component in (self.first, self.second))
-        return torch.where(alpha.unsqueeze(-1) > 0.5, of_first, of_second)
+        z = pyro.sample(Z, SelectedDistribution(alpha, [_prior(model, visual) for model in models]))
+        return selected(alpha, [_log_variance(model, z, visual) for model in models], event_dim=1)
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
-        """As `SpeechModel.closed_form`, from `given` of both components."""
-        return TwoComponents(self.alpha_logit(visual), self.first.given(visual), self.second.given(visual))
+        """As `SpeechModel.closed_form`, from `given` of all components."""
+        return Components(self.log_alpha(visual), [model.given(visual) for model in self.component_models()])
 
 
 @dataclass(frozen=True)
-class TwoComponents(ConditionedSpeech):
-    """A mixture of two conditioned models, alpha = 0 first: A = 2.
+class Components(ConditionedSpeech):
+    """A mixture of K conditioned models without alpha, alpha = 0 first: A = K.
 
     Args:
-        log_odds: log p(alpha = 1 | v) - log p(alpha = 0 | v), () or (*, N).
-        first: component of alpha = 1.
-        second: component of alpha = 0.
+        log_alpha: log p(alpha | v), (K,) or (K, *, N).
+        components: the models.
     """
 
-    log_odds: Tensor
-    first: ConditionedSpeech
-    second: ConditionedSpeech
+    log_alpha: Tensor
+    components: Sequence[ConditionedSpeech]
 
     def __call__(self, z: Tensor) -> Evaluation:
         """As `ConditionedSpeech.__call__`."""
-        return self._mixed(self.first(z), self.second(z))
+        return self._mixed([component(z) for component in self.components])
 
     def each(self, z: Tensor) -> Evaluation:
-        """As `ConditionedSpeech.each`; a component is evaluated at its own z (2, *, N, L) alone."""
-        return self._mixed(self.first(z[1]), self.second(z[0]))
+        """As `ConditionedSpeech.each`; a component is evaluated at its own z (K, *, N, L) alone."""
+        return self._mixed([component(own) for component, own in zip(self.components, z, strict=True)])
 
     def log_joint_fn(self, power: Tensor) -> LogJointFn:
         """As `ConditionedSpeech.log_joint_fn`; no log variances are copied."""
-        first, second = self.first.log_joint_fn(power), self.second.log_joint_fn(power)
-        of_first, of_second = logsigmoid(self.log_odds), logsigmoid(-self.log_odds)
-        return lambda z: torch.cat([second(z) + of_second, first(z) + of_first])
+        joints = [component.log_joint_fn(power) for component in self.components]
+        return lambda z: torch.cat([own(z) + log for own, log in zip(joints, self.log_alpha, strict=True)])
 
-    def _mixed(self, first: Evaluation, second: Evaluation) -> Evaluation:
+    def _mixed(self, evaluations: Sequence[Evaluation]) -> Evaluation:
         return Evaluation(
-            mixture_log_prior(self.log_odds, first.log_prior[0], second.log_prior[0]),
-            torch.cat([second.log_variance, first.log_variance]),
+            mixture_log_prior(self.log_alpha, [own.log_prior[0] for own in evaluations]),
+            torch.cat([own.log_variance for own in evaluations]),
         )
+
+
+def _probabilities(pi: Probabilities | None, components: int) -> Tensor:
+    """pi as it is stored: () for two components, else (K,).
+
+    Raises:
+        InputError: not one probability for each component, or their sum is not 1.
+    """
+    if pi is None:
+        pi = [1 / components] * components
+    if isinstance(pi, int | float):
+        if components > 2:
+            raise InputError(f"pi = {pi}: give one probability for each of the {components} components")
+        if not 0 <= pi <= 1:
+            raise InputError(f"pi = {pi}: the probability of the first component lies between 0 and 1")
+        return torch.tensor(float(pi))
+    if not isinstance(pi, Sequence) or not all(isinstance(each, int | float) for each in pi):
+        raise InputError(f"{pi!r}: neither a speech model nor the probabilities of the components")
+    if len(pi) != components or not all(0 <= each <= 1 for each in pi):
+        raise InputError(
+            f"pi = {pi}: give {components} probabilities, one for each component, between 0 and 1"
+        )
+    if not math.isclose(sum(pi), 1, abs_tol=1e-4):
+        raise InputError(f"pi = {pi}: the probabilities of the components sum to {sum(pi):g}, not to 1")
+    return torch.tensor(float(pi[0])) if components == 2 else torch.tensor([float(each) for each in pi])
+
+
+def _leaves(component: SpeechModel) -> list[SpeechModel]:
+    """The models without alpha that a component consists of."""
+    return component.component_models() if chooses_models(component) else [component]
 
 
 def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:

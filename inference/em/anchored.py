@@ -22,6 +22,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool1d, pad
 
+from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.guides.mixture import branches
 from avse.inference.algorithm import Progress
@@ -29,7 +30,7 @@ from avse.inference.em.initial import init_from_prior
 from avse.inference.em.mcem import MCEM
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import averaged
-from avse.models.base import SpeechModel
+from avse.models.base import SpeechModel, chooses_models
 from avse.models.distributions import exponential_cost
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
@@ -209,7 +210,11 @@ class AnchoredMCEM:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        """The posterior given |x|^2 = `power` (*, N, F) and lips.
+
+        Raises:
+            InputError: a mixture of more than two models.
+        """
         found = components(speech, guide)
         if found is None or visual is None:
             return self.audio(speech, guide, power, visual, generator, progress)
@@ -275,8 +280,18 @@ class AnchoredMCEM:
 
 
 def components(speech: SpeechModel, guide: SpeechGuide) -> Components | None:
-    """(model, guide) of alpha = 0 and of alpha = 1 of a mixture of two models; None for any other model."""
-    models, guides = speech.component_models(), branches(guide)
+    """(model, guide) of alpha = 0 and of alpha = 1 of a mixture of two models; None for a model of no others.
+
+    Raises:
+        InputError: a mixture of more than two models.
+    """
+    models = speech.component_models() if chooses_models(speech) else []
+    if len(models) > 2:
+        raise InputError(
+            f"mcem-anchored averages the gains of two models, and this mixture has {len(models)}: use "
+            "mcem-mixture"
+        )
+    guides = branches(guide)
     return list(zip(models, guides, strict=True)) if len(models) == len(guides) == 2 else None
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Progress
 from avse.inference.component_density import log_alpha, possible
@@ -71,7 +72,11 @@ class ComponentwiseMCEM:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D)."""
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D).
+
+        Raises:
+            InputError: the guide has neither one branch nor one for each alpha.
+        """
         costs: list[float] = []
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
@@ -79,6 +84,12 @@ class ComponentwiseMCEM:
             initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
             frames = power.shape[:-1]
             prior = log_alpha(speech, initial[0].reshape(-1, *frames, initial[0].shape[-1])[0], visual)
+            for z in initial:
+                if z.dim() > len(frames) + 1 and len(z) not in (1, len(prior)):
+                    raise InputError(
+                        f"{len(z)} initial z for {len(prior)} values of alpha: the guide needs a branch for "
+                        "each"
+                    )
             chains = [z.expand(len(prior), *frames, z.shape[-1]) for z in initial]
             chain_state = ChainState(torch.stack(chains, dim=1))  # (A, C, *, N, L)
             for _ in range(self.iterations):

@@ -39,9 +39,9 @@ def nuts(model: Model, start: Mapping[str, Tensor], **options: Any) -> NUTS:
     """Pyro's NUTS on all sites of a model together, alpha (if any) summed out by enumeration.
 
     Hoffman and Gelman, Journal of Machine Learning Research 2014. The initial value of "z" also fixes
-    its shape. Where z depends on alpha, Pyro would otherwise initialise z with the shape (2, N, L), one for
-    each value of alpha, and sample an improper density: under one value of alpha, the z of the other is
-    unconstrained.
+    its shape. Where z depends on alpha, Pyro would otherwise initialise z with the shape (A, N, L), one for
+    each value of alpha, and sample an improper density: under one value of alpha, the z of the others is
+    unconstrained. The models refuse such a z (`avse.models.handlers`).
 
     Args:
         model: with or without an enumerated alpha.

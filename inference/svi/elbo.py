@@ -7,8 +7,8 @@ Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was
 have the same mean; the closed form removes that Monte Carlo noise from the gradient of the encoder.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from pyro import poutine
@@ -63,6 +63,44 @@ def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], wei
         site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
     # Packing takes the cost of a guide site from here, not from "log_prob".
     guide_site["score_parts"] = guide_site["score_parts"]._replace(log_prob=guide_site["log_prob"])
+
+
+class Objective(Protocol):
+    """A lower bound whose negative is minimised."""
+
+    kl_weight: float
+
+    def differentiable_loss(self, model: Any, guide: Any, **batch: torch.Tensor) -> torch.Tensor:
+        """Minus the lower bound, summed over frames, nats."""
+        ...
+
+
+class SumOfBounds:
+    """The sum of bounds of pairs that share no parameters, which are then trained as if each were alone.
+
+    The components of a mixture, each with its own guide, before alpha chooses between them.
+
+    Args:
+        parts: model, guide and bound of each pair.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Callable[..., Any], Callable[..., Any], Objective]]) -> None:
+        self.parts = parts
+
+    @property
+    def kl_weight(self) -> float:
+        """Factor of the closed-form KL; 1 gives the evidence lower bounds."""
+        return self.parts[0][2].kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, weight: float) -> None:
+        for _, _, bound in self.parts:
+            bound.kl_weight = weight
+
+    def differentiable_loss(self, model: Any, guide: Any, **batch: Any) -> torch.Tensor:
+        """Minus the sum of the bounds, summed over frames, nats; the mixture and its guide are not used."""
+        losses = [bound.differentiable_loss(*pair, **batch) for *pair, bound in self.parts]
+        return torch.stack(losses).sum()
 
 
 class AlphaLikelihood:

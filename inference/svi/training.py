@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -37,7 +37,7 @@ from avse.inference.svi.checkpoints import (
     read_checkpoint,
     starting_checkpoint,
 )
-from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO
+from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, Objective
 from avse.inference.svi.interrupts import keyboard_interrupts
 from avse.inference.svi.seeds import step_seed
 from avse.models.networks.lips import cached_embeddings
@@ -82,16 +82,6 @@ class TrainingSettings:
         object.__setattr__(self, "seed", checked_seed(self.seed))
         object.__setattr__(self, "max_epochs", checked_count(self.max_epochs, "epochs"))
         object.__setattr__(self, "patience", checked_count(self.patience, "patience"))
-
-
-class Objective(Protocol):
-    """A lower bound whose negative is minimised."""
-
-    kl_weight: float
-
-    def differentiable_loss(self, model: Any, guide: Any, **batch: Tensor) -> Tensor:
-        """Minus the lower bound, summed over frames, nats."""
-        ...
 
 
 class SVI(L.LightningModule):

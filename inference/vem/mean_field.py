@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from avse.data.errors import InputError
 from avse.inference.em.m_steps import NoiseUpdate
 from avse.inference.responsibilities import MIN_LOG_PROB, AlphaStep, independent
 from avse.models.nmf import NMFNoise
@@ -71,7 +72,7 @@ class MeanField:
 
     @classmethod
     def start(cls, power: Tensor, noise: NMFNoise, log_alpha: Tensor) -> "MeanField":
-        """m = x, nu = 0, r(alpha) = p(alpha), whose logarithm is `log_alpha` (A, *, N)."""
+        """m = x, nu = 0, r(alpha) = p(alpha), whose logarithm is `log_alpha` (A, *, N), see `AlphaStart`."""
         speech = WienerMoments(torch.ones_like(power), torch.zeros_like(power))
         log_pi = log_alpha.where(log_alpha > MIN_LOG_PROB, -torch.inf)
         return cls(power, noise, speech, log_pi.exp(), log_pi)
@@ -97,6 +98,21 @@ class MeanField:
         for r, precision in zip(self.responsibilities.unsqueeze(-1), moments.precision, strict=True):
             total.addcmul_(r, precision)
         return total
+
+
+AlphaStart = Callable[[Tensor], Tensor]
+"""log p(alpha | v) of the model (A, *, N) -> logarithm of the initial pi and r(alpha), (A, *, N)."""
+
+
+def from_model(log_alpha: Tensor) -> Tensor:
+    """pi and r(alpha) start at the prior of the model."""
+    return log_alpha
+
+
+def equal(log_alpha: Tensor) -> Tensor:
+    """pi and r(alpha) start at 1 / A for every alpha that is possible, as in the papers (pi = pi_n = 1/2)."""
+    possible = log_alpha > MIN_LOG_PROB
+    return torch.where(possible, -possible.sum(0).to(log_alpha).log(), -torch.inf)
 
 
 Update = Callable[[MeanField, Moments], MeanField]
@@ -159,18 +175,39 @@ def update_gain(field: MeanField, moments: Moments) -> MeanField:
     return replace(field, noise=replace(field.noise, frame_gain=gain.clamp_min(smallest)))
 
 
-def update_pi(field: MeanField, moments: Moments) -> MeanField:
-    """pi(a) = (1 + sum_n r_n(a)) / (A + N) for all frames: MAP under Dirichlet(2, ..), Beta(2, 2) for A = 2.
+@dataclass(frozen=True)
+class UpdatePi:
+    """pi(a) = (c - 1 + sum_n r_n(a)) / (A (c - 1) + N) for all frames: MAP under Dirichlet(c, .., c).
 
-    It replaces the model's prior of alpha, except that values of prior probability 0 keep it. The quantity
-    that does not increase is the free energy minus log Dirichlet(pi).
+    With c = 1 it is the update of the papers and the talk, pi = mean_n r_n, which maximises the likelihood;
+    with c = 2 pi stays away from 0 and 1. It replaces the model's prior of alpha, except that values of prior
+    probability 0 keep it. The quantity that does not increase is the free energy minus log Dirichlet(pi).
+
+    Args:
+        concentration: c, at least 1; Beta(c, c) for A = 2.
+
+    Raises:
+        InputError: c is below 1.
     """
-    if len(field.log_pi) == 1:
-        return field
-    count = field.responsibilities.sum(-1, keepdim=True) + 1
-    count = count.where(field.log_pi.isfinite().any(-1, keepdim=True), 0.0)
-    log_pi = (count / count.sum(0)).log().expand_as(field.log_pi)
-    return replace(field, log_pi=log_pi.where(field.log_pi.isfinite(), -torch.inf))
+
+    concentration: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.concentration >= 1:
+            raise InputError(f"a Dirichlet concentration of {self.concentration}: it must be at least 1")
+
+    def __call__(self, field: MeanField, moments: Moments) -> MeanField:
+        """The field with updated pi."""
+        if len(field.log_pi) == 1:
+            return field
+        count = field.responsibilities.sum(-1, keepdim=True) + self.concentration - 1
+        count = count.where(field.log_pi.isfinite().any(-1, keepdim=True), 0.0)
+        log_pi = (count / count.sum(0)).log().expand_as(field.log_pi)
+        return replace(field, log_pi=log_pi.where(field.log_pi.isfinite(), -torch.inf))
+
+
+update_pi = UpdatePi()
+"""MAP under Dirichlet(2, ..), Beta(2, 2) for A = 2."""
 
 
 def free_energy(field: MeanField, moments: Moments) -> Tensor:

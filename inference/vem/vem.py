@@ -33,11 +33,13 @@ from avse.inference.posterior import Posterior
 from avse.inference.responsibilities import AlphaStep, independent
 from avse.inference.vem.latent_factor import LatentFactor, importance_entropy, moments, target
 from avse.inference.vem.mean_field import (
+    AlphaStart,
     MeanField,
     Moments,
     Update,
     UpdateNoise,
     free_energy,
+    from_model,
     update_alpha,
     update_speech,
 )
@@ -68,6 +70,7 @@ class VEM:
         factor: `Shared`, one r(z) for all alpha as in the papers, or `Structured`, r(z | alpha).
         updates: updates of the parameters, after r(s) and r(alpha).
         alpha_step: update of r(alpha), from its prior and the expected log joint of every component.
+        alpha_start: initial pi and r(alpha): `from_model`, or `equal` as in the papers.
         rounds: number of passes over the closed-form steps per iteration.
         iterations: maximum number of iterations.
         tolerance: stop when the relative change of the free energy falls below it; 0 runs all iterations.
@@ -84,6 +87,7 @@ class VEM:
     factor: LatentFactor
     updates: Sequence[Update] = (UpdateNoise(),)
     alpha_step: AlphaStep = independent
+    alpha_start: AlphaStart = from_model
     rounds: int = 1
     iterations: int = 100
     tolerance: float = 1e-5
@@ -110,7 +114,7 @@ class VEM:
             initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
             prior = log_alpha(speech, initial[0].reshape(-1, *frames, initial[0].shape[-1])[0], visual)
             model = ComponentDensity(self.conditioning(speech, visual), prior)
-            field = MeanField.start(power, noise, prior)
+            field = MeanField.start(power, noise, self.alpha_start(prior))
             chain_state = ChainState(self.factor.start(initial, len(prior), frames))
             costs: list[float] = []
             converged = False

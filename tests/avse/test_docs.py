@@ -13,7 +13,7 @@ FOLDERS = ("data", "models", "guides", "inference", "evaluation", "src/avse")
 
 
 def test_every_block_is_found() -> None:
-    assert len(BLOCKS) == TEXT.count("```python\n") == 9
+    assert len(BLOCKS) == TEXT.count("```python\n") == 10
 
 
 @pytest.mark.parametrize(("title", "block"), BLOCKS, ids=[title for title, _ in BLOCKS])

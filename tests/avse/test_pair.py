@@ -63,6 +63,50 @@ def test_round_trip(load: Callable[[Path], SpeechPair], tiny_pair: SpeechPair, f
     torch.testing.assert_close(z, tiny_pair.guide.posterior(power).mean, rtol=0, atol=0.01)
 
 
+def test_mixture_of_three_models_round_trip(tmp_path: Path) -> None:
+    """Every argument in config.json, pi among them, and the same log joint to the precision of float16."""
+    lips, small = LipFrontEnd(side=4, instants=1), {"latent_size": 2, "decoder": [6], "encoder": [6]}
+    arguments = {
+        "first": small,
+        "second": {**small, "embedding_size": 4},
+        "third": {**small, "embedding_size": 4},
+        "pi": [0.5, 0.25, 0.25],
+        "corruption_embedding_size": 3,
+    }
+    pair = SpeechPair(PairConfig("a-v-av", arguments, FrontEnd(STFT(16, 8)), lips, "mcem-mixture"))
+    pair.modules().eval()
+    pair.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / CONFIG).read_text())["arguments"]["pi"] == [0.5, 0.25, 0.25]
+    loaded = load_folder(tmp_path)
+    assert plain(loaded.config) == plain(pair.config)
+    assert loaded.model.pi.tolist() == [0.5, 0.25, 0.25]
+    z, visual, power = torch.randn(5, 2), torch.rand(5, lips.size), torch.rand(5, 9)
+    for ours, theirs in zip(loaded.model.given(visual)(z), pair.model.given(visual)(z), strict=True):
+        assert ours.shape[0] == 3
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
+    for alpha in range(3):
+        torch.testing.assert_close(
+            *(one.guide.branch(alpha).posterior(power, visual).mean for one in (loaded, pair)),
+            rtol=0,
+            atol=0.01,
+        )
+
+
+@pytest.mark.parametrize(
+    ("pi", "problem"),
+    [
+        ([0.5, 0.5], "give 3 probabilities"),
+        ([0.5, 0.3, 0.1], "sum to 0.9"),
+        ([0.5, 0.3, 1.2], "must be a number from 0 to 1"),
+        (0.5, "must be a list of numbers"),
+        (["a", "b", "c"], "must be a number"),
+    ],
+)
+def test_wrong_probabilities_of_three_models_are_named(pi: Any, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        SpeechPair(PairConfig("a-v-av", {"pi": pi}, FrontEnd(STFT(16, 8)), LipFrontEnd(side=4, instants=1)))
+
+
 def test_saved_again_nothing_changes(folder: Path, tmp_path: Path) -> None:
     load_folder(folder).save_pretrained(tmp_path / "again")
     for name in (CONFIG, WEIGHTS, "README.md"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avse.data.augmentation import LipAugmentation
+from avse.data.augmentation import LipAugmentation, UniformNoise
 from avse.data.lips.front_end import LipFrontEnd
 
 SIDE, B = 9, 6000
@@ -183,3 +183,15 @@ def test_hidden_frames_are_chosen_whatever_they_look_like() -> None:
     assert 0.4 < hidden.mean() < 0.6
     assert light.std() == pytest.approx(0.2, rel=0.1)
     assert abs(z_score((hidden - hidden.mean()) * light, 0.0)) < 4.5
+
+
+def test_uniform_noise_is_that_of_the_papers() -> None:
+    """50 U(0, 1) in every bin of a third of the frames: two z-scores under 4.5, false alarms 1e-5."""
+    torch.manual_seed(0)
+    added = UniformNoise()(torch.ones(30_000, 4)) - 1
+    noisy = added.abs().amax(-1) > 0
+    assert abs(float(noisy.double().mean()) - 1 / 3) < 4.5 * (2 / 9 / 30_000) ** 0.5
+    values = added[noisy]
+    assert values.min() >= 0
+    assert 49 < values.max() <= 50
+    assert abs(float(values.mean()) - 25) < 4.5 * 50 / 12**0.5 / values.numel() ** 0.5

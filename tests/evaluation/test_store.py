@@ -34,6 +34,7 @@ def manifest(**values: Any) -> dict[str, Any]:
         "level_definition": "broadband",
         "metrics": list(store.METRIC_NAMES),
         "weights": {"a-vae": "0" * 64},
+        "settings": {"a-vae, auto": "a"},
         "versions": {"avse": "1"},
         **values,
     }
@@ -116,7 +117,8 @@ def test_a_run_goes_on_in_its_folder(tmp_path: Path) -> None:
         ({"arguments": {"seed": 1, "models": ["a-vae"]}}, "seed 0, now 1"),
         ({"arguments": {"seed": 0, "models": ["a-vae"], "limit": 3}}, "limit None, now 3"),
         ({"level_definition": "speech-active (ITU-T P.56)"}, "level_definition 'broadband'"),
-        ({"weights": {"a-vae": "1" * 64}}, "weights"),
+        ({"weights": {"a-vae": "1" * 64}}, "weights of a-vae '0"),
+        ({"settings": {"a-vae, auto": "b"}}, "settings of a-vae, auto 'a', now 'b'"),
         ({"versions": {"avse": "2"}}, "avse '1', now '2'"),
     ],
 )

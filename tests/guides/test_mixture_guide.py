@@ -36,7 +36,7 @@ from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.base import SpeechModel
 from avse.models.distributions import PowerSpectrum
 from avse.models.min_vae import MINVAE
-from avse.models.mixture import given_alpha
+from avse.models.mixture import SelectedDistribution
 from avse.models.networks.lips import LipTrunk
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.sites import ALPHA, S, Z
@@ -243,7 +243,7 @@ def test_optimal_responsibilities_are_the_formula_at_their_draws(kind: str, batc
     guide = guide_of(OptimalResponsibilities(model))
     first, second = (guide.branch(alpha).posterior(**batch) for alpha in (1, 0))
     ones, zeros = recorded(first), recorded(second)
-    logits = guide.responsibilities(first, second, batch["power"], batch["visual"])
+    logits = guide.responsibilities(first, second, **batch)
     assert len(ones) == len(zeros) == 1
     J = costs(model, guide, torch.cat([*zeros, *ones]).reshape(2, N, L), batch, analytic=True)
     torch.testing.assert_close(logits, J[0] - J[1] + math.log(PI / (1 - PI)), rtol=1e-6, atol=1e-6)
@@ -287,7 +287,7 @@ def test_evidence_is_clipped_and_the_prior_is_not(batch: dict[str, Tensor]) -> N
     first, second = (guide.branch(alpha).posterior(**batch) for alpha in (1, 0))
     for pi, logit in ((PI, -MAX_LOG_ODDS + math.log(PI / (1 - PI))), (1.0, 1e30), (0.0, -1e30)):
         model.pi.fill_(pi)
-        logits = guide.responsibilities(first, second, batch["power"], batch["visual"])
+        logits = guide.responsibilities(first, second, **batch)
         torch.testing.assert_close(logits, torch.full((N,), logit, dtype=torch.float64))
         loss = AnalyticKLTraceEnumELBO(max_plate_nesting=1).differentiable_loss(model, guide, **batch)
         assert loss.isfinite()
@@ -312,7 +312,7 @@ def test_optimal_responsibilities_without_a_closed_form_divergence(batch: dict[s
     guide = guide_of(OptimalResponsibilities(model))
     first, second = (guide.branch(alpha).posterior(**batch) for alpha in (1, 0))
     ones, zeros = recorded(first), recorded(second)
-    logits = guide.responsibilities(first, second, batch["power"], batch["visual"])
+    logits = guide.responsibilities(first, second, **batch)
     J = []
     for q, (z,) in ((second, zeros), (first, ones)):
         likelihood = PowerSpectrum(decoder(z)).log_prob(batch["power"]).sum(-1)
@@ -336,8 +336,8 @@ def test_divergence_of_switches_is_that_of_the_chosen(pair: str) -> None:
         (torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 1.0, 0.0])),
         (torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0]])),
     ):
-        q = given_alpha(alpha, q1, q0) if pair != "second" else q1
-        p = given_alpha(beta, p1, p0) if pair != "first" else p1
+        q = SelectedDistribution(alpha, [q0, q1]) if pair != "second" else q1
+        p = SelectedDistribution(beta, [p0, p1]) if pair != "first" else p1
         found = kl_divergence(q, p)
         shape = alpha.expand(*alpha.shape[:-1], N).shape
         assert found.shape == shape
@@ -354,7 +354,7 @@ def test_a_switch_is_the_chosen_distribution() -> None:
     mean = torch.zeros(2, L, dtype=torch.float64, requires_grad=True)
     first, second = dist.Normal(mean[1], 0.1).to_event(1), dist.Normal(mean[0] + 10, 0.2).to_event(1)
     alpha = torch.tensor([0.0, 1.0, 1.0])
-    switch = given_alpha(alpha, first, second)
+    switch = SelectedDistribution(alpha, [second, first])
     assert (switch.batch_shape, switch.event_shape) == ((3,), (L,))
     assert switch.expand((5, 3)).rsample().shape == (5, 3, L)
     assert switch.sample((7,)).shape == (7, 3, L)
@@ -367,7 +367,7 @@ def test_a_switch_is_the_chosen_distribution() -> None:
     torch.testing.assert_close(switch.log_prob(value)[1], first.log_prob(value[1]))
     torch.testing.assert_close(switch.log_prob(value)[0], second.log_prob(value[0]))
     assert torch.autograd.grad(value[0].sum(), mean)[0].tolist() == [[1.0] * L, [0.0] * L]
-    coarse = given_alpha(alpha, first, dist.Poisson(torch.ones(L)).to_event(1))
+    coarse = SelectedDistribution(alpha, [dist.Poisson(torch.ones(L)).to_event(1), first])
     assert not coarse.has_rsample
     assert switch.has_rsample
     assert switch.support.check(value).all()
@@ -432,7 +432,7 @@ def test_what_is_missing_or_wrong_is_named(batch: dict[str, Tensor]) -> None:
     amortised = AmortisedResponsibilities(RawPower(), nn.Linear(F, 1))
     for responsibilities in (guide.responsibilities, amortised):
         with pytest.raises(ValueError, match="need the power"):
-            responsibilities(q, q, None, batch["visual"])
+            responsibilities(q, q, power=None, visual=batch["visual"])
     with pytest.raises(InputError, match="alpha is 0"):
         guide_of(Preset(), start=2)
 
@@ -534,9 +534,9 @@ def test_amortised_responsibilities_are_their_network(batch: dict[str, Tensor]) 
     truth = layers(torch.cat([batch["power"], trunk(batch["visual"])], -1))[:, 0]
     torch.testing.assert_close(network(q, q, **batch), truth)
     channels = torch.stack([batch["power"]] * 2)
-    torch.testing.assert_close(network(q, q, channels, batch["visual"])[1], truth)
+    torch.testing.assert_close(network(q, q, power=channels, visual=batch["visual"])[1], truth)
     deaf = AmortisedResponsibilities(RawPower(), nn.Linear(F, 1)).double()
-    assert deaf(q, q, batch["power"], None).shape == (N,)
+    assert deaf(q, q, power=batch["power"], visual=None).shape == (N,)
 
 
 def test_scales_come_from_the_training_frames() -> None:

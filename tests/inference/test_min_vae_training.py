@@ -108,7 +108,9 @@ def trained(truth: Truth) -> Trained:
 def responsibility(guide: MixtureGuide, data: Truth) -> Tensor:
     """r(alpha = 1) of every frame; averaged over draws, where it is made of draws."""
     q1, q0 = (guide.branch(alpha).posterior(data.power, data.visual) for alpha in (1, 0))
-    draws = [guide.responsibilities(q1, q0, data.power, data.visual).sigmoid() for _ in range(10)]
+    draws = [
+        guide.responsibilities(q1, q0, power=data.power, visual=data.visual).sigmoid() for _ in range(10)
+    ]
     return torch.stack(draws).mean(0)
 
 

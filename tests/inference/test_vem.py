@@ -43,7 +43,10 @@ from avse.inference.vem.mean_field import (
     Moments,
     Update,
     UpdateNoise,
+    UpdatePi,
+    equal,
     free_energy,
+    from_model,
     update_alpha,
     update_gain,
     update_pi,
@@ -327,6 +330,31 @@ def test_the_steps_of_gain_and_pi_written_out(values: int) -> None:
         for a in range(values):
             count = 1 + float(field.responsibilities[a].sum())
             assert float(pi[a, n]) == pytest.approx(count / (values + N), rel=1e-9)
+
+
+@pytest.mark.parametrize("values", [2, 3])
+def test_pi_by_the_formula_of_the_talk(values: int) -> None:
+    """pi = mean_n r_n maximises E log p(alpha) over pi; the MAP estimate does not, and neither c < 1."""
+    field = some_field(values=values)
+    r = field.responsibilities
+    pi = UpdatePi(concentration=1.0)(field, some_moments(values=values)).log_pi.exp()
+    torch.testing.assert_close(pi[:, 0], r.mean(-1))
+    best = (r * pi.log()).sum()
+    for other in (update_pi(field, some_moments(values=values)).log_pi.exp(), pi.flip(0)):
+        assert (r * other.log()).sum() < best
+    with pytest.raises(InputError, match="at least 1"):
+        UpdatePi(concentration=0.9)
+
+
+def test_the_papers_start_at_one_half() -> None:
+    """Whatever the prior of the model, except where it is 0."""
+    prior = torch.tensor([[0.2, 0.9, 1.0], [0.8, 0.1, 0.0]], dtype=torch.float64).log()
+    start = MeanField.start(torch.ones(3, F).double(), some_field().noise, equal(prior.clamp_min(-1e30)))
+    assert start.responsibilities.tolist() == [[0.5, 0.5, 1.0], [0.5, 0.5, 0.0]]
+    assert torch.equal(start.log_pi.exp(), start.responsibilities)
+    third = equal(torch.tensor([0.2, 0.3, 0.5]).double().log()[:, None])
+    torch.testing.assert_close(third.exp(), torch.full((3, 1), 1 / 3).double())
+    assert from_model(prior) is prior
 
 
 def test_pi_is_of_each_channel_and_respects_what_cannot_be() -> None:
@@ -980,7 +1008,7 @@ def test_chances_of_alpha_from_the_lips() -> None:
     visual[0, 2] = 1000.0
     power = 4 * rand(N, F)
     posterior = short(papers_vem())(FourNormals(), AnyGuide(), power, visual, Generator().manual_seed(0))
-    fixed = replace(short(papers_vem()), updates=(UpdateNoise(),))
+    fixed = replace(short(papers_vem()), updates=(UpdateNoise(),), alpha_start=from_model)
     certain = fixed(FourNormals(), AnyGuide(), power, visual, Generator().manual_seed(0))
     assert certain.responsibilities[2, 0] > 0.999
     assert certain.responsibilities[2, 1:].max() < 0.999
@@ -1102,7 +1130,8 @@ def test_the_papers_schedule() -> None:
     assert (algorithm.iterations, algorithm.tolerance, algorithm.gain_floor) == (100, 1e-5, 0.0)
     assert algorithm.noise_init == RandomInit(rank=10)
     assert algorithm.factor == Shared()
-    assert algorithm.updates == (UpdateNoise(), update_pi)
+    assert algorithm.updates == (UpdateNoise(), UpdatePi(concentration=1.0))
+    assert algorithm.alpha_start is equal
 
 
 def test_vem_separates_what_the_model_generated() -> None:

@@ -61,7 +61,11 @@ def vae_mm(bins: int) -> VAEMM:
     return VAEMM(a_vae(bins, 1), a_vae(bins, 2), pi=0.3).double()
 
 
-MODELS = [a_vae, min_vae, vae_mm]
+def a_v_av(bins: int) -> VAEMM:
+    return VAEMM(a_vae(bins, 1), vae_mm(bins), pi=0.4).double()  # three values of alpha
+
+
+MODELS = [a_vae, min_vae, vae_mm, a_v_av]
 
 
 def prior(bins: int, frames: int, rank: int = 1, smoothness: float = 0.0) -> GammaNMF:
@@ -170,7 +174,7 @@ def test_noise_that_is_no_estimate_keeps_its_sites() -> None:
         assert model.with_constant_noise() is model
 
 
-@pytest.mark.parametrize("make", [min_vae, vae_mm])
+@pytest.mark.parametrize("make", [min_vae, vae_mm, a_v_av])
 @pytest.mark.parametrize("kernel", [NUTS, PyroHMC])
 def test_a_z_for_each_alpha_is_refused(make: Callable[[int], SpeechModel], kernel: type[NUTS]) -> None:
     """Pyro's own start has a z for each alpha, of which one would be unconstrained; one z is accepted."""
@@ -299,7 +303,7 @@ def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechMode
     assert scores(found, wrong).abs().max() > bound(5)
 
 
-@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize("make", [*MODELS[:3], pytest.param(a_v_av, marks=pytest.mark.slow)])
 def test_z_and_noise_in_turn_agree_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
     """400 independent chains in one tensor; with alpha summed out in both steps."""
     speech, noise, chains = make(2), prior(2, 1), 400

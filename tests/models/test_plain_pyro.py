@@ -63,8 +63,13 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "min-vae-1": ("min-vae", MIN),
     "min-vae-2": ("min-vae", {**MIN, "version": 2}),
     "vae-mm": ("vae-mm", {"first": AUDIO, "second": VISUAL, "corruption_embedding_size": 3}),
+    "a-v-av": (
+        "a-v-av",
+        {"first": AUDIO, "second": VISUAL, "third": VISUAL, "corruption_embedding_size": 3},
+    ),
 }
-MIXTURES = {"min-vae-1", "min-vae-2", "vae-mm"}
+MIXTURES = {"min-vae-1": 2, "min-vae-2": 2, "vae-mm": 2, "a-v-av": 3}
+"""Name -> number of values of alpha."""
 ELBOS: dict[str, Callable[[], Any]] = {
     "trace": lambda: Trace_ELBO(num_particles=2),
     "enum": lambda: TraceEnum_ELBO(),
@@ -176,7 +181,7 @@ def test_the_members_of_a_batch_are_independent(name: str, noisy: bool) -> None:
     torch.testing.assert_close(log_prob(batched, sites, power, visual), sum(members), rtol=1e-4, atol=1e-3)
     z = sites[Z]
     whole = frame_log_joint(batched, z, power=power, visual=visual)
-    assert whole.shape == (2 if name in MIXTURES else 1, 2, 3, 6)
+    assert whole.shape == (MIXTURES.get(name, 1), 2, 3, 6)
     part = frame_log_joint(single, z[1, 2], power=power[1, 2], visual=visual[1, 2])
     torch.testing.assert_close(whole[:, 1, 2], part, rtol=1e-4, atol=1e-3)
     assert latent_trace(pair.model, z, visual).nodes[Z]["fn"].batch_shape[-3:] == (2, 3, 6)
@@ -199,7 +204,7 @@ def test_channels_that_disagree_are_refused() -> None:
         pair.model(power, visual[:1].expand(3, -1, -1))
 
 
-@pytest.mark.parametrize("name", ["a-vae", "av-vae", "vae-mm"])
+@pytest.mark.parametrize("name", ["a-vae", "av-vae", "vae-mm", "a-v-av"])
 def test_auto_normal_has_a_z_for_each_channel(name: str) -> None:
     pair = make(name)
     pair.modules().eval().requires_grad_(False)

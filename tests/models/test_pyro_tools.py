@@ -40,6 +40,7 @@ def speech(name: str) -> SpeechModel:
         "v-vae": looking,
         "av-vae": seeing,
         "vae-mm": VAEMM(hearing, seeing, 0.3),
+        "a-v-av": VAEMM(hearing, looking, seeing, pi=(0.4, 0.3, 0.3)),
         "min-vae-v1": MINVAE(L, looking.decoder, pi=0.3),
         "min-vae-v2": MINVAE(L, seeing.decoder, seeing.lips, pi=0.3),
     }
@@ -62,7 +63,7 @@ NOISES = {
     "inverse gamma": lambda: prior(InverseGammaNMF),
     "chain": lambda: prior(GammaChainNMF),
 }
-MODELS = ["a-vae", "v-vae", "av-vae", "vae-mm", "min-vae-v1", "min-vae-v2"]
+MODELS = ["a-vae", "v-vae", "av-vae", "vae-mm", "a-v-av", "min-vae-v1", "min-vae-v2"]
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -104,7 +105,8 @@ def test_tools_of_pyro(name: str, noise: str) -> None:
     if "alpha" in sites:
         given["alpha"] = torch.ones(N)
     conditioned = poutine.trace(pyro.condition(model, given)).get_trace(visual=visual)
-    log_variance = speech(name).given(visual)(torch.zeros(N, L)).log_variance[-1]
+    log_variance = speech(name).given(visual)(torch.zeros(N, L)).log_variance
+    log_variance = log_variance[1 if "alpha" in sites else 0]
     floor = model.noise.floor
     variance = given.get("g", torch.ones(N))[:, None] * log_variance.exp() + H.mT @ given["W"] + floor
     torch.testing.assert_close(conditioned.nodes["x"]["fn"].mean, variance)
@@ -121,14 +123,15 @@ def test_tools_of_pyro(name: str, noise: str) -> None:
     enumerated = poutine.enum(config_enumerate(model), first_available_dim=-2)
     full = poutine.trace(enumerated).get_trace(power=power, visual=visual)
     if "alpha" in sites:
-        assert full.nodes["alpha"]["value"].shape[0] == 2
+        values = 3 if name == "a-v-av" else 2
+        assert full.nodes["alpha"]["value"].shape[0] == values
         found = infer_discrete(
             pyro.condition(config_enumerate(model), {k: v for k, v in given.items() if k != "alpha"}),
             first_available_dim=-2,
         )
         alpha = poutine.trace(found).get_trace(power=power, visual=visual).nodes["alpha"]["value"]
         assert alpha.shape == (N,)
-        assert set(alpha.tolist()) <= {0.0, 1.0}
+        assert set(alpha.tolist()) <= set(range(values))
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -142,7 +145,7 @@ def test_render_model(name: str, noise: str) -> None:
     ).source
     for site in ("W", "H", "z", "x", "frames"):
         assert site in graph
-    assert ("alpha" in graph) == (name in ("vae-mm", "min-vae-v1", "min-vae-v2"))
+    assert ("alpha" in graph) == (name in ("vae-mm", "a-v-av", "min-vae-v1", "min-vae-v2"))
     if noise in ("gamma", "inverse gamma", "chain"):
         assert "W -> x" in graph
         assert "H -> x" in graph

@@ -32,6 +32,7 @@ from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.band_limited import BandLimited
 from avse.models.base import ConditionedSpeech, SpeechModel, TracedSpeech
 from avse.models.distributions import PowerSpectrum
+from avse.models.min_vae import MINVAE
 from avse.models.mixture import MAX_LOG_ODDS
 from avse.models.networks.lips import LipCorruptionClassifier, LipTrunk, cached_embeddings
 from avse.models.networks.spectrum import GaussianEncoder, RawPower, SpectrumDecoder
@@ -381,9 +382,11 @@ def test_components_of_other_sizes(
         VAEMM(first(), second())
 
 
-def test_a_mixture_of_mixtures_is_refused() -> None:
-    with pytest.raises(InputError, match="alpha"):
-        VAEMM(a_vae(), mixture())
+def test_a_component_with_an_alpha_of_another_kind_is_refused() -> None:
+    loud = LoudVAEMM(a_vae(), av_vae()).double()
+    for component in (loud, BandLimited(loud, F), MINVAE(L, SpectrumDecoder(L, [H], F))):
+        with pytest.raises(InputError, match="alpha"):
+            VAEMM(a_vae(), component)
 
 
 def test_a_trunk_of_another_kind_is_trusted() -> None:

@@ -187,3 +187,10 @@ def test_bars_are_on_stderr_alone(
     assert printed.out == ""
     for label in ("spectra (train)", "spectra (validation)", "enhancing"):
         assert label in printed.err
+
+
+def test_corruption_can_be_left_out_where_there_is_one(train: Command, tmp_path: Path) -> None:
+    ended = train(RECIPE, "--out", tmp_path / "run", "--no-corruption")
+    assert ended.code == 2
+    assert "clean sound already" in "".join(ended.err)
+    assert not (tmp_path / "run").exists()

@@ -41,10 +41,15 @@ RECIPE_NAMES = (
     "min-vae-v1",
     "min-vae-v2",
     "vae-mm",
+    "a-v-av",
     "visual-prior",
     "a-vae-paper",
     "v-vae-paper",
     "av-vae-paper",
+    "av-vae-standard-paper",
+    "vae-mm-paper",
+    "min-vae-v1-paper",
+    "min-vae-v2-paper",
 )
 """Of `avse.zoo.recipes.RECIPES`, whose import takes seconds; a test compares them."""
 
@@ -245,6 +250,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and draws.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or any Lightning accelerator.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT.")] = False,
+    corruption: Annotated[
+        bool, typer.Option(help="Corrupt the sound that the encoder reads, where the recipe does.")
+    ] = True,
     cache: Annotated[Path | None, typer.Option(help="Folder of cached spectra.")] = None,
     licence: Annotated[
         str, typer.Option(help="Of the weights, for their card, such as cc-by-4.0; it depends on the speech.")
@@ -265,6 +273,7 @@ def train(
                 seed=seed,
                 device=device,
                 resume=resume,
+                corruption=corruption,
                 cache=cache,
                 licence=licence,
             )

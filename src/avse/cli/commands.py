@@ -242,18 +242,20 @@ def train_model(
     seed: int = 0,
     device: str = "cpu",
     resume: bool = False,
+    corruption: bool = True,
     cache: Path | None = None,
     licence: str = "unknown",
 ) -> dict[str, Any]:
     """Train the pair of a recipe; returns a summary of the run.
 
     Raises:
-        InputError: unknown recipe or corpus, no usable root, an output that cannot be written.
+        InputError: unknown recipe or corpus, no corruption to leave out, no usable root, an output that
+            cannot be written.
         KeyboardInterrupt: the run was interrupted; it can be resumed.
     """
     with extras("train"):
         from avse.evaluation.figures import training_figure, write_figure
-        from avse.zoo.recipes import RECIPES, run
+        from avse.zoo.recipes import RECIPES, run, without_corruption
     if recipe not in RECIPES:
         raise InputError(f"unknown model {recipe!r}: use one of {', '.join(RECIPES)}")
     checked_seed(seed)
@@ -263,7 +265,7 @@ def train_model(
     if not licence.strip() or not licence.isprintable():
         raise InputError(f"licence {licence!r}: give a name such as cc-by-4.0, or unknown")
     check_distinct(root=root, output=out, cache=cache)
-    plan = RECIPES[recipe]()
+    plan = RECIPES[recipe]() if corruption else without_corruption(RECIPES[recipe]())
     settings = replace(plan.settings, seed=seed)
     if epochs is not None:
         settings = replace(settings, max_epochs=epochs)

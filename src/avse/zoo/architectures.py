@@ -308,20 +308,60 @@ def vae_mm(
     """
     audio_model, audio_guide = a_vae(bins, **(first or {}))
     visual_model, visual_guide = av_vae(bins, lips, **(second or {}))
-    classifier = None
-    if corruption_embedding_size:
-        if isinstance(lips, LipShapeFrontEnd):
-            everything = (0, lips.quantities)
-            layers = shape_mlp(
-                lips.instants, lips.quantities, everything, corruption_embedding_size, dropout=dropout
-            )
-        else:
-            layers = motion_mlp(lips.side, lips.instants, corruption_embedding_size, dropout=dropout)
-        classifier = LipCorruptionClassifier(
-            LipTrunk(layers, corruption_embedding_size), corruption_embedding_size
-        )
-    model = VAEMM(audio_model, visual_model, pi, classifier)
+    classifier = corruption_classifier(lips, corruption_embedding_size, dropout)
+    model = VAEMM(audio_model, visual_model, pi=pi, corruption_classifier=classifier)
     return model, MixtureGuide(audio_guide, visual_guide, OptimalResponsibilities(model))
+
+
+def a_v_av(
+    bins: int,
+    lips: LipView,
+    first: Mapping[str, Any] | None = None,
+    second: Mapping[str, Any] | None = None,
+    third: Mapping[str, Any] | None = None,
+    pi: Sequence[float] = (0.4, 0.3, 0.3),
+    corruption_embedding_size: int = 64,
+    dropout: float = 0.2,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """Mixture of an A-VAE, a V-VAE and an AV-VAE, with the encoder of each and the optimal r(alpha).
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        first: arguments of `a_vae`, besides the bins.
+        second: arguments of `v_vae`, besides bins and lips.
+        third: arguments of `av_vae`, besides bins and lips.
+        pi: probabilities of A-, V- and AV-VAE where the lips leave them open, which sum to 1.
+        corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
+        dropout: of that trunk.
+    """
+    audio_model, audio_guide = a_vae(bins, **(first or {}))
+    visual_model, visual_guide = v_vae(bins, lips, **(second or {}))
+    both_model, both_guide = av_vae(bins, lips, **(third or {}))
+    classifier = corruption_classifier(lips, corruption_embedding_size, dropout)
+    model = VAEMM(audio_model, visual_model, both_model, pi=tuple(pi), corruption_classifier=classifier)
+    guides = [audio_guide, visual_guide, both_guide]
+    return model, MixtureGuide.of(guides, OptimalResponsibilities(model))
+
+
+def corruption_classifier(
+    lips: LipView, embedding_size: int, dropout: float = 0.2
+) -> LipCorruptionClassifier | None:
+    """The classifier of corrupted lips of a mixture.
+
+    Args:
+        lips: how they are shown.
+        embedding_size: E of its trunk; 0 for no classifier.
+        dropout: of the trunk.
+    """
+    if not embedding_size:
+        return None
+    if isinstance(lips, LipShapeFrontEnd):
+        everything = (0, lips.quantities)
+        layers = shape_mlp(lips.instants, lips.quantities, everything, embedding_size, dropout=dropout)
+    else:
+        layers = motion_mlp(lips.side, lips.instants, embedding_size, dropout=dropout)
+    return LipCorruptionClassifier(LipTrunk(layers, embedding_size), embedding_size)
 
 
 Builder = Callable[..., tuple[SpeechModel, SpeechGuide]]
@@ -334,6 +374,7 @@ ARCHITECTURES: dict[str, Builder] = {
     "visual-prior-vae": visual_prior_vae,
     "min-vae": min_vae,
     "vae-mm": vae_mm,
+    "a-v-av": a_v_av,
 }
 
 
@@ -380,5 +421,8 @@ def register(
     return add
 
 
-NESTED_ARGUMENTS: dict[str, dict[str, str]] = {"vae-mm": {"first": "a-vae", "second": "av-vae"}}
+NESTED_ARGUMENTS: dict[str, dict[str, str]] = {
+    "vae-mm": {"first": "a-vae", "second": "av-vae"},
+    "a-v-av": {"first": "a-vae", "second": "v-vae", "third": "av-vae"},
+}
 """Architecture -> its arguments that are arguments of another architecture -> name of that one."""

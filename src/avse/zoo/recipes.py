@@ -18,6 +18,7 @@ from avse.data.augmentation import (
     LevelAugmentation,
     LipAugmentation,
     ShapeAugmentation,
+    UniformNoise,
 )
 from avse.data.corpora.base import Corpus
 from avse.data.datamodule import FrameDataModule
@@ -32,16 +33,22 @@ from avse.guides.visual import VisualGuide
 from avse.guides.wrappers import Corruption, corrupted
 from avse.inference.svi.audio_path import FrozenAudioPath
 from avse.inference.svi.checkpoints import exclusive_run, starting_checkpoint
-from avse.inference.svi.elbo import AlphaLikelihood, PriorMixedELBO
+from avse.inference.svi.elbo import (
+    AlphaLikelihood,
+    AnalyticKLTraceEnumELBO,
+    Objective,
+    PriorMixedELBO,
+    SumOfBounds,
+)
 from avse.inference.svi.training import (
     SVI,
-    Objective,
     TrainingReport,
     TrainingSettings,
     fit,
     write_report,
 )
 from avse.models.av_vae import AVVAE
+from avse.models.vae_mm import VAEMM
 from avse.progress import progress_bar
 from avse.report import versions
 from avse.zoo.card import training_card
@@ -126,7 +133,7 @@ def _papers_a_vae() -> Recipe:
     """513-128-32 and 32-128-513, raw power, Adam 1e-4: Sadeghi et al., TASLP 2020."""
     arguments = {"latent_size": 32, "encoder": (128,), "decoder": (128,), "features": "power"}
     return Recipe(
-        PairConfig("a-vae", arguments, FrontEnd(STFT(), "peak")),
+        PairConfig("a-vae", arguments, FrontEnd(STFT(), "peak"), algorithm="paper"),
         TrainingSettings(learning_rate=1e-4, annealed=False, max_epochs=200, patience=20),
         (),
         {"batch_size": 128},
@@ -280,6 +287,29 @@ def _vae_mm() -> Recipe:
     )
 
 
+def _a_v_av() -> Recipe:
+    """The trained A-, V- and AV-VAE and the classifier of the VAE-MM; the V-VAE's encoder of lips learns.
+
+    The encoder of the trained V-VAE reads pixels and those of the others shapes of the mouth, so that one of
+    shapes is trained under the bound of the V-VAE, whose decoder stays.
+    """
+    mixture, visual = _vae_mm(), _v_vae()
+    first, third = mixture.pair.arguments["first"], mixture.pair.arguments["second"]
+    arguments = {"first": first, "second": visual.pair.arguments, "third": third, "pi": (0.05, 0.15, 0.8)}
+    return replace(
+        visual,
+        pair=replace(mixture.pair, architecture="a-v-av", arguments=arguments, algorithm="mcem-mixture"),
+        objective=visual_component_alone,
+        pretrained=(
+            PretrainedInit("a-vae", {"model": "model.components.2", "guide": "guide.branches.2"}),
+            PretrainedInit("v-vae", {"model": "model.components.1"}),
+            PretrainedInit("av-vae", {"model": "model.components.0", "guide": "guide.branches.0"}),
+            PretrainedInit("vae-mm", {"model.corruption_classifier": "model.corruption_classifier"}),
+        ),
+        trainable=("guide.branches.1",),
+    )
+
+
 def _papers_v_vae() -> Recipe:
     """4489-512-128-32 and 32-128-513: Sadeghi et al., TASLP 2020."""
     audio = _papers_a_vae()
@@ -308,6 +338,123 @@ def _papers_av_vae() -> Recipe:
     )
 
 
+def _papers_av_vae_standard() -> Recipe:
+    """The papers' AV-VAE with z ~ N(0, I), in encoder and decoder alone: Sadeghi et al., TASLP 2020.
+
+    Its objective is the evidence lower bound: there is no prior network to train.
+    """
+    recipe = _papers_av_vae()
+    return replace(
+        recipe,
+        pair=replace(recipe.pair, arguments={**recipe.pair.arguments, "prior": "standard"}),
+        objective=lambda pair: None,
+    )
+
+
+def _papers_vae_mm() -> Recipe:
+    """The papers' A-VAE and AV-VAE, each under its own objective, and pi = 1/2: ICASSP 2020.
+
+    In the paper both are trained before; here they are trained side by side, from no common parameters. The
+    audio path is frozen in a fifth of the steps of both.
+    """
+    audio, visual = _papers_a_vae(), _papers_av_vae()
+    return replace(
+        visual,
+        pair=replace(
+            visual.pair,
+            architecture="vae-mm",
+            arguments={
+                "first": audio.pair.arguments,
+                "second": visual.pair.arguments,
+                "corruption_embedding_size": 0,
+            },
+            algorithm="paper-vem",
+        ),
+        objective=components_apart,
+    )
+
+
+def papers_min_vae(version: int = 1, audio: str = "", visual: str = "") -> Recipe:
+    """The papers' MIN-VAE, under the bound with the optimal r(alpha): TSP 2021.
+
+    100 epochs; 50 U(0, 1) is added to the power that the audio encoder reads in a third of the frames. The
+    papers begin with a trained A-VAE and a trained V-VAE (version 2: AV-VAE) of their sizes, which do not
+    ship; given them:
+
+        run(papers_min_vae(1, "runs/a/pair", "runs/v/pair"), corpora, out)
+
+    Args:
+        version: 1 for a decoder that sees z alone, 2 for one that also sees the lips.
+        audio: folder of a pair of "a-vae-paper", for the audio encoder; "" begins at random.
+        visual: folder of a pair of "v-vae-paper" (version 1) or "av-vae-paper" (version 2), for the decoder
+            and the encoder of lips; likewise.
+    """
+    lips = _papers_v_vae()
+    arguments = {
+        "version": version,
+        "latent_size": 32,
+        "trunk": "papers",
+        "visual_encoder": () if version == 1 else (128,),
+        "visual_activation": "relu",
+        "audio_encoder": (128,),
+        "decoder": (128,),
+        "decoder_activation": "tanh",
+        "features": "power",
+    }
+    seen = {"model.decoder": "model.decoder"}
+    if version == 1:
+        seen |= {"guide.lips": "guide.branches.0.lips", "guide.network": "guide.branches.0.network"}
+    else:
+        seen |= {
+            "model.lips": "model.lips",
+            "model.prior.network": "guide.branches.0.network.network",
+        }
+    starts = (
+        PretrainedInit(audio, {"guide.encoder": "guide.branches.1.encoder"}),
+        PretrainedInit(visual, seen),
+    )
+    return replace(
+        lips,
+        pair=replace(lips.pair, architecture="min-vae", arguments=arguments, algorithm="paper-vem"),
+        settings=replace(lips.settings, max_epochs=100, patience=100),
+        corruption=UniformNoise(),
+        pretrained=tuple(start for start in starts if start.pair),
+    )
+
+
+def without_corruption(recipe: Recipe) -> Recipe:
+    """The recipe with a guide that reads clean sound in training, too.
+
+    Raises:
+        InputError: it does already.
+    """
+    if recipe.corruption is None:
+        raise InputError(f"{recipe.name or recipe.pair.architecture}: its guide reads clean sound already")
+    return replace(recipe, corruption=None)
+
+
+def components_apart(pair: SpeechPair) -> Objective:
+    """The bound of the A-VAE and the prior-mixed bound of the AV-VAE of a VAE-MM, summed."""
+    model, guide = pair.model, pair.guide
+    assert isinstance(model, VAEMM)
+    assert isinstance(guide, MixtureGuide)
+    assert isinstance(model.second, AVVAE)
+    prior = VisualGuide(model.second.lips, model.second.prior)
+    return SumOfBounds(
+        [
+            (model.first, guide.branch(1), AnalyticKLTraceEnumELBO(max_plate_nesting=1)),
+            (model.second, guide.branch(0), PriorMixedELBO(prior, 0.1)),
+        ]
+    )
+
+
+def visual_component_alone(pair: SpeechPair) -> Objective:
+    """The bound of the V-VAE of a mixture of A-, V- and AV-VAE."""
+    assert isinstance(pair.guide, MixtureGuide)
+    bound = AnalyticKLTraceEnumELBO(max_plate_nesting=1)
+    return SumOfBounds([(pair.model.component_models()[1], pair.guide.branch(1), bound)])
+
+
 def prior_mixed(pair: SpeechPair, prior_weight: float = 0.1) -> Objective:
     """The objective of the AV-VAE, in which its prior also serves as a guide."""
     assert isinstance(pair.model, AVVAE)
@@ -333,9 +480,14 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "min-vae-v1": _min_vae_v1,
     "min-vae-v2": _min_vae_v2,
     "vae-mm": _vae_mm,
+    "a-v-av": _a_v_av,
     "a-vae-paper": _papers_a_vae,
     "v-vae-paper": _papers_v_vae,
     "av-vae-paper": _papers_av_vae,
+    "av-vae-standard-paper": _papers_av_vae_standard,
+    "vae-mm-paper": _papers_vae_mm,
+    "min-vae-v1-paper": papers_min_vae,
+    "min-vae-v2-paper": partial(papers_min_vae, 2),
 }
 
 
@@ -387,6 +539,7 @@ def run(
         "settings": asdict(recipe.settings),
         "pair": recipe.pair.to_dict(),
         "data": {name: repr(value) for name, value in recipe.data.items()},
+        "corruption": repr(recipe.corruption),
     }
     with exclusive_run(out), torch.random.fork_rng(devices=[]):
         checkpoint = starting_checkpoint(out, resume, record)

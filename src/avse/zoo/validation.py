@@ -105,6 +105,11 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
         elif name in CHOICES:
             if not isinstance(value, str) or value not in CHOICES[name]:
                 raise InputError(f"{where} {shortened(value)}: use one of {', '.join(CHOICES[name])}")
+        elif name in RANGES and annotations[name] == Sequence[float]:
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise InputError(f"{where} {shortened(value)}: must be a list of numbers")
+            for number in value:
+                check_number(number, where, *RANGES[name])
         elif name in RANGES:
             check_number(value, where, *RANGES[name])
         elif annotations[name] is bool:
