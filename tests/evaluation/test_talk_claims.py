@@ -22,7 +22,7 @@ def talk(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
 
 
 def results(made_results: Make) -> pd.DataFrame:
-    """AV-VAE gains 1 dB, at low levels 2, and loses 2 by degraded lips; VAE-MM gains 1 dB whatever the lips."""
+    """AV-VAE gains 1 dB, at low levels 2, and loses 2 by degraded lips; VAE-MM gains 1 dB anyhow."""
     gains = {
         "a-vae:auto": 0.0,
         "v-vae:auto": -3.0,
