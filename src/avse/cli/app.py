@@ -1,4 +1,5 @@
-"""The command line: `avse enhance`, `diagnose`, `lips`, `train`, `evaluate`, `models` and `demo`.
+"""The command line: `avse enhance`, `diagnose`, `lips`, `train`, `evaluate`, `report`, `compare`,
+`models` and `demo`.
 
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
@@ -353,6 +354,61 @@ def evaluate(
     for note in notes:
         show_note(note)
     print(text)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `avse evaluate` filled.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default DIR/report.html.")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Folder for figures (.pdf) and tables (.md, .tex, .csv) as files, too."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="MODEL or MODEL:ALGORITHM that others are compared with; default the first."),
+    ] = None,
+) -> None:
+    """Write figures, tables and the worst mixtures of an evaluation as one page."""
+    from avse.cli.results import report_results
+
+    with warnings_as_notes(), progress_bar("reporting") as progress:
+        page, files = report_results(results, out, export=export, baseline=baseline, progress=progress)
+    for path in (page, *files):
+        print(path)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of the baseline's results.")],
+    b: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="Folder of other results; default A itself.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="MODEL or MODEL:ALGORITHM of B to compare.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The one of A to compare it with.")] = None,
+    lips: Annotated[str | None, typer.Option(help="Only clean, degraded or none; default all.")] = None,
+    fail_on_loss: Annotated[
+        str, typer.Option(help="Metrics, with commas: exit code 1 where one is significantly worse.")
+    ] = "",
+    values: Annotated[Path | None, typer.Option("--json", help="Write the differences as JSON, too.")] = None,
+) -> None:
+    """Say how two runs, or two models of one run, differ on the mixtures that both enhanced."""
+    from avse.cli.commands import write_json
+    from avse.cli.evaluation import listed
+    from avse.cli.results import compare_results, losses, plain_values
+
+    with warnings_as_notes():
+        found = compare_results(a, b, model=model, baseline=baseline, lips=lips)
+        lost = losses(found, list(listed(fail_on_loss))) if fail_on_loss else []
+    for each in found:
+        for sentence in each.sentences():
+            print(sentence)
+    if values is not None:
+        write_json(values, {"comparisons": [plain_values(each) for each in found]})
+    for sentence in lost:
+        show_note(f"loss: {sentence}")
+    if lost:
+        raise typer.Exit(1)
 
 
 @app.command()
