@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from scipy.fft import dctn
 
 from avse.data.errors import InputError
 from avse.data.speech_level import active_speech_level
@@ -181,6 +182,24 @@ def test_ntcd_timit_has_five_sentences_for_every_speaker_and_noise(ntcd: Path) -
         assert "/-5/" in spec.noisy
         noise = mixture - speech
         assert abs(np.vdot(speech, noise)) < 1e-3 * np.linalg.norm(speech) * np.linalg.norm(noise)
+
+
+def test_lips_of_ntcd_timit_are_those_of_its_files(ntcd: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    images = np.random.default_rng(0).integers(0, 256, (9, 67, 67), dtype=np.uint8)
+    for speaker in ("09F", "24M"):  # a speaker's folder says which split is hers
+        (ntcd / f"matlab_raw/test/{speaker}").mkdir(parents=True)
+    with h5py.File(ntcd / "matlab_raw/test/09F/sx0.mat", "w") as content:
+        content["data"] = np.array([dctn(i.astype(float), norm="ortho").ravel(order="F") for i in images])
+    specs = NTCDTimit(root=str(ntcd), levels=(0.0,), noises=("Babble",)).mixtures()
+    seen = [spec for spec in specs if spec.video]
+    assert {spec.name for spec in seen} <= {"09F/sx0"}
+    protocol = NTCDTimit(root=str(ntcd), levels=(0.0,), seed=1)
+    with_lips = next(spec for spec in protocol.mixtures() if spec.name == "09F/sx0")
+    np.testing.assert_array_equal(protocol.lips(with_lips).images, images)
+    without = next(spec for spec in protocol.mixtures() if spec.name == "24M/sx0")
+    with pytest.raises(InputError, match="has no video"):
+        protocol.lips(without)
 
 
 def test_ntcd_timit_with_all_its_speakers_has_270_mixtures_a_level(ntcd: Path) -> None:
