@@ -32,7 +32,9 @@ from avse.data.caches import LipsCache, default_cache
 from avse.data.corpora.folder import file_utterance
 from avse.data.lips import Lips, Reason
 from avse.evaluation import benchmark, tables
+from avse.evaluation.scores import save_scores, scored
 from avse.inference.presets import papers_mcem
+from avse.progress import progress_bar
 
 NOISES = ("cafe", "street", "babble", "white")
 LEVELS = (-10.0, -5.0, 0.0, 5.0)
@@ -153,15 +155,15 @@ def main() -> None:
     names = [str(path) for path in clips]
     specs = benchmark.cross(clips, noises(NOISES), args.levels, args.seed, args.share)
     start = time.perf_counter()
-    scores = benchmark.run(
-        specs, {name: partial(enhanced, system=name, clips=names) for name in args.systems}, args.jobs
-    )
+    systems = {name: partial(enhanced, system=name, clips=names) for name in args.systems}
+    with progress_bar("mixtures") as progress:
+        scores = scored(specs, systems, args.jobs, progress)
     minutes = (time.perf_counter() - start) / 60
     print(f"{len(specs)} mixtures of {', '.join(args.speakers)} ({args.split}) in {minutes:.1f} min\n")
 
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"lips_{args.split}_{'-'.join(args.speakers)}_{'_'.join(args.systems)}"
-    benchmark.save_scores(args.out / f"{stem}.jsonl", scores)
+    save_scores(args.out / f"{stem}.jsonl", scores)
     parts = [tables.systems_table(scores)]
     if len(args.systems) > 1:
         parts.append(tables.differences_table(scores, args.systems[0]))

@@ -35,11 +35,14 @@ from avse.data.lips.corruption import corrupt_lips
 from avse.enhancement import Enhancement
 from avse.evaluation import benchmark, tables
 from avse.evaluation.metrics import improvements
+from avse.evaluation.runner import in_processes
+from avse.evaluation.scores import scored
 from avse.guides.wrappers import CorruptedGuide, corrupted
 from avse.inference.algorithm import Algorithm
 from avse.inference.presets import default_vem, lips_mcem, min_vae_mcem, mixture_mcem, papers_vem
 from avse.inference.responsibilities import Tempered
 from avse.inference.vem.latent_factor import Structured
+from avse.progress import progress_bar
 from avse.zoo.pair import SpeechPair
 
 LEVELS = (-5.0, 0.0)
@@ -90,7 +93,8 @@ def enhanced(mixture: benchmark.Samples, spec: benchmark.MixtureSpec, system: st
 
 def quality(specs: Sequence[benchmark.MixtureSpec], systems: Sequence[str], jobs: int) -> str:
     """Tables of the improvements of every system and of its differences from the A-VAE and the AV-VAE."""
-    scores = benchmark.run(specs, {name: partial(enhanced, system=name) for name in systems}, jobs)
+    with progress_bar("mixtures") as progress:
+        scores = scored(specs, {name: partial(enhanced, system=name) for name in systems}, jobs, progress)
     parts = [tables.systems_table(scores)]
     parts += [
         tables.differences_table(scores, reference) for reference in ("a", "av") if reference in systems
@@ -147,7 +151,9 @@ def alpha(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     lines = [f"| AUC | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
     work = [(spec, False) for spec in specs] + [(spec, True) for spec in specs if spec.level == levels[0]]
     for name, algorithm in modes().items():
-        rows = benchmark.mapped(partial(alpha_row, model="vae-mm", algorithm=algorithm), work, jobs, name)
+        rows = list(
+            in_processes(partial(alpha_row, model="vae-mm", algorithm=algorithm), work, jobs, ordered=True)
+        )
         cells = []
         for clean, level in [(True, levels[0]), *((False, level) for level in levels)]:
             own_rows = [
@@ -185,7 +191,7 @@ def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     for model, one in collapsed.items():
         for name, algorithm in {**modes(), "MCEM, alpha summed out at every z": one}.items():
             work = [(spec, model, algorithm) for spec in specs]
-            means = np.nanmean(benchmark.mapped(ablation_row, work, jobs, f"{model}: {name}"), axis=0)
+            means = np.nanmean(list(in_processes(ablation_row, work, jobs, ordered=True)), axis=0)
             forms = ("+.2f", "+.2f", "+.3f", ".2f", ".3f")
             cells = " | ".join(f"{value:{form}}" for value, form in zip(means, forms, strict=True))
             lines.append(f"| {model}: {name} | {cells} |")

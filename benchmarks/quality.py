@@ -24,6 +24,8 @@ import numpy as np
 
 import avse
 from avse.evaluation import benchmark, tables
+from avse.evaluation.scores import save_scores, scored
+from avse.progress import progress_bar
 
 GRID_SPEAKERS = {"test": ("s30", "s34"), "validation": ("s3", "s32")}
 NOISES = ("cafe", "street", "babble", "car", "domestic_other", "white")
@@ -78,7 +80,8 @@ def main() -> None:
     specs = evenly(specs, args.mixtures)
     systems = {name: partial(enhanced, model=args.model, algorithm=name) for name in args.systems}
     start = time.perf_counter()
-    scores = benchmark.run(specs, systems, args.jobs)
+    with progress_bar("mixtures") as progress:
+        scores = scored(specs, systems, args.jobs, progress)
     print(f"{len(specs)} mixtures of the {args.split} split in {(time.perf_counter() - start) / 60:.1f} min")
 
     args.out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +90,7 @@ def main() -> None:
         stem = f"quality_{args.split}_{Path(args.model).name}_{name}" + (
             f"_{args.share}" if args.share > 1 else ""
         )
-        benchmark.save_scores(args.out / f"{stem}.jsonl", own)
+        save_scores(args.out / f"{stem}.jsonl", own)
         table = tables.markdown_table(own)
         (args.out / f"{stem}.md").write_text(table + "\n")
         print(f"\n{args.model}, {name}: improvement over the noisy input\n\n{table}\n")

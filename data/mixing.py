@@ -1,10 +1,13 @@
 """Noisy mixtures at a stated level: x = s + g b."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from avse.data.audio import Samples
 from avse.data.errors import InputError
+from avse.data.speech_level import active_speech_level
 
 CROSSFADE = 256  # samples, 16 ms at 16 kHz
 
@@ -47,6 +50,26 @@ def mix(speech: Samples, noise: Samples, level_db: float) -> tuple[Samples, Samp
     if not np.isfinite(mixture).all() or not scaled.any():
         raise InputError(f"a level of {level_db} dB is beyond {dtype}; give a level nearer to 0")
     return mixture, scaled
+
+
+def mix_active(speech: Samples, noise: Samples, level_db: float, sample_rate: int) -> tuple[Samples, Samples]:
+    """As `mix`, with the power of the speech taken over its active time, ITU-T P.56.
+
+    With a the activity of the speech, in (0, 1], the broadband level of the mixture is
+    level_db + 10 log10(a): pauses in a clip do not make its noise weaker.
+
+    Args:
+        speech: (T,), finite, not silent.
+        noise: (T,), finite, not silent.
+        level_db: active level of the speech minus level of the noise, dB.
+        sample_rate: Hz.
+
+    Raises:
+        InputError: as `mix`.
+    """
+    _energy(speech, "speech")
+    activity = active_speech_level(speech, sample_rate).activity
+    return mix(speech, noise, level_db + 10 * math.log10(activity))
 
 
 def noise_excerpt(noise: Samples, length: int, generator: np.random.Generator) -> Samples:

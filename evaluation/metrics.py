@@ -9,9 +9,14 @@
 | stoi | 1 | 0..1 | short-time objective intelligibility |
 | estoi | 1 | 0..1 | extended STOI, for modulated noise |
 
+The package `speechmos` (extra `dnsmos`) brings a measure that needs no reference:
+
+| dnsmos | MOS | 1..5 | overall quality as the network DNSMOS predicts it, ITU-T P.835 (Reddy et al., 2022) |
+
 Every function takes reference (T,), estimate (T,) and the sample rate in Hz, and returns a float; higher is
-better. All are invariant to the level of the estimate, up to rounding. Narrow-band and wide-band PESQ differ
-by more than most methods do: state which is reported. (E)STOI of unrelated signals can be slightly below 0.
+better. All but dnsmos are invariant to the level of the estimate, up to rounding. Narrow-band and wide-band
+PESQ differ by more than most methods do: state which is reported. (E)STOI of unrelated signals can be
+slightly below 0.
 
 An undefined metric (of a silent or non-finite signal, a short clip, or one without an utterance) is NaN, with
 a `RuntimeWarning` that names the metric and the reason, so that one clip does not end a long evaluation.
@@ -20,7 +25,7 @@ Signals of unequal shapes raise `InputError`.
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import fast_bss_eval
@@ -35,6 +40,7 @@ from avse.data.errors import InputError
 LIMIT_DB = 100.0  # larger ratios measure rounding errors; an exact copy has this value
 SDR_TAPS = 512  # as in BSS-Eval 3: 32 ms at 16 kHz
 PESQ_RATE = 16000  # Hz
+DNSMOS_RATE = 16000  # Hz
 PESQ_LONGEST = 20 * PESQ_RATE  # samples
 _NUMPY_STATE = threading.Lock()  # held while NumPy's global generator is seeded
 STOI_SHORTEST = 0.4  # s; 30 frames of 256 samples, half overlapping, at 10 kHz
@@ -112,6 +118,19 @@ def estoi(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -
     return _score("estoi", _estoi, reference, estimate, sample_rate)
 
 
+def dnsmos(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -> float:
+    """Overall quality of the estimate by DNSMOS P.835, MOS from 1 to 5; the reference is not used.
+
+    Computed at 16 kHz; other rates are resampled. A clip shorter than 9 s is repeated. Where the peak exceeds
+    full scale, the estimate is divided by it.
+
+    Raises:
+        InputError: the signals do not have one shape (T,), the rate is not positive, or the package
+            `speechmos` is missing.
+    """
+    return _score("dnsmos", _dnsmos, reference, estimate, sample_rate)
+
+
 METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike, int], float]] = {
     "si_sdr": si_sdr,
     "sdr": sdr,
@@ -120,6 +139,24 @@ METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike, int], float]] = {
     "stoi": stoi,
     "estoi": estoi,
 }
+
+"""By name; those of every evaluation."""
+
+OPTIONAL_METRICS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike, int], float]] = {"dnsmos": dnsmos}
+"""By name; those whose packages are asked for by an extra of the same name."""
+
+
+def check_metrics(names: Iterable[str]) -> None:
+    """Check before a long evaluation that metrics are known and can be computed.
+
+    Raises:
+        InputError: an unknown name, or a package that is not installed.
+    """
+    names = list(names)
+    if unknown := [name for name in names if name not in METRICS and name not in OPTIONAL_METRICS]:
+        raise InputError(f"metric {', '.join(unknown)}: use {', '.join([*METRICS, *OPTIONAL_METRICS])}")
+    if "dnsmos" in names:
+        _dnsmos_model()
 
 
 def all_metrics(reference: npt.ArrayLike, estimate: npt.ArrayLike, sample_rate: int) -> dict[str, float]:
@@ -262,3 +299,18 @@ def _pystoi(reference: Samples, estimate: Samples, sample_rate: int, extended: b
             return float(pystoi.stoi(reference, estimate, sample_rate, extended=extended))
     except RuntimeWarning as warning:
         raise _Undefined(f"less than {STOI_SHORTEST} s of speech is left without silent frames") from warning
+
+
+def _dnsmos(reference: Samples, estimate: Samples, sample_rate: int) -> float:
+    run = _dnsmos_model()
+    at_rate = estimate if sample_rate == DNSMOS_RATE else resample(estimate, sample_rate, DNSMOS_RATE)
+    scores = run(at_rate / max(1.0, float(np.abs(at_rate).max())), DNSMOS_RATE)
+    return float(scores["ovrl_mos"])
+
+
+def _dnsmos_model() -> Callable[[Samples, int], dict[str, float]]:
+    try:
+        from speechmos import dnsmos as model
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'avse[dnsmos]'") from error
+    return model.run

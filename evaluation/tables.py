@@ -4,11 +4,19 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from avse.evaluation.benchmark import Score
+from avse.evaluation.scores import Score
 
 SHOWN = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "PESQ-wb", "stoi": "STOI"}
 """Metrics of the tables and their titles."""
-FORMATS = {"si_sdr": ".1f", "sdr": ".1f", "pesq_wb": ".2f", "pesq_nb": ".2f", "stoi": ".3f", "estoi": ".3f"}
+FORMATS = {
+    "si_sdr": ".1f",
+    "sdr": ".1f",
+    "pesq_wb": ".2f",
+    "pesq_nb": ".2f",
+    "stoi": ".3f",
+    "estoi": ".3f",
+    "dnsmos": ".2f",
+}
 """Decimal places of each metric."""
 
 

@@ -127,10 +127,28 @@ class NTCDTimitCorpus:
         if level not in (levels := self.levels(noise)):
             known = ", ".join(map(str, levels)) or "none"
             raise InputError(f"{folder}: no level of {level} dB; the folder has {known}")
-        path = folder / f"{level}/volunteers/{utterance.speaker}/straightcam/{utterance.sentence}.wav"
+        path = self.noisy_path(utterance, noise, level)
         if not path.is_file():
             raise InputError(f"{path}: no such recording; unpack the {noise} archive again")
         return replace(utterance, key=f"{_stamp(path)}|{utterance.key}", load_audio=partial(load_mono, path))
+
+    def noisy_path(self, utterance: NTCDUtterance, noise: str, level: int) -> Path:
+        """Where the release has a sentence in noise; it is not checked whether the file is there.
+
+        Raises:
+            InputError: the noise is not one of `NOISES`, or not in the folder.
+        """
+        name = f"{level}/volunteers/{utterance.speaker}/straightcam/{utterance.sentence}.wav"
+        return self._noise_folder(noise) / name
+
+    def clean_path(self, utterance: NTCDUtterance) -> Path:
+        """Where the clean sound of a sentence is."""
+        return Path(self.root, f"Clean/volunteers/{utterance.speaker}/straightcam/{utterance.sentence}.wav")
+
+    def lips_path(self, utterance: NTCDUtterance) -> Path | None:
+        """Where the lips of a sentence are, if they are there."""
+        found = sorted(Path(self.root).glob(f"matlab_raw/*/{utterance.speaker}/{utterance.sentence}.mat"))
+        return found[0] if found else None
 
     def _noise_folder(self, noise: str) -> Path:
         if noise not in NOISES:

@@ -26,6 +26,7 @@ ARGUMENTS = {
     ],
     "enhance_a_recording.py": ["--out", "out.wav", "--figure", "figure.png"],
     "enhance_a_video.py": ["--out", "out.wav", "--figure", "figure.png"],
+    "evaluate_your_own_model.py": ["--limit", "1", "--out", "results"],
     "full_bayes_noise.py": [
         *("--seconds", "0.5", "--draws", "6", "--max-tree-depth", "2"),
         *("--figure", "figure.png"),
@@ -47,6 +48,7 @@ WRITES = {
     "compare_samplers.py": ["figure.png"],
     "enhance_a_recording.py": ["out.wav", "figure.png"],
     "enhance_a_video.py": ["out.wav", "figure.png"],
+    "evaluate_your_own_model.py": ["results/results.sqlite", "results/evaluation.json"],
     "full_bayes_noise.py": ["figure.png"],
     "linear_gaussian_em.py": ["figure.png"],
     "lips_help_at_low_snr.py": ["figure.png"],
@@ -62,6 +64,7 @@ PRINTS = {
         r"log evidence, nats per frame(.*\n)+?a-vae .*\d",
         r"PSIS-LOO, nats(.*\n)+?av-vae-synthetic, lips hidden .*\d",
     ],
+    "evaluate_your_own_model.py": [r"\| a-vae \| auto .* 1 \| 0 \|", r"\| heavy tails \| auto .* 1 \| 0 \|"],
     "svi_in_plain_pyro.py": [r"epoch 1: ELBO .*held-out"],
     "swap_the_guide.py": ["one glance", "second look"],
     "swap_the_prior.py": [r"mcem .*\(1\).*\(1\).*\(2\)", r"vem .*\(1\).*\(1\).*\(2\)"],

@@ -9,7 +9,8 @@ import soundfile as sf
 
 from avse.data.corpora.synthetic import utterance_speech
 from avse.evaluation import benchmark, tables
-from avse.evaluation.benchmark import MixtureSpec, Score
+from avse.evaluation.benchmark import MixtureSpec
+from avse.evaluation.scores import Score, load_scores, save_scores, scored
 
 RATE = benchmark.RATE
 NAMES = ("si_sdr", "sdr", "pesq_wb", "pesq_nb", "stoi", "estoi")
@@ -65,16 +66,15 @@ def test_a_share_stays_balanced() -> None:
 
 def test_scores_of_systems(clips: list[Path]) -> None:
     specs = benchmark.cross(clips[:1], {"white": []}, [0.0])
-    scores = benchmark.run(specs, {"nothing": as_it_is, "half": silence_half}, jobs=1)
-    nothing, half = scores
+    nothing, half = scored(specs, {"nothing": as_it_is, "half": silence_half}, jobs=1)
     assert all(nothing.gain(metric) == pytest.approx(0, abs=1e-6) for metric in NAMES)
     assert half.gain("stoi") < -0.1
 
 
 def test_scores_survive_a_file(tmp_path: Path) -> None:
-    scores = [score("a", "white", 0.0, 1.0), score("a", "car", 5.0, 2.0)]
-    benchmark.save_scores(tmp_path / "scores.jsonl", scores)
-    assert benchmark.load_scores(tmp_path / "scores.jsonl") == scores
+    some = [score("a", "white", 0.0, 1.0), score("a", "car", 5.0, 2.0)]
+    save_scores(tmp_path / "scores.jsonl", some)
+    assert load_scores(tmp_path / "scores.jsonl") == some
 
 
 def test_tables_and_worst_cell() -> None:

@@ -8,11 +8,14 @@ import numpy.typing as npt
 import pytest
 
 from avse.data.audio import resample
+from avse.data.corpora.synthetic import utterance_speech
 from avse.data.errors import InputError
 from avse.data.mixing import mix
 from avse.evaluation.metrics import (
     METRICS,
     all_metrics,
+    check_metrics,
+    dnsmos,
     estoi,
     improvements,
     pesq_nb,
@@ -245,3 +248,23 @@ def test_all_metrics_and_improvements() -> None:
     assert all(gain > 0 for gain in gains.values())
     assert gains["si_sdr"] == pytest.approx(20 * math.log10(4), abs=0.1)
     assert improvements(reference, noisy, noisy, RATE) == pytest.approx(dict.fromkeys(METRICS, 0.0), abs=1e-9)
+
+
+def test_dnsmos_needs_no_reference_and_prefers_clean_speech() -> None:
+    pytest.importorskip("speechmos")
+    speech = utterance_speech(0, 2, 0)
+    clean = speech.samples.astype(np.float64)
+    noise = np.random.default_rng(0).standard_normal(len(clean))
+    noisy = clean + 0.3 * np.linalg.norm(clean) / np.linalg.norm(noise) * noise
+    best = dnsmos(clean, clean, speech.sample_rate)
+    assert 1 < dnsmos(clean, noisy, speech.sample_rate) < best - 0.3
+    assert best == dnsmos(noisy, clean, speech.sample_rate) < 5
+    assert 1 < dnsmos(clean, 100 * clean, speech.sample_rate) < 5  # beyond full scale
+
+
+def test_dnsmos_names_the_extra_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "speechmos", None)
+    with pytest.raises(InputError, match=r"avse\[dnsmos\]"):
+        check_metrics(["si_sdr", "dnsmos"])
+    with pytest.raises(InputError, match="metric loudness: use si_sdr"):
+        check_metrics(["loudness"])

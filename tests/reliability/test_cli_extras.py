@@ -24,6 +24,9 @@ def test_commands_name_the_extra_they_lack(tmp_path) -> None:
     done = run("train", "a-vae", "--out", str(tmp_path / "run"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "avse[train]" in done.stderr
+    done = run("evaluate", "--corpus", "synthetic", "--out", str(tmp_path / "results"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "avse[metrics]" in done.stderr
     done = run("enhance", "absent.wav")
     assert (done.returncode, done.stderr.strip()) == (2, "avse: absent.wav: does not exist; check the name")
 

@@ -1,4 +1,5 @@
-"""The command line: `avse enhance`, `diagnose`, `lips`, `train`, `models` and `demo`.
+"""The command line: `avse enhance`, `diagnose`, `lips`, `train`, `evaluate`, `report`, `compare`,
+`models` and `demo`.
 
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
@@ -280,6 +281,134 @@ def train(
             show_note(f"{out}: interrupted; the same command with --resume goes on from the last whole epoch")
             raise
     print(json.dumps(summary))
+
+
+@app.command()
+def evaluate(
+    corpus: Annotated[str, typer.Option(help="grid, ntcd-timit, voicebank-demand, folder or synthetic.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results; a run that was stopped goes on there.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the corpus.")] = None,
+    models: Annotated[str, typer.Option(help="Names or folders of models, with commas.")] = "auto",
+    algorithms: Annotated[str, typer.Option(help="With commas; auto is each model's own.")] = "auto",
+    noises: Annotated[str, typer.Option(help="Types, with commas; default those of the corpus.")] = "",
+    snrs: Annotated[
+        str | None, typer.Option(help="Levels in dB, with commas; default -15,-10,-5,0,5,10.")
+    ] = None,
+    lips: Annotated[
+        str, typer.Option(help="What models with lips are shown: clean, degraded, none, with commas.")
+    ] = "",
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    speakers: Annotated[str, typer.Option(help="Only these, with commas.")] = "",
+    noise_root: Annotated[
+        Path | None, typer.Option(help="Folder of noises for the corpus folder, one folder a type.")
+    ] = None,
+    level_definition: Annotated[
+        str, typer.Option(help="broadband, or speech-active by ITU-T P.56.")
+    ] = "broadband",
+    share: Annotated[
+        int | None, typer.Option(help="One mixture in so many, balanced; default 9 for grid, else 1.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="So many mixtures, drawn at random.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
+    dask_scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers compute.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of noise excerpts and of all random draws.")] = 0,
+    dnsmos: Annotated[bool, typer.Option("--dnsmos", help="Compute DNSMOS, too.")] = False,
+    worst: Annotated[int, typer.Option(help="Keep the sounds of so many worst mixtures a model.")] = 3,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count and estimate the time; nothing is written.")
+    ] = False,
+) -> None:
+    """Measure models on noisy mixtures of a corpus: PESQ, STOI, SDR and more, before and after."""
+    from avse.cli.evaluation import evaluate_corpus
+
+    with warnings_as_notes(), progress_bar("evaluating") as progress:
+        try:
+            text, notes = evaluate_corpus(
+                corpus,
+                root,
+                out,
+                models=models,
+                algorithms=algorithms,
+                noises=noises,
+                snrs=snrs,
+                lips=lips,
+                split=split,
+                speakers=speakers,
+                noise_root=noise_root,
+                level_definition=level_definition,
+                share=share,
+                limit=limit,
+                jobs=jobs,
+                dask_scheduler=dask_scheduler,
+                seed=seed,
+                dnsmos=dnsmos,
+                worst=worst,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            show_note(f"{out}: interrupted; the same command goes on from the rows that are done")
+            raise
+    for note in notes:
+        show_note(note)
+    print(text)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `avse evaluate` filled.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default DIR/report.html.")] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Folder for figures (.pdf) and tables (.md, .tex, .csv) as files, too."),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="MODEL or MODEL:ALGORITHM that others are compared with; default the first."),
+    ] = None,
+) -> None:
+    """Write figures, tables and the worst mixtures of an evaluation as one page."""
+    from avse.cli.results import report_results
+
+    with warnings_as_notes(), progress_bar("reporting") as progress:
+        page, files = report_results(results, out, export=export, baseline=baseline, progress=progress)
+    for path in (page, *files):
+        print(path)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of the baseline's results.")],
+    b: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="Folder of other results; default A itself.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="MODEL or MODEL:ALGORITHM of B to compare.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The one of A to compare it with.")] = None,
+    lips: Annotated[str | None, typer.Option(help="Only clean, degraded or none; default all.")] = None,
+    fail_on_loss: Annotated[
+        str, typer.Option(help="Metrics, with commas: exit code 1 where one is significantly worse.")
+    ] = "",
+    values: Annotated[Path | None, typer.Option("--json", help="Write the differences as JSON, too.")] = None,
+) -> None:
+    """Say how two runs, or two models of one run, differ on the mixtures that both enhanced."""
+    from avse.cli.commands import write_json
+    from avse.cli.evaluation import listed
+    from avse.cli.results import compare_results, losses, plain_values
+
+    with warnings_as_notes():
+        found = compare_results(a, b, model=model, baseline=baseline, lips=lips)
+        lost = losses(found, list(listed(fail_on_loss))) if fail_on_loss else []
+    for each in found:
+        for sentence in each.sentences():
+            print(sentence)
+    if values is not None:
+        write_json(values, {"comparisons": [plain_values(each) for each in found]})
+    for sentence in lost:
+        show_note(f"loss: {sentence}")
+    if lost:
+        raise typer.Exit(1)
 
 
 @app.command()

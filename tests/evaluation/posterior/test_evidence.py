@@ -192,8 +192,8 @@ def loo_of_bins(model: NoisySpeech, z: Tensor, power: Tensor) -> tuple[float, fl
 def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generator: Generator) -> None:
     """p(x_f | the rest) = p(x) / p(x without f), both on the grid. Mean over 12 frames of the sum over bins,
     from 20 sets of 1000 draws: within 0.05 nats, a bias that PSIS may have, and 5 standard errors (false
-    alarms 2e-5 by Student's t). The control, bins that are seen when they are predicted, is better by far
-    more. The decoders are the same for all seeds: PSIS is that exact where none is steep."""
+    alarms 2e-5 by Student's t). The control, bins that are seen when they are predicted, fails that test.
+    The decoders are the same for all seeds: PSIS is that exact where none is steep."""
     speech = Switched() if mixture else a_vae()
     slopes = (2.9 * torch.arange(F, dtype=torch.float64)).cos().unsqueeze(0)
     if mixture:
@@ -212,7 +212,7 @@ def test_left_out_bins_are_predicted_as_the_integral_says(mixture: bool, generat
     error = found - truth.mean()
     assert abs(float(error.mean())) < 0.05 + 5 * float(error.std()) / 20**0.5
     seen = error + parameters
-    assert float(seen.mean()) > 0.15 + 5 * float(seen.std()) / 20**0.5
+    assert float(seen.mean()) > 0.05 + 5 * float(seen.std()) / 20**0.5
     assert 0.05 < float(parameters[0]) < 2
 
 

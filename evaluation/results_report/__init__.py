@@ -1,0 +1,1 @@
+"""The report of an evaluation: figures, tables, the worst mixtures and one HTML page."""

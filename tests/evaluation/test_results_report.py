@@ -1,0 +1,359 @@
+"""The report shows the means of the table, escapes every name, and has an answer to whatever a run left."""
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+from avse.data.errors import InputError
+from avse.evaluation.outcomes import by_lips, outcomes
+from avse.evaluation.results_report.figures import looks, pictures
+from avse.evaluation.results_report.page import report_of
+from avse.evaluation.results_report.summary import Summary, summarized
+from avse.evaluation.results_report.tables import Table, latex, tables
+from avse.evaluation.statistics import cluster_means
+
+Make = Callable[..., pd.DataFrame]
+LIPS = {"av-vae:auto": ["clean", "degraded"]}
+SYSTEMS = {"a-vae:auto": 0.0, "av-vae:auto": 1.0}
+WICKED = '<b>"R&D"</b>_50% #1 $x^2$ {a}~\\|'
+
+
+class Page(HTMLParser):
+    """Elements and texts of a page; fails on elements that are closed in the wrong order."""
+
+    EMPTY = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def summary_of(table: pd.DataFrame) -> Summary:
+    return summarized(outcomes(table))
+
+
+def named(own: list[Table], name: str) -> Table:
+    return next(table for table in own if table.name == name)
+
+
+def test_cells_are_the_means_of_the_table(made_results: Make) -> None:
+    table = made_results(SYSTEMS, lips=LIPS)
+    found = summary_of(table)
+    assert (found.lips, found.systems) == (("clean", "degraded"), ("a-vae", "av-vae"))
+    assert (found.noises, found.levels) == (("cafe", "white"), (-5.0, 5.0))
+    rows = table[(table["model"] == "av-vae") & (table["lips"] == "degraded")]
+    rows = rows[(rows["noise_type"] == "cafe") & (rows["level"] == 5)]
+    gain = rows["enhanced_stoi"] - rows["noisy_stoi"]
+    cell = found.cell("degraded", "av-vae", "stoi", "cafe", 5.0)
+    assert cell is not None
+    own = cluster_means(gain, rows["speaker"], np.random.default_rng(3))
+    assert (cell.mean, cell.count) == (pytest.approx(gain.mean()), 12)
+    assert (cell.noisy, cell.enhanced) == pytest.approx(
+        (rows["noisy_stoi"].mean(), rows["enhanced_stoi"].mean())
+    )
+    assert cell.upper - cell.lower == pytest.approx(own.upper[0] - own.lower[0], rel=0.15)
+    everything = found.cell("clean", "a-vae", "si_sdr")
+    assert everything is not None
+    assert everything.count == 48
+    assert found.cell("clean", "a-vae", "si_sdr") == everything
+
+
+def test_system_without_lips_stands_beside_all_lips(made_results: Make) -> None:
+    own = outcomes(made_results(SYSTEMS, lips=LIPS))
+    parts = by_lips(own)
+    assert {lips: set(rows["model"]) for lips, rows in parts.items()} == {
+        "clean": {"a-vae", "av-vae"},
+        "degraded": {"a-vae", "av-vae"},
+    }
+    assert list(by_lips(outcomes(made_results()))) == ["none"]
+    withheld = by_lips(outcomes(made_results(SYSTEMS, lips={"av-vae:auto": ["none", "clean"]})))
+    assert {lips: len(rows) for lips, rows in withheld.items()} == {"clean": 96, "none": 96}
+    captions = [picture.caption for picture in pictures(summarized(own))]
+    assert all("a-vae listens only: the same results stand beside every kind of lips." in c for c in captions)
+
+
+def test_figures_draw_the_means(made_results: Make) -> None:
+    found = summary_of(made_results(SYSTEMS, lips=LIPS))
+    drawn = pictures(found)
+    assert [picture.name for picture in drawn] == [
+        "improvement",
+        "other-metrics",
+        "pesq_wb-by-noise",
+        "sdr-by-noise",
+        "stoi-by-noise",
+    ]
+    first = drawn[0].figure
+    titles = [axes.get_title() for axes in first.axes]
+    assert titles == [
+        *("PESQ-wb, clean lips", "SDR, clean lips", "STOI, clean lips"),
+        *("PESQ-wb, degraded lips", "SDR, degraded lips", "STOI, degraded lips"),
+    ]
+    lines = [container.lines[0] for container in first.axes[4].containers]
+    expected = [found.cell("degraded", "av-vae", "sdr", level=level) for level in (-5.0, 5.0)]
+    np.testing.assert_allclose(lines[1].get_ydata(), [cell.mean for cell in expected if cell])
+    assert np.abs(lines[1].get_xdata() - [-5, 5]).max() < 2
+    assert first.axes[1].get_ylim() == first.axes[4].get_ylim()
+    assert first.axes[4].get_ylabel() == "improvement (dB)"
+    assert first.axes[4].get_xlabel() == "input level (dB)"
+    assert "n = 24 mixtures a point" in drawn[0].caption
+    assert "95 % intervals from a bootstrap of 6 speakers." in drawn[0].caption
+    assert "Level of speech over noise: broadband." in drawn[0].caption
+
+
+def test_nothing_in_a_figure_overlaps(made_results: Make) -> None:
+    """Titles, labels and legend of the widest figure lie within it and apart from each other."""
+    systems = {f"runs/a-rather-long-name-of-a-model-{k}:auto": k for k in range(9)}
+    table = made_results(systems, speakers=5, clips=1, noises=["living room", "b"], levels=[-15, 0])
+    for picture in pictures(summary_of(table)):
+        figure = picture.figure
+        figure.draw_without_rendering()
+        whole = figure.bbox
+        assert all(legend.get_window_extent().x0 > 2 for legend in figure.legends)
+        boxes = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
+        boxes += [legend.get_window_extent() for legend in figure.legends]
+        assert min(axes.bbox.height for axes in figure.axes if axes.get_visible()) > 100, picture.name
+        for k, box in enumerate(boxes):
+            assert box.x0 >= whole.x0 - 1, picture.name
+            assert box.x1 <= whole.x1 + 1, picture.name
+            for other in boxes[:k]:
+                across = min(box.x1, other.x1) - max(box.x0, other.x0)
+                along = min(box.y1, other.y1) - max(box.y0, other.y0)
+                assert min(across, along) < 1, picture.name
+
+
+def test_systems_look_different_in_grey() -> None:
+    marks = [(marker, line) for _, marker, line in looks(7)]
+    assert len(set(marks)) == 7
+    assert len({marker for marker, _ in marks}) == 7
+    assert len(set(looks(60))) == 60
+
+
+def test_ready_pairs_are_points_without_levels(made_results: Make) -> None:
+    table = made_results(
+        SYSTEMS, speakers=2, clips=10, noises=[None], levels=[None], protocol="voicebank-demand"
+    )
+    table["level_definition"] = "as released"
+    found = summary_of(table)
+    drawn = pictures(found)
+    assert [picture.name for picture in drawn] == ["improvement", "other-metrics"]
+    axes = drawn[0].figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a-vae", "av-vae"]
+    assert axes.get_xlabel() == "improvement (MOS)"
+    assert "of every system (n = 20 mixtures a point)" in drawn[0].caption
+    assert "Level" not in drawn[0].caption
+    assert "bootstrap of 20 clips. Clips are resampled, because 2 speakers are too few" in drawn[0].caption
+    assert [table.name for table in tables(found)] == ["overall", "metrics", "differences"]
+
+
+def test_tables(made_results: Make) -> None:
+    found = summary_of(made_results(SYSTEMS, lips=LIPS))
+    own = tables(found)
+    cell = found.cell("clean", "av-vae", "si_sdr")
+    assert cell is not None
+    overall = named(own, "overall")
+    assert overall.rows[1][:4] == ("clean", "av-vae", "48", "0")
+    assert overall.rows[1][4] == f"+{cell.mean:.2f} [+{cell.lower:.2f}, +{cell.upper:.2f}]"
+    assert overall.rows[1][-1] == "0.20"
+    assert named(own, "metrics").rows[1][2] == f"{cell.noisy:.2f} → {cell.enhanced:.2f}"
+    differences = named(own, "differences")
+    compared = found.comparisons["clean", "av-vae"].differences["si_sdr"]
+    assert differences.rows[0][2] == "48"
+    assert differences.rows[0][3].startswith(f"{compared.mean:+.2f} [{compared.lower:+.2f}, ")
+    assert differences.rows[0][3].endswith(f"], {100 * compared.win_rate:.0f} %")
+    assert named(own, "stoi-by-level").head == ("lips", "system", "-5 dB", "5 dB")
+    assert named(own, "stoi-by-noise").head == ("lips", "system", "cafe", "white")
+
+
+def test_tables_in_three_formats() -> None:
+    table = Table(
+        "t_1", "T", f"Means of {WICKED}.", ("system", "SI-SDR (dB)"), ((WICKED, "-0.50 [–, +1.00]"),), 1
+    )
+    written = table.latex()
+    assert r"\toprule" in written
+    assert r"\label{tab:t-1}" in written
+    assert r"$-0.50$ [--, $+1.00$] \\" in written
+    assert r"\textless{}b\textgreater{}" in written
+    body = written[written.index(r"\midrule") :]
+    assert r"R\&D" in body
+    assert r"50\% \#1 \$x\textasciicircum{}2\$ \{a\}\textasciitilde{}\textbackslash{}\textbar{}" in body
+    lines = table.markdown().splitlines()
+    assert lines[1] == "| --- | ---: |"
+    assert len(re.findall(r"(?<!\\)\|", lines[2])) == 3
+    assert r"\<b\>" in lines[2]
+    assert next(csv.reader(io.StringIO(table.csv().splitlines()[1]))) == [WICKED, "-0.50 [–, +1.00]"]
+    assert latex("a_b") == r"a\_b"
+
+
+def test_page(made_results: Make, fail: Make, save: Callable[..., Path], tmp_path: Path) -> None:
+    table = fail(made_results(SYSTEMS, clips=1, lips=LIPS), [0, 4])
+    folder = save(tmp_path / "run", table)
+    seen: list[float] = []
+    report = report_of(folder, progress=seen.append)
+    page = Page(report.page)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert "2 of 72 enhancements failed" in page.text
+    assert "the noise is silent" in page.text
+    assert "Clean lips: av-vae is" in page.text
+    assert "The run kept no sounds of them." in page.text
+    for said in (
+        "2 cores",
+        "avse 0.1, torch 2",
+        "60.0 minutes",
+        "0" * 64,
+        "broadband",
+        "2026-11-27T12:00:00",
+    ):
+        assert said in page.text, said
+    addresses = [own.get("src") or own.get("href") or "" for _, own in page.elements]
+    assert all(address.startswith(("data:", "#", "")) for address in addresses)
+    assert not re.search(r"https?:|<script", report.page)
+    images = [own for tag, own in page.elements if tag == "img"]
+    assert len(images) == 5
+    assert all(own["alt"] for own in images)
+    means = pd.read_csv(io.StringIO(report.cells))
+    assert len(means) == 4 * 9 * 6
+    assert {"lips", "system", "noise", "level", "metric", "mean", "lower", "upper", "count"} <= set(means)
+
+
+def test_names_are_escaped(made_results: Make) -> None:
+    table = made_results(
+        {f"{WICKED}:auto": 0.0, "<script>alert(1)</script>:a$b_c": 1.0}, noises=[WICKED, "a_$b"]
+    )
+    table["mixture"] = table["mixture"] + WICKED
+    table["settings"] = '{"a": "</td><script>"}'
+    report = report_of(table)
+    page = Page(report.page)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert "b" not in {tag for tag, _ in page.elements}
+    assert WICKED in page.text
+    for own in report.tables:
+        assert "<script>" not in own.latex()
+        assert not re.search(r"(?<!\\)[#&](?!.*\\\\)", own.latex().split(r"\midrule")[1])
+
+
+def test_export_writes_files_for_a_paper(made_results: Make, tmp_path: Path) -> None:
+    written = report_of(made_results(SYSTEMS, noises=["cafe"], levels=[0.0])).export(tmp_path / "paper")
+    names = {path.name for path in written}
+    assert {"improvement.pdf", "overall.tex", "overall.md", "overall.csv", "differences.tex"} <= names
+    assert names == {path.name for path in (tmp_path / "paper").iterdir()}
+    assert (tmp_path / "paper" / "improvement.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_worst_mixtures_have_players(made_results: Make, save: Callable[..., Path], tmp_path: Path) -> None:
+    folder = save(tmp_path / "run", made_results(clips=1, noises=["cafe"]))
+    place = folder / "worst"
+    place.mkdir()
+    entry = {"mixture": "s1/clip0 cafe -5 dB", "lips": "none", "model": "a-vae", "algorithm": "auto"}
+    entry |= {"metric": "si_sdr", "improvement": -1.234}
+    entries = []
+    for k in range(2):
+        files = {name: f"{k}_{name}.flac" for name in ("clean", "noisy", "enhanced")}
+        for file in files.values():
+            sf.write(place / file, 0.1 * np.random.default_rng(k).standard_normal(800), 16000)
+        entries.append(entry | files)
+    (place / "0_noisy.flac").unlink()
+    sf.write(tmp_path / "secret.flac", np.zeros(100), 16000)
+    entries[1]["clean"] = "../../secret.flac"
+    (place / "worst.json").write_text(json.dumps(entries))
+    page = Page(report_of(folder).page)
+    players = [own for tag, own in page.elements if tag == "audio"]
+    assert [own["aria-label"] for own in players] == [
+        f"{name}, s1/clip0 cafe -5 dB" for name in ("clean", "enhanced", "noisy", "enhanced")
+    ]
+    sound = base64.b64decode(str(players[0]["src"]).partition(",")[2])
+    assert sound == (place / "0_clean.flac").read_bytes()
+    assert "SI-SDR -1.23 dB" in page.text
+    assert "2 sounds are missing or too large for the page." in page.text
+    for text in ("{", "[1]", '[{"mixture": "m"}]'):
+        (place / "worst.json").write_text(text)
+        with pytest.raises(InputError, match=r"worst\.json: cannot be read"):
+            report_of(folder)
+
+
+def test_one_mixture(made_results: Make) -> None:
+    report = report_of(made_results(speakers=1, clips=1, noises=["cafe"], levels=[0.0]))
+    page = Page(report.page)
+    assert "1 system, a-vae; 1 mixture; 1 speaker; noises: cafe; levels: 0 dB (broadband)." in page.text
+    assert "n = 1 mixture a value" in page.text
+    assert "No intervals: 1 clip cannot be resampled." in page.text
+    assert "Differences to" not in page.text
+    assert "[" not in named(report.tables, "overall").rows[0][2]
+
+
+def test_all_failed(made_results: Make, fail: Make) -> None:
+    table = made_results(SYSTEMS, noises=["cafe"])
+    report = report_of(fail(table, range(len(table)), reason=None))
+    page = Page(report.page)
+    assert "No mixture was enhanced; the reasons are listed below." in page.text
+    assert "48 enhancements failed." in page.text
+    assert "not recorded" in page.text
+    assert report.pictures == []
+    assert named(report.tables, "overall").rows == ()
+
+
+def test_one_system_failed(made_results: Make, fail: Make) -> None:
+    table = made_results(SYSTEMS, noises=["cafe"])
+    report = report_of(fail(table, table.index[table["model"] == "av-vae"]))
+    assert [row[1] for row in named(report.tables, "overall").rows] == ["a-vae"]
+    assert "24 of 48 enhancements failed" in Page(report.page).text
+
+
+def test_undefined_metric(made_results: Make) -> None:
+    table = made_results(SYSTEMS, noises=["cafe"])
+    table["enhanced_stoi"] = np.nan
+    report = report_of(table)
+    assert "STOI is undefined for 48 enhanced mixtures" in Page(report.page).text
+    overall = named(report.tables, "overall")
+    assert {row[overall.head.index("STOI")] for row in overall.rows} == {"–"}
+    texts = [text.get_text() for text in report.pictures[0].figure.axes[2].texts]
+    assert texts == ["undefined"]
+
+
+def test_baseline_can_be_chosen(made_results: Make) -> None:
+    own = outcomes(made_results(SYSTEMS, noises=["cafe"]))
+    assert [row[1] for row in named(tables(summarized(own, "av-vae")), "differences").rows] == ["a-vae"]
+    with pytest.raises(InputError, match="no system 'v-vae'"):
+        summarized(own, "v-vae")
+
+
+def test_systems_stand_in_the_order_asked_for(
+    made_results: Make, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = made_results({"vae-mm:auto": 0.0, "a-vae:auto": 0.0}, speakers=1, clips=1, noises=["cafe"])
+    assert outcomes(save(tmp_path / "run", table)).systems == ["vae-mm", "a-vae"]
+
+
+def test_unusable_folders_are_refused(made_results: Make, save: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        report_of(tmp_path / "absent")
+    with pytest.raises(InputError, match="holds no"):
+        report_of(tmp_path)
+    folder = save(tmp_path / "run", made_results(speakers=1, clips=1), format_version=99)
+    with pytest.raises(InputError, match="has format version 99"):
+        report_of(folder)
