@@ -119,7 +119,7 @@ def units(
     wanted = tuple(dict.fromkeys(lips)) or (("clean",) if protocol.has_lips else ("none",))
     if unknown := [name for name in wanted if name not in LIPS]:
         raise InputError(f"lips {', '.join(unknown)}: use {', '.join(LIPS)}")
-    if not protocol.has_lips and wanted != ("none",):
+    if not protocol.has_lips and wanted != ("none",) and any(system.uses_lips for system in systems):
         raise InputError(f"{protocol.name}: shows no speakers; use the lips none")
     names = [(system.model, system.algorithm) for system in systems]
     if not names:

@@ -138,10 +138,13 @@ def mixture_mcem() -> ComponentwiseMCEM:
 def anchored_mcem() -> AnchoredMCEM:
     """The schedule for a mixture of a model of sound alone and one with lips, of speakers it may not know.
 
-    `default_mcem` for the former, `lips_mcem` in 8 iterations for the latter, and the mean of their filters.
+    `default_mcem` for the former, and the mean of its filter and that of the latter: `lips_mcem` without the
+    chain that starts at the encoded estimate, in 7 iterations, so that both together take less than twice
+    the time of `default_mcem`.
     """
     lips = lips_mcem()
-    return AnchoredMCEM(default_mcem(), replace(lips, em=replace(lips.em, iterations=8)))
+    inits = (init_from_encoder, init_from_prior)
+    return AnchoredMCEM(default_mcem(), replace(lips, latent_inits=inits, em=replace(lips.em, iterations=7)))
 
 
 def papers_vem() -> VEM:

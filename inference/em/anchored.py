@@ -227,10 +227,11 @@ class AnchoredMCEM:
             weight = self.weight(fits, power)
             gain, share = fits.visual_gain, weight.unsqueeze(-1)
             averaged_gain = (1 - share) * audio.wiener_gain.clamp_min(audio.gain_floor) + share * gain
+            draws = min(audio.z.shape[1], fits.visual.z.shape[1])  # the components may keep different numbers
             between = share * (1 - share) * (audio.wiener_gain - gain).square() * power
             progress(1.0)
         return Posterior(
-            z=torch.cat([fits.visual.z, audio.z]),
+            z=torch.cat([fits.visual.z[:, -draws:], audio.z[:, -draws:]]),
             noise=audio.noise,
             wiener_gain=averaged_gain,
             variance=(1 - share) * audio.variance + share * fits.visual_variance + between,
