@@ -461,6 +461,8 @@ def shortened(name: str):
     algorithm = PRESETS[name]()
     if hasattr(algorithm, "iterations"):
         return replace(algorithm, iterations=2)
+    if name == "mcmc-em":  # its final run alone takes seconds
+        return replace(algorithm, em=replace(algorithm.em, iterations=2), final=algorithm.em.e_step)
     if hasattr(algorithm, "em"):
         return replace(algorithm, em=replace(algorithm.em, iterations=2))
     if hasattr(algorithm, "draws"):
