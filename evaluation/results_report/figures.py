@@ -130,7 +130,7 @@ def _caption(summary: Summary, metrics: Sequence[str], by_noise: bool) -> str:
     )
     return (
         f"Mean improvement of {names} over the noisy input {how}{', by noise' if by_noise else ''} "
-        f"({mixtures_text(cells)} a point). {summary.intervals_text()}{levels_text(summary)}{shared}"
+        f"({mixtures_text(cells)} a point). {summary.intervals_text(cells)}{levels_text(summary)}{shared}"
     )
 
 

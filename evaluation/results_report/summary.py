@@ -1,6 +1,6 @@
 """Mean improvements of every system for every kind of lips, noise and level: what figures and tables show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from avse.data.errors import InputError
 from avse.evaluation.comparison import Comparison, compare
 from avse.evaluation.outcomes import Outcomes, by_lips, improvements
-from avse.evaluation.statistics import Clustering, bootstrap_means, clustering, win_rate
+from avse.evaluation.statistics import FEWEST_CLUSTERS, Clustering, bootstrap_means, clustering, win_rate
 from avse.evaluation.store import DONE
 
 if TYPE_CHECKING:
@@ -87,15 +87,19 @@ class Summary:
 
         return pd.DataFrame([asdict(cell) for cell in self.cells.values()])
 
-    def intervals_text(self) -> str:
-        """What the intervals are, for captions."""
+    def intervals_text(self, cells: Iterable[Cell | None] = ()) -> str:
+        """What the intervals are, for the caption of some cells; which of these have none."""
         if self.clusters is None:
             return ""
         count, unit = self.clusters.size, self.clusters.unit
-        said = f"95 % intervals from a bootstrap of {count} {unit}{'' if count == 1 else 's'}"
-        if count < 5:
-            said = f"No intervals: {count} {unit}{'' if count == 1 else 's'} cannot be resampled"
-        return f"{said}. {self.clusters.why}".strip() if self.clusters.why else f"{said}."
+        counted = f"{count} {unit}{'' if count == 1 else 's'}"
+        if count < FEWEST_CLUSTERS:
+            said = [f"No intervals: {counted} cannot be resampled."]
+        else:
+            said = [f"95 % intervals from a bootstrap of {counted}."]
+            if any(cell is not None and cell.count and np.isnan(cell.lower) for cell in cells):
+                said.append(f"Means of fewer than {FEWEST_CLUSTERS} {unit}s have none.")
+        return " ".join([*said, *([self.clusters.why] if self.clusters.why else [])])
 
 
 def summarized(own: Outcomes, baseline: str | None = None, seed: int = 0) -> Summary:

@@ -173,8 +173,9 @@ def _overall(summary: Summary) -> Table:
             )
         )
     caption = (
-        f"Mean improvement over the noisy input ({mixtures_text(shown)} a value). {summary.intervals_text()}"
-        f"{levels_text(summary)} Real-time factor: median of seconds of enhancement per second of sound."
+        f"Mean improvement over the noisy input ({mixtures_text(shown)} a value). "
+        f"{summary.intervals_text(shown)}{levels_text(summary)} "
+        "Real-time factor: median of seconds of enhancement per second of sound."
     )
     titles = [measure(metric).title for metric in summary.metrics]
     head = ("lips", "system", "enhanced", "failed", *titles, "real-time factor")
@@ -250,10 +251,10 @@ def _split(
         place: [summary.cell(*place, metric, *part) for part in columns.values()]
         for place in _places(summary)
     }
+    shown = [cell for row in cells.values() for cell in row]
     caption = (
-        f"Mean improvement of {measure(metric).title} by {what} "
-        f"({mixtures_text([cell for row in cells.values() for cell in row])} a value). "
-        f"{summary.intervals_text()}{levels_text(summary)}"
+        f"Mean improvement of {measure(metric).title} by {what} ({mixtures_text(shown)} a value). "
+        f"{summary.intervals_text(shown)}{levels_text(summary)}"
     )
     rows = tuple((*place, *map(_improvement, row)) for place, row in cells.items())
     title = f"{measure(metric).name} by {by}"

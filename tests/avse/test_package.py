@@ -81,7 +81,8 @@ def test_wheel_has_every_module_and_the_weights(built: Callable[..., Path]) -> N
         for module in (ROOT / folder).glob("*.py")
     }
     own = {name for name in names if ".dist-info/" not in name}
-    assert own == modules | {f"avse/zoo/weights/{file}" for file in weights_files()} | {"avse/py.typed"}
+    others = {"avse/py.typed", "avse/evaluation/results_report/templates/report.html"}
+    assert own == modules | {f"avse/zoo/weights/{file}" for file in weights_files()} | others
 
 
 def test_wheel_says_what_it_is(built: Callable[..., Path]) -> None:

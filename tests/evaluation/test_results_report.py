@@ -306,6 +306,17 @@ def test_one_mixture(made_results: Make) -> None:
     assert "[" not in named(report.tables, "overall").rows[0][2]
 
 
+def test_means_of_few_speakers_are_said_to_lack_intervals(made_results: Make) -> None:
+    table = made_results()
+    report = report_of(table[(table["noise_type"] == "cafe") | table["speaker"].isin(["s0", "s1"])])
+    by_noise = named(report.tables, "si_sdr-by-noise")
+    assert ["[" in cell for cell in by_noise.rows[0][2:]] == [True, False]
+    assert "from a bootstrap of 6 speakers. Means of fewer than 5 speakers have none." in by_noise.caption
+    captions = {picture.name: picture.caption for picture in report.pictures}
+    assert "fewer than 5" in captions["sdr-by-noise"]
+    assert "fewer than 5" not in captions["improvement"]
+
+
 def test_all_failed(made_results: Make, fail: Make) -> None:
     table = made_results(SYSTEMS, noises=["cafe"])
     report = report_of(fail(table, range(len(table)), reason=None))
