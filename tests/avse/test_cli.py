@@ -296,6 +296,7 @@ def test_train_then_enhance(
     assert out.is_file()
 
 
+@pytest.mark.slow
 def test_demo_shows_what_lips_add(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,6 +313,7 @@ def test_demo_shows_what_lips_add(
     assert "with lips" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_installed_command_starts() -> None:
     command = shutil.which(
         "avse", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -152,6 +152,7 @@ def test_chains_that_tell_nothing_are_refused(values: dict[str, int]) -> None:
         ChainSettings(**values)
 
 
+@pytest.mark.slow
 def test_chains_that_never_moved_in_any_frame_get_a_page_that_says_so() -> None:
     samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 2)
     found = summarize_posterior(
@@ -192,6 +193,7 @@ def test_own_draws_that_tell_nothing_are_refused(algorithm: PyroMCMC, words: str
         summarize_posterior(samples, RATE, model="a-vae", algorithm=algorithm, settings=None)
 
 
+@pytest.mark.slow
 def test_the_command_takes_an_algorithm(noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = noisy.with_name("report.html")
     assert run(monkeypatch, noisy, "--out", out, "--seconds", 0.3, "--algorithm", "vem", *FEW) == 0

@@ -78,8 +78,8 @@ VIDEOS = {
 }
 
 
-LONG = frozenset({"compare_samplers.py"})
-"""Examples of more than ten seconds, even with the arguments of the tests."""
+LONG = frozenset({"compare_samplers.py", "inspect_the_posterior.py", "swap_the_prior.py"})
+"""Examples of more than five seconds, even with the arguments of the tests."""
 
 
 def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ for sampler, prior in ((nuts, None), (nuts, GammaNMF.around), (AlternatingSample
 }
 
 
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", ["import and enhance", pytest.param("MCMC of Pyro", marks=pytest.mark.slow)])
 def test_nothing_global_changes(use: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("{body}", USES[use])],

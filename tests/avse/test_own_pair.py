@@ -102,11 +102,15 @@ def short(name: str) -> Any:
     return replace(algorithm, iterations=2)
 
 
+LONG = ("laplace", "mixture")
+"""Priors that only the slow tests take."""
 GUIDES = ("own", "function", "function of a flow", "AutoNormal", "none")
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize(
+    "prior", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in PRIORS]
+)
 def test_every_prior_with_every_guide(prior: str, guide: str, tiny_pair: SpeechPair) -> None:
     """Under every preset: finite speech, and no draw of the global generators."""
     tiny_pair.requires_grad_(False)

@@ -398,6 +398,7 @@ def test_resampled_length_is_the_ceiling(length: int, rates: tuple[int, int], ch
     assert match_length(back, length).shape == shape
 
 
+@pytest.mark.slow
 def test_resampling_is_that_of_librosa() -> None:
     import librosa
 

@@ -331,6 +331,7 @@ def _peak(work: Callable[[], Lips]) -> tuple[Lips, float]:
     return result, float(max(seen) - seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory figures of Linux")
 def test_4k_takes_no_gigabytes(tmp_path: Path) -> None:
     """Pictures of 8 MB, 33 MB in float32, none of which is kept."""

@@ -48,6 +48,7 @@ def test_repeats_after_anything_else(voice: Voice) -> None:
     assert digest(synthesise(TEXT, voice)) == first
 
 
+@pytest.mark.slow
 def test_repeats_in_another_process(tmp_path: Path) -> None:
     """The same phonemes at the same times, and the same samples but for rounding."""
     code = (
@@ -280,6 +281,7 @@ def test_lips_cover_the_sound() -> None:
         assert images.std(0).max() > 0.1
 
 
+@pytest.mark.slow
 def test_lips_repeat_in_another_process_and_order() -> None:
     """The loaders themselves are sent there. Equal to within one grey level."""
     loaders = [utterance.load_lips for utterance in SyntheticCorpus(3, 3).utterances("validation")]

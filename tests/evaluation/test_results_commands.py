@@ -151,6 +151,7 @@ def test_mistakes_end_in_one_line(
     assert not (runs[0] / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_commands_are_listed_without_pandas_or_matplotlib() -> None:
     code = (
         "import sys; sys.argv = ['avse', '--help']\n"

@@ -125,6 +125,7 @@ def test_figures_draw_the_means(made_results: Make) -> None:
     assert "Level of speech over noise: broadband." in drawn[0].caption
 
 
+@pytest.mark.slow
 def test_nothing_in_a_figure_overlaps(made_results: Make) -> None:
     """Titles, labels and legend of the widest figure lie within it and apart from each other."""
     systems = {f"runs/a-rather-long-name-of-a-model-{k}:auto": k for k in range(9)}

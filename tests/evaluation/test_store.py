@@ -77,6 +77,7 @@ def test_a_row_needs_its_key_and_known_columns(tmp_path: Path) -> None:
             results.add(row(sdr_enhanced=1.0))
 
 
+@pytest.mark.slow
 def test_a_row_is_on_the_disk_when_its_writer_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"

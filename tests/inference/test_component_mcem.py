@@ -122,6 +122,7 @@ def test_responsibilities_and_filter_are_those_of_the_grid(values: int) -> None:
     assert wrong > 0.2
 
 
+@pytest.mark.slow
 def test_draws_of_z_are_of_the_marginal_posterior() -> None:
     """E[z | x] whatever alpha, from draws that choose a component by r(alpha)."""
     model, noise, power = problem()

@@ -116,6 +116,7 @@ def z_score(draws: Tensor, truth: Tensor) -> Tensor:
     return (draws.mean(0) - truth) / (draws.std(0) / DRAWS**0.5)
 
 
+@pytest.mark.slow
 def test_same_mean_as_pyro_less_noise_in_the_gradient(s: Tensor) -> None:
     """Five z-scores at 4 and forty at 4.5: fewer than 6 false alarms in 10,000 seeds."""
     guide = Guide()

@@ -126,6 +126,7 @@ def test_the_data_tell_alpha_in_most_frames_and_not_in_all(truth: Truth) -> None
     assert float((truth.alpha - truth.responsibility).sum() / spread) == pytest.approx(0, abs=4.5)
 
 
+@pytest.mark.slow
 def test_pi_and_the_priors_are_found(truth: Truth, trained: Trained) -> None:
     """pi within 0.05 of the frequency of alpha = 1 in these frames, so that the sample does not matter. The
     rest is training that has not quite come to its end (0.03 here; 0.01 after three times the steps): between

@@ -150,6 +150,7 @@ def alternating(model: NoisySpeech, start: dict[str, Tensor], power: Tensor, dra
     return samples
 
 
+@pytest.mark.slow
 def test_a_conjugate_noise_factor() -> None:
     """One bin, W = 1: h_n ~ IG(c + 2, (c + 1) m), P_n exponential: h_n | P_n ~ IG(c + 3, (c + 1) m + P_n)."""
     frames, chains, c, m = 40, 50, 1.5, 2.0

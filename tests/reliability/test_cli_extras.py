@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import soundfile as sf
 
 HIDDEN = ("h5py", "lightning", "espeakng_loader", "fast_bss_eval", "pesq", "pystoi", "mtcnn")
@@ -20,6 +21,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_commands_name_the_extra_they_lack(tmp_path) -> None:
     done = run("train", "a-vae", "--out", str(tmp_path / "run"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -31,6 +33,7 @@ def test_commands_name_the_extra_they_lack(tmp_path) -> None:
     assert (done.returncode, done.stderr.strip()) == (2, "avse: absent.wav: does not exist; check the name")
 
 
+@pytest.mark.slow
 def test_enhancement_starts_without_what_it_does_not_need(tmp_path) -> None:
     """A sound is enhanced where h5py and all extras are missing; nothing that draws or trains is imported."""
     samples = 0.1 * np.random.default_rng(0).standard_normal(4000)

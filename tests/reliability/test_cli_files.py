@@ -154,6 +154,7 @@ def test_models_are_one_line_each_with_whole_names(
     assert "the AV-VAE of drawn mouths" in line
 
 
+@pytest.mark.slow
 def test_version_backend_and_ascii_terminal(noisy: Path) -> None:
     """A process of its own: MPLBACKEND of a notebook and an ASCII terminal stop nothing."""
     accented = noisy.rename(noisy.with_name("café.wav"))

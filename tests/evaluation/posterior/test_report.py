@@ -177,6 +177,7 @@ def verdict_of(page: str) -> tuple[str, str]:
     return match[1], match[0]
 
 
+@pytest.mark.slow
 def test_chains_that_never_move_are_said_not_to_mix() -> None:
     kind, said = verdict_of(posterior_report(found(stuck=True)))
     assert kind == "bad"
@@ -190,6 +191,7 @@ def test_few_draws_are_said_not_to_mix() -> None:
     assert "Not mixed" in said
 
 
+@pytest.mark.slow
 def test_chains_that_mixed_are_said_to() -> None:
     kind, said = verdict_of(posterior_report(mixed()))
     assert kind == "good"
