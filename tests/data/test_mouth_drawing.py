@@ -22,6 +22,7 @@ def darkness(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
     return 255 - pictures[:, 18:50, 15:52].mean((1, 2))
 
 
+@pytest.mark.slow
 def test_repeats_in_another_process(tmp_path: Path) -> None:
     """To within one grey level, which the rounding of its arithmetic may change."""
     code = (

@@ -243,6 +243,7 @@ def z_score(draws: Tensor, truth: Tensor) -> float:
     return float((draws.mean(0) - truth) / (draws.std(0) / len(draws) ** 0.5))
 
 
+@pytest.mark.slow
 def test_the_mix_is_a_lower_bound(fitted: tuple[AVVAE, AudioVisualGuide, dict[str, Tensor]]) -> None:
     """It misses log p(s | v) by (1 - w) KL(q || posterior) + w KL(prior || posterior), and nothing else."""
     model, guide, batch = fitted

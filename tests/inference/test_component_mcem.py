@@ -165,6 +165,7 @@ def test_without_alpha_it_is_mcem() -> None:
     assert a.costs == pytest.approx(b.costs)
 
 
+@pytest.mark.slow
 def test_channels_are_independent() -> None:
     """Two channels at once: shapes, and the same posterior as each alone within its Monte Carlo error."""
     model, noise, power = problem()

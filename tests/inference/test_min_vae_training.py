@@ -142,6 +142,7 @@ def test_pi_and_the_priors_are_found(truth: Truth, trained: Trained) -> None:
         assert abs(log_variance.item() - LOG_VARIANCE) < 0.6
 
 
+@pytest.mark.slow
 def test_responsibilities_are_found(truth: Truth, trained: Trained) -> None:
     """Within 0.05 of p(alpha = 1 | s) on average; pi alone is 0.4 away, and the other sign 0.9."""
     r = responsibility(trained.guide, truth)
@@ -150,6 +151,7 @@ def test_responsibilities_are_found(truth: Truth, trained: Trained) -> None:
     assert distance(1 - r, truth.responsibility) > 0.8
 
 
+@pytest.mark.slow
 def test_a_network_learns_the_optimal_responsibilities(truth: Truth, trained: Trained) -> None:
     """Model and encoders fixed: the bound leads the network to what the formula gives."""
     pyro.set_rng_seed(3)

@@ -229,6 +229,7 @@ def test_a_disk_that_fills_at_any_byte_keeps_the_old_file(tmp_path: Path, name: 
     assert done.stdout == "kept\n", done.stderr
 
 
+@pytest.mark.slow
 def test_files_of_killed_processes_are_swept_and_modes_are_ordinary(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom avse.data.files import atomic_path\n"

@@ -198,6 +198,7 @@ def test_chains_that_mixed_are_said_to() -> None:
     assert "Mixed" in said
 
 
+@pytest.mark.slow
 def test_alpha_is_shown_where_there_is_one() -> None:
     own = found()
     share = torch.rand(2, 20, 64, 1, generator=torch.Generator().manual_seed(0))
