@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avse.data.errors import InputError
-from avse.evaluation.outcomes import NO_LIPS, Measure, Outcomes, measure, outcomes
+from avse.evaluation.outcomes import Measure, Outcomes, measure, outcomes
 from avse.evaluation.statistics import CONFIDENCE, cluster_means, clustering, win_rate
-from avse.evaluation.store import DONE
+from avse.evaluation.store import DONE, NO_LIPS
 
 if TYPE_CHECKING:
     import pandas as pd

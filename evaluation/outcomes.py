@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avse.data.errors import InputError
-from avse.evaluation.store import DESCRIPTION, DONE, KEY, PROVENANCE, load_manifest, load_results
+from avse.evaluation.store import (
+    DESCRIPTION,
+    DONE,
+    KEY,
+    LIPS,
+    NO_LIPS,
+    PROVENANCE,
+    load_manifest,
+    load_results,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NO_LIPS = "none"
-LIPS = ("clean", "degraded", NO_LIPS)
-"""Values of the column `lips`, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)

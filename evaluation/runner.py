@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,11 +31,10 @@ from avse.data.lips.crop import SIDE
 from avse.evaluation import protocols, store
 from avse.evaluation.benchmark import RATE, MixtureSpec, Samples
 from avse.evaluation.metrics import METRICS, OPTIONAL_METRICS, check_metrics
+from avse.evaluation.store import LIPS, NO_LIPS
 from avse.version import __version__
 
-LIPS = ("clean", "degraded", "none")
-"""What a model may be shown: the lips, the lips with a third of the video frames spoilt, or a video in which
-nobody is seen."""
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a function, in its repr
 UNSEEN_FPS = 25.0  # video frames per second of a video in which nobody is seen
 PACKAGES = ("torch", "pyro-ppl", "numpy", "scipy", "pesq", "pystoi", "fast-bss-eval")
 """Whose versions a row tells, as far as they are installed."""
@@ -116,10 +116,10 @@ def units(
     Raises:
         InputError: no mixture, no system, two of one name, or lips that the protocol has not.
     """
-    wanted = tuple(dict.fromkeys(lips)) or (("clean",) if protocol.has_lips else ("none",))
+    wanted = tuple(dict.fromkeys(lips)) or (("clean",) if protocol.has_lips else (NO_LIPS,))
     if unknown := [name for name in wanted if name not in LIPS]:
         raise InputError(f"lips {', '.join(unknown)}: use {', '.join(LIPS)}")
-    if not protocol.has_lips and wanted != ("none",) and any(system.uses_lips for system in systems):
+    if not protocol.has_lips and wanted != (NO_LIPS,) and any(system.uses_lips for system in systems):
         raise InputError(f"{protocol.name}: shows no speakers; use the lips none")
     names = [(system.model, system.algorithm) for system in systems]
     if not names:
@@ -143,7 +143,7 @@ def units(
         Unit(protocol, spec, own, system, tuple(metrics))
         for spec in specs
         for system in systems
-        for own in (wanted if system.uses_lips else ("none",))
+        for own in (wanted if system.uses_lips else (NO_LIPS,))
     ]
 
 
@@ -222,9 +222,14 @@ def manifest_of(
     }
 
 
+def settings_text(settings: Mapping[str, Any], sort_keys: bool = False) -> str:
+    """Settings as JSON, without the addresses of functions, which are others in every process."""
+    return _ADDRESS.sub("", json.dumps(dict(settings), sort_keys=sort_keys, ensure_ascii=False))
+
+
 def _digest(settings: Mapping[str, Any]) -> str:
     """12 hexadecimal digits that tell settings apart; rows have them in full."""
-    text = json.dumps(dict(settings), sort_keys=True, ensure_ascii=False)
+    text = settings_text(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -322,7 +327,7 @@ def _described(unit: Unit) -> dict[str, Any]:
         "level_definition": spec.level_definition,
         "seed": spec.seed,
         "weights": system.weights,
-        "settings": json.dumps(dict(system.settings), ensure_ascii=False),
+        "settings": settings_text(system.settings),
         "versions": json.dumps(versions()),
     }
 
@@ -342,7 +347,7 @@ def shown_lips(protocol: protocols.Protocol, spec: MixtureSpec, lips: str, durat
     Raises:
         InputError: the speaker is not seen.
     """
-    if lips == "none":
+    if lips == NO_LIPS:
         count = max(1, round(duration * UNSEEN_FPS))
         images, reasons = np.zeros((count, SIDE, SIDE), np.uint8), np.full(count, Reason.NO_FACE, np.uint8)
         return Lips(images, np.arange(count) / UNSEEN_FPS, reasons, UNSEEN_FPS)

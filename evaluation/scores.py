@@ -106,7 +106,7 @@ def scored(
         InputError: a mixture cannot be made, or a system fails; names it.
     """
     own = [FunctionSystem(name, function) for name, function in systems.items()]
-    work = [(Unit(Listed(), spec, "none", system),) for spec in specs for system in own]
+    work = [(Unit(Listed(), spec, store.NO_LIPS, system),) for spec in specs for system in own]
     scores = []
     for (unit,), row in zip(work, in_processes(result_row, work, jobs, ordered=True), strict=True):
         if row["status"] == store.FAILED:

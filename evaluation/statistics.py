@@ -160,8 +160,8 @@ def bootstrap_means(
         size = int(present.sum())
         if size < FEWEST_CLUSTERS:
             continue
-        weights = generator.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
-        reach = float(t.ppf((1 + confidence) / 2, size - 1)) * (size / (size - 1)) ** 0.5
+        weights = _resampled(size, resamples, generator)
+        reach = _reach(size, confidence)
         columns = np.flatnonzero(which.ravel() == number)
         for some in np.split(columns, range(_COLUMNS, len(columns), _COLUMNS)):
             block = np.ix_(present, some)
@@ -208,7 +208,7 @@ def cluster_contrast(
     mean = np.array([values[0].mean() - values[1].mean()])
     if size < FEWEST_CLUSTERS:
         return Means(mean, mean * np.nan, mean * np.nan, count, np.array([size]))
-    weights = generator.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
+    weights = _resampled(size, resamples, generator)
     drawn = np.zeros(resamples)
     parts = np.split(labels, [len(names[0])])
     for sign, own, which in zip((1, -1), values, parts, strict=True):
@@ -216,9 +216,18 @@ def cluster_contrast(
         with np.errstate(invalid="ignore", divide="ignore"):
             drawn += sign * sums / (weights @ np.bincount(which, minlength=size))
     drawn = drawn[np.isfinite(drawn)]
-    reach = float(t.ppf((1 + confidence) / 2, size - 1)) * (size / (size - 1)) ** 0.5
-    half = reach * drawn.std(ddof=1)
+    half = _reach(size, confidence) * drawn.std(ddof=1)
     return Means(mean, mean - half, mean + half, count, np.array([size]))
+
+
+def _resampled(size: int, resamples: int, generator: np.random.Generator) -> Array:
+    """How often each of S clusters is drawn in each resample of S clusters, (B, S)."""
+    return generator.multinomial(size, np.full(size, 1 / size), resamples).astype(np.float64)
+
+
+def _reach(size: int, confidence: float) -> float:
+    """Half the width of the interval of S clusters, in bootstrap standard errors; see the module."""
+    return float(t.ppf((1 + confidence) / 2, size - 1)) * (size / (size - 1)) ** 0.5
 
 
 def win_rate(differences: ArrayLike) -> float:

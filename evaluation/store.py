@@ -2,7 +2,7 @@
 
     evaluation.json    the manifest: protocol, arguments, metrics, weights, versions, hardware, time
     results.sqlite     table `results`, a row for every (mixture, lips, model, algorithm)
-    worst/             the sounds of the worst mixtures, see `avse.evaluation.worst`
+    worst/             the sounds of the worst mixtures, see `avse.evaluation.summary.write_worst`
 
 A row is on the disk before `ResultStore.add` returns, so that a killed run loses what it was computing and no
 more. One process writes; others may read meanwhile.
@@ -46,6 +46,10 @@ DESCRIPTION = {
 """Columns of a row before its metrics, with their types in SQLite."""
 PROVENANCE = dict.fromkeys(("weights", "settings", "versions"), "TEXT")
 """Columns of a row after its metrics."""
+NO_LIPS = "none"
+LIPS = ("clean", "degraded", NO_LIPS)
+"""Values of the column `lips`: what a model was shown, the lips, the lips with a third of the video frames
+spoilt, or a video in which nobody is seen."""
 DONE, FAILED = "done", "failed"
 """Values of `status`."""
 IDENTITY = ("protocol", "arguments", "level_definition", "metrics", "weights", "settings")

@@ -13,20 +13,11 @@ from avse.data.files import atomic_path, made_folder
 from avse.evaluation import store
 from avse.evaluation.benchmark import RATE
 from avse.evaluation.runner import Unit, shown_lips
-from avse.evaluation.tables import FORMATS
+from avse.evaluation.tables import FORMATS, TITLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TITLES = {
-    "si_sdr": "SI-SDR (dB)",
-    "sdr": "SDR (dB)",
-    "pesq_wb": "PESQ-wb",
-    "pesq_nb": "PESQ-nb",
-    "stoi": "STOI",
-    "estoi": "ESTOI",
-    "dnsmos": "DNSMOS",
-}
 WORST_METRIC = "si_sdr"
 SYSTEM = ["model", "algorithm", "lips"]
 """Columns that name a system."""

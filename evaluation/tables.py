@@ -6,7 +6,17 @@ import numpy as np
 
 from avse.evaluation.scores import Score
 
-SHOWN = {"si_sdr": "SI-SDR (dB)", "pesq_wb": "PESQ-wb", "stoi": "STOI"}
+TITLES = {
+    "si_sdr": "SI-SDR (dB)",
+    "sdr": "SDR (dB)",
+    "pesq_wb": "PESQ-wb",
+    "pesq_nb": "PESQ-nb",
+    "stoi": "STOI",
+    "estoi": "ESTOI",
+    "dnsmos": "DNSMOS",
+}
+"""Names and units of the metrics."""
+SHOWN = {name: TITLES[name] for name in ("si_sdr", "pesq_wb", "stoi")}
 """Metrics of the tables and their titles."""
 FORMATS = {
     "si_sdr": ".1f",

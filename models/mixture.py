@@ -81,10 +81,8 @@ class SelectedDistribution(TorchDistribution):
     def __init__(self, alpha: Tensor, components: Sequence[TorchDistribution]) -> None:
         batch = torch.broadcast_shapes(alpha.shape, *(component.batch_shape for component in components))
         self.alpha = alpha.expand(batch)
-        self.components = [
-            component if component.batch_shape == batch else component.expand(batch)
-            for component in components
-        ]
+        # New ones, even where the batch is the same: those of the caller go on to check their values.
+        self.components = [component.expand(batch) for component in components]
         for component in self.components:
             component._validate_args = False  # a value is in the support of the selected one alone
         super().__init__(batch, components[0].event_shape, validate_args=False)

@@ -12,6 +12,7 @@ from avse.data.errors import InputError
 from avse.data.lips import Lips
 from avse.evaluation.benchmark import (
     BROADBAND,
+    GENERATED,
     SPEECH_ACTIVE,
     Clip,
     MixtureSpec,
@@ -173,6 +174,11 @@ def checked_levels(levels: Iterable[Any]) -> tuple[float, ...]:
             raise InputError(f"level {level!r}: give numbers in dB, such as -5,0,5")
         found.append(value)
     return tuple(dict.fromkeys(found))
+
+
+def generated_noises() -> dict[str, list[Path]]:
+    """The noises that need no file, each with an empty list of files."""
+    return {name: [] for name in GENERATED}
 
 
 def chosen_noises(

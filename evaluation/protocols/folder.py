@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from avse.data.corpora.base import SPLITS
 from avse.data.corpora.folder import SUFFIXES, VIDEO_SUFFIXES
 from avse.data.errors import InputError
-from avse.evaluation.benchmark import GENERATED, MixtureSpec
-from avse.evaluation.protocols.base import Mixed, chosen_noises
+from avse.evaluation.benchmark import MixtureSpec
+from avse.evaluation.protocols.base import Mixed, chosen_noises, generated_noises
 from avse.evaluation.protocols.files import corpus_folder, first_part, named_clips, sound_files
 
 
@@ -57,15 +57,11 @@ class Folder(Mixed):
 
     def _noise_files(self) -> dict[str, Sequence[Path]]:
         if not self.noise_root:
-            return chosen_noises(
-                {name: [] for name in GENERATED}, self.noises or ("white",), "generated noises"
-            )
+            return chosen_noises(generated_noises(), self.noises or ("white",), "generated noises")
         root = corpus_folder(self.noise_root, "the folder that holds the noises")
         files: dict[str, list[Path]] = {}
         for path in sound_files(root):
             files.setdefault(first_part(path, root), []).append(path)
         if not files:
             raise InputError(f"{root}: no sound files in it or below ({', '.join(SUFFIXES)})")
-        return chosen_noises(
-            {**{name: [] for name in GENERATED}, **files}, self.noises or tuple(files), str(root)
-        )
+        return chosen_noises({**generated_noises(), **files}, self.noises or tuple(files), str(root))

@@ -1,13 +1,12 @@
 """The protocol `grid`: talking faces and noises of a tree whose split is given by a table."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from avse.data.corpora.grid import read_split_table
 from avse.data.errors import InputError
 from avse.evaluation.benchmark import MixtureSpec, table_rows
-from avse.evaluation.protocols.base import Mixed, chosen_noises
+from avse.evaluation.protocols.base import Mixed, chosen_noises, generated_noises
 from avse.evaluation.protocols.files import corpus_folder, named_clips
 
 GRID_NOISES = ("cafe", "street", "babble", "car", "domestic_other", "white")
@@ -43,7 +42,7 @@ class Grid(Mixed):
         clips = named_clips(own, table.parent, self.split)
         if not clips:
             raise InputError(f"{table}: no talking faces in the split {self.split!r}")
-        files: dict[str, list[Path]] = {"white": [], "pink": []}
+        files = generated_noises()
         for path, noise in table_rows(table, "noise", "all"):
             files.setdefault(noise, []).append(path)
         wanted = self.noises or GRID_NOISES

@@ -1,14 +1,13 @@
 """The protocol `synthetic`: voices of espeak-ng with drawn lips in generated noise."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, cast
 
 from avse.data.audio import resample
 from avse.data.corpora.base import Split, Utterance
 from avse.data.lips import Lips
-from avse.evaluation.benchmark import GENERATED, RATE, Clip, MixtureSpec, Samples, add_noise
-from avse.evaluation.protocols.base import Mixed, chosen_noises
+from avse.evaluation.benchmark import RATE, Clip, MixtureSpec, Samples, add_noise
+from avse.evaluation.protocols.base import Mixed, chosen_noises, generated_noises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class Synthetic(Mixed):
             Clip(name, name, utterance.speaker, self.split, name)
             for name, utterance in self._utterances().items()
         ]
-        noises: dict[str, list[Path]] = {name: [] for name in GENERATED}
+        noises = generated_noises()
         return self._crossed(clips, chosen_noises(noises, self.noises or tuple(noises), "generated noises"))
 
     def sounds(self, spec: MixtureSpec) -> tuple[Samples, Samples]:

@@ -19,9 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from avse.evaluation.figures import plain_text
-from avse.evaluation.outcomes import NO_LIPS, measure
+from avse.evaluation.outcomes import measure
 from avse.evaluation.results_report.summary import Summary
 from avse.evaluation.results_report.tables import levels_text, mixtures_text
+from avse.evaluation.store import NO_LIPS
 
 TALK = (("pesq_wb", "pesq_nb"), ("sdr", "si_sdr"), ("stoi", "estoi"))
 """Metrics of the first figure; of each group the first that was measured."""

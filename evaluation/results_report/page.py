@@ -9,7 +9,6 @@ tables are embedded.
 
 import base64
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 FAILURES_SHOWN = 200
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""Of a function in a text about settings: it is another in every process."""
 
 
 @dataclass(frozen=True)
@@ -222,14 +219,7 @@ def _systems(own: Outcomes) -> Iterator[dict[str, str]]:
             "system": system,
             "algorithm": ", ".join(dict.fromkeys(rows["algorithm"])),
             **{
-                name: "; ".join(dict.fromkeys(ADDRESS.sub("", str(v)) for v in rows[name].dropna()))
-                or "unknown"
+                name: "; ".join(dict.fromkeys(map(str, rows[name].dropna()))) or "unknown"
                 for name in ("weights", "settings", "versions")
             },
         }
-
-
-def _settled(values: "pd.Series") -> Iterator[str]:
-    """Texts without what differs between processes."""
-    for value in values.dropna():
-        yield ADDRESS.sub("", str(value))

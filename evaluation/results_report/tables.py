@@ -11,6 +11,7 @@ import numpy as np
 from avse.evaluation.comparison import Difference
 from avse.evaluation.outcomes import Measure, measure
 from avse.evaluation.results_report.summary import Cell, Summary
+from avse.evaluation.store import DONE, NO_LIPS
 
 UNDEFINED, ARROW = "–", "→"
 _LATEX = {
@@ -156,7 +157,7 @@ def _overall(summary: Summary) -> Table:
     frame = summary.outcomes.frame
     rows, shown = [], []
     for lips, system in _places(summary):
-        own = frame[(frame["system"] == system) & ((frame["lips"] == lips) | (frame["lips"] == "none"))]
+        own = frame[(frame["system"] == system) & ((frame["lips"] == lips) | (frame["lips"] == NO_LIPS))]
         if (own["lips"] == lips).any():
             own = own[own["lips"] == lips]
         cells = [summary.cell(lips, system, metric) for metric in summary.metrics]
@@ -166,8 +167,8 @@ def _overall(summary: Summary) -> Table:
             (
                 lips,
                 system,
-                str(int((own["status"] == "done").sum())),
-                str(int((own["status"] != "done").sum())),
+                str(int((own["status"] == DONE).sum())),
+                str(int((own["status"] != DONE).sum())),
                 *(_improvement(cell) for cell in cells),
                 f"{speed:.2f}" if np.isfinite(speed) else UNDEFINED,
             )

@@ -13,7 +13,7 @@ from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Progress
 from avse.inference.em.em import EM, EMStep
 from avse.inference.em.initial import LatentInit, NoiseInit
-from avse.inference.mcmc.chain import ChainState, EStep
+from avse.inference.mcmc.chain import ChainState, EStep, by_chain
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import average_filter
 from avse.models.base import SpeechModel
@@ -77,11 +77,6 @@ class MCEM:
             converged=fitted.converged,
             gain_floor=self.gain_floor,
             step_size=chain_state.step_size,
-            energy=_by_chain(draws.energy),
-            diverged=_by_chain(draws.diverged),
+            energy=by_chain(draws.energy),
+            diverged=by_chain(draws.diverged),
         )
-
-
-def _by_chain(values: Tensor | None) -> Tensor | None:
-    """Put chains before draws: (D, C, *, N) -> (C, D, *, N)."""
-    return None if values is None else values.transpose(0, 1)

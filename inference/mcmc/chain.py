@@ -47,6 +47,11 @@ class Draws(NamedTuple):
     energy: Tensor | None = None
 
 
+def by_chain(values: Tensor | None) -> Tensor | None:
+    """Put chains before draws: (D, C, *, N) -> (C, D, *, N); None stays None."""
+    return None if values is None else values.transpose(0, 1)
+
+
 class EStep(Protocol):
     """An approximation of p(z | data) at fixed parameters by draws."""
 

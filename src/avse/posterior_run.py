@@ -28,7 +28,7 @@ from avse.evaluation.posterior.functionals import band_names
 from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
 from avse.inference.algorithm import Algorithm
-from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.chain import Chain, ChainState, by_chain
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State
 from avse.inference.mcmc.log_density import LogJoint, closure
 from avse.inference.mcmc.pyro_mcmc import initial_z
@@ -155,8 +155,8 @@ def draw_chains(
         responsibilities=average.responsibilities,
         acceptance=draws.acceptance.mean(0),
         step_size=chain_state.step_size,
-        energy=None if draws.energy is None else draws.energy.transpose(0, 1),
-        diverged=None if draws.diverged is None else draws.diverged.transpose(0, 1),
+        energy=by_chain(draws.energy),
+        diverged=by_chain(draws.diverged),
         noise_draws=None,
     )
 

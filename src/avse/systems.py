@@ -1,6 +1,5 @@
 """Models with algorithms as what `avse.evaluation.runner` evaluates."""
 
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from avse.inference.algorithm import Algorithm
 from avse.inference.presets import algorithm_named
 from avse.recording import pair_named
 from avse.zoo.pair import SpeechPair
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # in the repr of a function, another one in every process
 
 AUTOMATIC = ("a-vae", "vae-mm")
 """What "auto" chooses from: without lips, with lips."""
@@ -52,7 +49,7 @@ class EnhancementSystem:
         resolved = [algorithm_named(algorithm, pair.config.algorithm) for pair in pairs]
         self.settings: dict[str, Any] = {
             "algorithm": [found for _, found in resolved],
-            "algorithm_settings": [_ADDRESS.sub("", repr(found)) for found, _ in resolved],
+            "algorithm_settings": [repr(found) for found, _ in resolved],
             "front_end": [repr(pair.config.front_end) for pair in pairs],
             "lips": [repr(pair.config.lips) for pair in pairs],
         }

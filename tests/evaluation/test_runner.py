@@ -20,7 +20,7 @@ from avse.data.lips import Lips
 from avse.evaluation import store
 from avse.evaluation.benchmark import RATE, MixtureSpec
 from avse.evaluation.protocols import Folder, Synthetic
-from avse.evaluation.runner import computed, estimated, evaluate, result_row, shown_lips, units
+from avse.evaluation.runner import computed, estimated, evaluate, result_row, settings_text, shown_lips, units
 from avse.evaluation.store import load_manifest, load_results
 from avse.evaluation.summary import failures, means_table, write_worst
 from avse.systems import EnhancementSystem
@@ -365,3 +365,9 @@ def test_a_cluster_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     work = units(synthetic(), [Halved()], limit=1)
     with pytest.raises(InputError, match=r"avse\[evaluation\]"):
         list(computed(work, dask_scheduler="tcp://127.0.0.1:1"))
+
+
+def test_settings_have_no_addresses() -> None:
+    """They differ between processes, whatever the system says of itself."""
+    text = settings_text({"function": repr(test_settings_have_no_addresses), "other": [1]})
+    assert text == '{"function": "<function test_settings_have_no_addresses>", "other": [1]}'

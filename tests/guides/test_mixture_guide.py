@@ -373,6 +373,17 @@ def test_a_switch_is_the_chosen_distribution() -> None:
     assert switch.support.check(value).all()
 
 
+def test_the_components_go_on_to_check_their_values() -> None:
+    """Where nothing is expanded, too: what another component drew need not be in their support."""
+    own = dist.Gamma(torch.ones(2, 1), 1.0, validate_args=True).to_event(1)
+    own._validate_args = True
+    either = SelectedDistribution(torch.tensor([0.0, 1.0]), [own, own])
+    outside = -torch.ones(2, 1)
+    either.log_prob(outside)
+    with pytest.raises(ValueError, match="support"):
+        own.log_prob(outside)
+
+
 # As a guide ----------------------------------------------------------------------------------------------
 
 
