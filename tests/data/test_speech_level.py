@@ -48,6 +48,16 @@ def test_quiet_background_noise_is_no_speech() -> None:
     assert active_speech_level(gated(20, 20) + noise, RATE).activity == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("quiet_db", "active"), [(-12.0, 1.0), (-20.0, 0.5)])
+def test_what_is_15_9_db_below_the_active_level_is_silence(quiet_db: float, active: float) -> None:
+    """Half loud, half quiet. If both are active, the threshold is 18.6 dB below the loud half, and
+    the envelope of a tone is 0.9 dB below its level: at -12 dB the quiet half is above, at -20 dB below."""
+    signal = np.concatenate([tone(20), 10 ** (quiet_db / 20) * tone(20)])
+    level, activity = active_speech_level(signal, RATE)
+    assert activity == pytest.approx(active, abs=0.01)
+    assert level == pytest.approx(10 * np.log10(np.mean(signal**2) / active), abs=0.1)
+
+
 def test_a_mixture_has_the_stated_level_over_the_active_time() -> None:
     speech = gated(20, 20)
     mixture, noise = mix_active(speech, white_noise(len(speech), np.random.default_rng(0)), 5.0, RATE)
