@@ -169,8 +169,9 @@ def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
         algorithm: its name.
 
     Raises:
-        InputError: it has too few chains or draws, draws of another density than that of the model, or draws
-            of the noise, where the page describes the speech given one noise.
+        InputError: it has too few chains or draws, draws of another density than p(z | x) of the model (a
+            factor r(z) of a variational approximation, or a mixture of weighted components), or draws of the
+            noise, where the page describes the speech given one noise.
     """
     chains, draws = posterior.z.shape[:2]
     if posterior.visual_weight is not None:
@@ -182,6 +183,11 @@ def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
         raise InputError(
             f"algorithm {algorithm!r} draws the noise with the speech, and the report is of the speech given "
             'one noise: use "mcmc", or Posterior.to_inference_data and ArviZ'
+        )
+    if posterior.diverged is None:
+        raise InputError(
+            f"the draws of algorithm {algorithm!r} are not Markov chains on p(z | x), as it approximates the "
+            'posterior or samples its components apart: use "mcmc", or long chains after the fit'
         )
     if chains < MIN_CHAINS or draws < MIN_DRAWS:
         raise InputError(

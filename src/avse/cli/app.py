@@ -182,7 +182,7 @@ def diagnose(
     ] = "auto",
     chains: Annotated[
         int,
-        typer.Option(help="Chains per frame, at least 2; 0 takes the draws of --algorithm itself."),
+        typer.Option(help="Chains per frame, at least 2; 0 takes the draws of an MCMC or MCEM --algorithm."),
     ] = 4,
     draws: Annotated[int, typer.Option(help="Draws kept per chain, at least 4.")] = 200,
     warmup: Annotated[int | None, typer.Option(help="Warmup steps; default as many as draws.")] = None,
