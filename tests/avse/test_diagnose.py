@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
 import avse
 from avse.cli import app as cli
@@ -18,8 +19,10 @@ from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.kernels import RandomWalk
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, PyroMCMC
 from avse.inference.presets import PRESETS, default_mcem
+from avse.inference.wiener import average_filter
 from avse.models.bayesian_nmf import GammaNMF
-from avse.posterior_run import ChainSettings, summarize_posterior
+from avse.models.noisy import NoisySpeech
+from avse.posterior_run import ChainSettings, draw_chains, summarize_posterior
 
 RATE = 16000
 FEW = ("--chains", 2, "--draws", 4, "--warmup", 1, "--leapfrog-steps", 1)
@@ -230,6 +233,27 @@ def test_own_draws_of_the_model_are_assessed(preset: str) -> None:
     )
     found = summarize_posterior(samples, RATE, model="a-vae", algorithm=algorithm, settings=None)
     assert found.facts["chains"].startswith("2 chains of ")
+
+
+def test_long_chains_keep_nothing_of_the_weights_and_draws_of_the_fit() -> None:
+    """Chains on p(z | x) at the fitted noise, after a fit that weighted the lips and drew the noise."""
+    pair, generator = avse.load("a-vae"), torch.Generator().manual_seed(0)
+    power = torch.rand(6, pair.stft.bins, generator=generator)
+    mcem = replace(default_mcem(), em=replace(default_mcem().em, iterations=1))
+    fitted = mcem(pair.model, pair.guide, power, None, generator)
+    other = replace(fitted, visual_weight=torch.ones(6), noise_draws={"W": torch.ones(3, 7, 8, 513)})
+    noisy = NoisySpeech(pair.model, fitted.noise)
+    settings = ChainSettings(2, 5, 1)
+    found = draw_chains(noisy, other, power, None, settings, generator, lambda fraction: None)
+    assert found.visual_weight is None
+    assert found.noise_draws is None
+    assert (found.noise, found.costs, found.gain_floor) == (fitted.noise, fitted.costs, fitted.gain_floor)
+    assert found.z.shape == (2, 5, 6, 32)
+    assert found.acceptance.shape == (6,)
+    assert found.step_size.shape == (2, 6)  # type: ignore[union-attr]
+    assert found.energy.shape == found.diverged.shape == (2, 5, 6)  # type: ignore[union-attr]
+    average = average_filter(noisy, found.z.flatten(0, 1), power)
+    torch.testing.assert_close(found.wiener_gain, average.gain)
 
 
 def test_the_command_refuses_the_draws_of_a_mean_field(
