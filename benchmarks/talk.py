@@ -24,7 +24,8 @@ import pandas as pd
 
 from avse.data.errors import InputError
 from avse.data.files import atomic_path
-from avse.evaluation.outcomes import Outcomes, measure, outcomes
+from avse.evaluation.measures import measure
+from avse.evaluation.outcomes import Outcomes, outcomes
 from avse.evaluation.results_report.summary import summarized
 from avse.evaluation.results_report.tables import interval, tables
 from avse.evaluation.statistics import Means, cluster_contrast, cluster_means, clustering

@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from avse.evaluation.figures import plain_text
-from avse.evaluation.outcomes import measure
+from avse.evaluation.measures import measure
 from avse.evaluation.results_report.summary import Summary
 from avse.evaluation.results_report.tables import levels_text, mixtures_text
 from avse.evaluation.store import NO_LIPS
