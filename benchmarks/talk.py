@@ -248,12 +248,13 @@ def written(
     return [results / name for name in files]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the script."""
+    result = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", type=Path, nargs="+", help="folders of evaluations")
-    parser.add_argument(
+    result.add_argument("folders", type=Path, nargs="+", help="folders of evaluations")
+    result.add_argument(
         "--algorithm",
         action="append",
         default=[],
@@ -261,7 +262,11 @@ def main() -> None:
         metavar="MODEL=ALGORITHM",
         help="which algorithm of a model the claims are about, where a folder has several; may be repeated",
     )
-    arguments = parser.parse_args()
+    return result
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     for path in written(arguments.folders, chosen=dict(arguments.algorithm)):
         print(path)
 
