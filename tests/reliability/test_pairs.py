@@ -377,6 +377,14 @@ HOSTILE: dict[str, Damage] = {
     "tensor of two names": tensors_with(
         lambda tensors, _: {**tensors, **{f"model.{name}.x": torch.zeros(1) for name in OLD_AND_NEW}}
     ),
+    "weights of 60000": tensors_with(
+        lambda tensors, _: {name: torch.full_like(tensor, 6e4) for name, tensor in tensors.items()}
+    ),
+    "weights of 3e38": tensors_with(
+        lambda tensors, _: {
+            name: torch.full_like(tensor, 3e38, dtype=torch.float32) for name, tensor in tensors.items()
+        }
+    ),
     # Weights file.
     "weights cut by a byte": weights_bytes(lambda content: content[:-1]),
     "weights cut in the length": weights_bytes(lambda content: content[:7]),

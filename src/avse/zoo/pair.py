@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
 from avse.guides.programs import speech_guide
+from avse.inference.location import location
 from avse.models.base import SpeechModel
 from avse.zoo.architectures import ARCHITECTURES, NESTED_ARGUMENTS
 from avse.zoo.card import with_front_matter
@@ -357,8 +359,9 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
         name: of the pair; by default the path of the folder.
 
     Raises:
-        InputError: a file is missing or cannot be read, a value is out of range, or a tensor is missing,
-            unknown, of another shape or not finite; names the file and the tensor.
+        InputError: a file is missing or cannot be read, a value is out of range, a tensor is missing,
+            unknown, of another shape or not finite, or what the model gives is not finite; names the file
+            and the tensor.
     """
     path = folder / CONFIG
     values = _read(path, read_json)
@@ -375,7 +378,27 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
     modules = pair.modules()
     modules.load_state_dict(weights, strict=False)
     modules.float().eval().requires_grad_(False)
+    _named(weights_path, lambda: _check_spectrum(pair))
     return pair
+
+
+def _check_spectrum(pair: SpeechPair) -> None:
+    """Check that a frame of white noise is encoded and decoded to finite numbers, without lips to be seen.
+
+    Raises:
+        InputError: they are not, as after a training that diverged.
+    """
+    power = torch.ones(1, pair.stft.bins)
+    visual = None if pair.config.lips is None else torch.zeros(1, pair.config.lips.size)
+    finite = False
+    with torch.no_grad(), suppress(ValueError):  # of a distribution whose parameters are NaN
+        z = location(speech_guide(pair.guide, pair.model).posterior(power, visual))
+        given = pair.model.given(visual)
+        finite = all(bool(given(own).log_variance.exp().isfinite().all()) for own in (z, -z))
+    if not finite:
+        raise InputError(
+            "the model gives no finite spectrum with these weights: training diverged, train it again"
+        )
 
 
 def _current(path: Path, revision: Any) -> Path:
