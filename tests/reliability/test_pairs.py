@@ -469,6 +469,12 @@ HOSTILE_MIXTURES: dict[str, Damage] = {
     "step below 0": config_with("lips", "step", value=-0.04),
     "step NaN": config_with("lips", "step", value=float("nan")),
     "lips of another name": config_with("lips", "pictures", value=3),
+    "tensors of the classifier under two names": tensors_with(
+        lambda tensors, _: {
+            **tensors,
+            **{name.replace(*reversed(OLD_AND_NEW)): 2 * own for name, own in tensors.items()},
+        }
+    ),
 }
 
 
