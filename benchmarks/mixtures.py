@@ -34,6 +34,7 @@ from avse.data.lips import Lips
 from avse.data.lips.corruption import corrupt_lips
 from avse.enhancement import Enhancement
 from avse.evaluation import benchmark, tables
+from avse.evaluation.measures import measure
 from avse.evaluation.metrics import improvements
 from avse.evaluation.runner import in_processes
 from avse.evaluation.scores import scored
@@ -186,7 +187,7 @@ def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     of the recording; objectives of VEM and MCEM cannot be compared.
     """
     collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": min_vae_mcem(), "min-vae-v2": min_vae_mcem()}
-    names = [*tables.SHOWN.values(), "times real time", "objective"]
+    names = [*(measure(metric).title for metric in tables.SHOWN), "times real time", "objective"]
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for model, one in collapsed.items():
         for name, algorithm in {**modes(), "MCEM, alpha summed out at every z": one}.items():
