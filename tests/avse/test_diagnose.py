@@ -217,10 +217,30 @@ def test_own_draws_of_another_density_are_refused(preset: str) -> None:
     model = OF_OTHER_DENSITIES[preset]
     lips: dict[str, Any] = {"video": face, "fps": 30} if model == "vae-mm" else {}
     algorithm = with_comparable_counts(preset)
-    with pytest.raises(InputError, match="not Markov chains") as error:
-        summarize_posterior(samples, RATE, model=model, algorithm=algorithm, settings=None, **lips)
-    assert type(algorithm).__name__ in str(error.value)
-    assert "\n" not in str(error.value)
+    settings: dict[str, Any] = {"model": model, "settings": None, **lips}
+    with pytest.raises(InputError, match="not Markov chains") as before:
+        summarize_posterior(samples, RATE, algorithm=algorithm, **settings)
+    assert type(algorithm).__name__ in str(before.value)
+    assert "\n" not in str(before.value)
+    with pytest.raises(InputError, match="'function' are not Markov chains"):  # known from its draws
+        summarize_posterior(samples, RATE, algorithm=lambda *given: algorithm(*given), **settings)
+
+
+@pytest.mark.parametrize("preset", [*OF_OTHER_DENSITIES, "mcem-anchored"])
+def test_presets_of_other_densities_are_refused_before_they_run(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> None:
+        raise AssertionError("the fit was started")
+
+    algorithm: Any = PRESETS[preset]()
+    monkeypatch.setattr(type(algorithm), "__call__", run)
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
+    face = np.random.default_rng(0).integers(0, 255, (10, 67, 67), dtype=np.uint8)
+    with pytest.raises(InputError, match=f"'{preset}'"):
+        summarize_posterior(
+            samples, RATE, video=face, fps=30, model="vae-mm", algorithm=preset, settings=None
+        )
 
 
 @pytest.mark.parametrize("preset", ["mcem", pytest.param("mcmc-em", marks=pytest.mark.slow), "paper"])
