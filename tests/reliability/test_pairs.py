@@ -24,7 +24,7 @@ from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
 from avse.data.stft import STFT
-from avse.zoo.migration import VERSION_1_DEFAULTS
+from avse.zoo.migration import FORMAT_VERSION, NO_CONTEXT, VERSION_1_DEFAULTS
 from avse.zoo.pair import CARD, CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder
 
 Damage = Callable[[Path], object]
@@ -227,7 +227,7 @@ HOSTILE: dict[str, Damage] = {
     "arguments null": config_with("arguments", value=None),
     "unknown argument": config_with("arguments", "colour", value="blue"),
     "unknown field": config_with("colour", value="blue"),
-    "too new": config_with("format_version", value=4),
+    "too new": config_with("format_version", value=FORMAT_VERSION + 1),
     "version true": config_with("format_version", value=True),
     "version list": config_with("format_version", value=[2]),
     "rate NaN": config_with(*STFT_KEYS, "sample_rate", value=float("nan")),
@@ -606,7 +606,7 @@ def as_version_1(source: Path, target: Path) -> None:
 
 
 def without_defaults(arguments: dict[str, Any], architecture: str) -> dict[str, Any]:
-    defaults = VERSION_1_DEFAULTS[architecture]
+    defaults = {**VERSION_1_DEFAULTS[architecture], **NO_CONTEXT}
     return {name: value for name, value in arguments.items() if value != defaults.get(name, ...)}
 
 
@@ -626,7 +626,7 @@ def test_version_1_gives_the_same_log_variance(name: str, tmp_path: Path) -> Non
 def test_shipped_configs_name_every_argument() -> None:
     for folder in zoo.shipped().values():
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        assert config["format_version"] == 3
+        assert config["format_version"] == FORMAT_VERSION
         assert config == json.loads(json.dumps(PairConfig.from_dict(config).to_dict()))
         assert (folder / CARD).read_text(encoding="utf-8").startswith("---\nlicense: ")
 

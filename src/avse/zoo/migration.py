@@ -2,7 +2,7 @@
 
 Version 1 (no "format_version" in config.json) left out every argument that had the builder's default. Those
 defaults are recorded here and never change; version 2 names every argument. Version 3 renames "pictures" and
-"spacing" of pixel front ends to "instants" and "step".
+"spacing" of pixel front ends to "instants" and "step". Version 4 adds the context guide of A-VAEs.
 """
 
 import re
@@ -14,7 +14,7 @@ from avse.data.errors import InputError
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of config.json that is written now."""
 
 REVISION_DIGITS = 16
@@ -115,6 +115,8 @@ def migrated_config(values: Any) -> dict[str, Any]:
         fields = _from_version_1(fields)
     if version <= 2:
         fields = _from_version_2(fields)
+    if version <= 3:
+        fields = _from_version_3(fields)
     check_names(fields, FIELDS, "fields")
     return fields
 
@@ -176,6 +178,21 @@ def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(lips, Mapping):
         return fields
     return {**fields, "lips": _renamed(lips, lambda name: RENAMED_LIPS.get(name, name))}
+
+
+NO_CONTEXT: dict[str, Any] = {"context_channels": 0, "context_dilations": []}
+"""Arguments of an A-VAE that versions 1 to 3 had not."""
+
+
+def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
+    architecture, own = fields.get("architecture"), fields.get("arguments")
+    if not isinstance(own, Mapping):
+        return fields
+    if architecture == "a-vae":
+        own = {**NO_CONTEXT, **own}
+    elif architecture in ("vae-mm", "a-v-av") and isinstance(own.get("first"), Mapping):
+        own = {**own, "first": {**NO_CONTEXT, **own["first"]}}
+    return {**fields, "arguments": own}
 
 
 def _vae_mm_from_version_1(own: dict[str, Any]) -> dict[str, Any]:

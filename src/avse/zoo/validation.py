@@ -132,8 +132,18 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
             check_whole(value, where, *WHOLE_RANGES.get(name, (1, MAX_SIZE)))
         else:
             may_be_empty = name in MAY_BE_EMPTY and (architecture, name) != CONDITIONED_ENCODER
-            _check_layers(value, where, 0 if may_be_empty else 1)
+            _check_layers(
+                value, where, 0 if may_be_empty else 1, MAX_DILATION if name == DILATIONS else MAX_SIZE
+            )
+    if DILATIONS in arguments and bool(arguments[DILATIONS]) != (arguments["context_channels"] > 0):
+        raise InputError(
+            f"{architecture}: {DILATIONS} and context_channels: give both, or [] and 0 for no context guide"
+        )
 
+
+DILATIONS = "context_dilations"
+MAX_DILATION = 4096
+"""Frames; a minute at the hop of the zoo."""
 
 CHOICES: dict[str, Sequence[str]] = {
     "features": list(FEATURES),
@@ -144,19 +154,23 @@ CHOICES: dict[str, Sequence[str]] = {
 """Arguments of the builders that are one of a few texts."""
 
 RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99), "temperature": (0.01, 100.0), "epsilon": (0.0, 0.99)}
-WHOLE_RANGES = {"version": (1, 2), "corruption_embedding_size": (0, MAX_SIZE)}
-MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden"})
+WHOLE_RANGES = {
+    "version": (1, 2),
+    "corruption_embedding_size": (0, MAX_SIZE),
+    "context_channels": (0, MAX_SIZE),
+}
+MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden", DILATIONS})
 CONDITIONED_ENCODER = ("av-vae", "encoder")
 """Its first hidden layer is where sound and lips meet, so that it needs one."""
 
 
-def _check_layers(value: Any, where: str, least: int) -> None:
+def _check_layers(value: Any, where: str, least: int, largest: int = MAX_SIZE) -> None:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise InputError(f"{where} {shortened(value)}: must be a list of layer sizes")
     if not least <= len(value) <= MAX_LAYERS:
         raise InputError(f"{where}: {len(value)} layers; give {least} to {MAX_LAYERS}")
     for size in value:
-        check_whole(size, where, 1, MAX_SIZE)
+        check_whole(size, where, 1, largest)
 
 
 def check_whole(value: Any, where: str, least: int, most: int) -> None:
