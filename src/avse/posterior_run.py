@@ -29,6 +29,7 @@ from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.amortised import AmortisedEM
 from avse.inference.em.anchored import AnchoredMCEM, components
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.mcmc.chain import Chain, ChainState
@@ -175,10 +176,10 @@ def refuse_other_densities(
         visual: lips (N, D), or None.
 
     Raises:
-        InputError: it draws from a variational factor, from components that are mixed afterwards, or from
-            components of which the lips are weighted.
+        InputError: it draws from a guide, from a variational factor, from components that are mixed
+            afterwards, or from components of which the lips are weighted.
     """
-    if isinstance(algorithm, VEM | ComponentwiseMCEM):
+    if isinstance(algorithm, VEM | AmortisedEM | ComponentwiseMCEM):
         raise InputError(_NO_CHAINS.format(name))
     if isinstance(algorithm, AnchoredMCEM) and visual is not None and components(speech, guide) is not None:
         raise InputError(_WEIGHTED_LIPS.format(name))
