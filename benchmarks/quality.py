@@ -67,7 +67,7 @@ def main() -> None:
     )
     parser.add_argument("--split", choices=list(GRID_SPEAKERS), default="test")
     parser.add_argument("--model", default="a-vae", help="name in the zoo or folder")
-    parser.add_argument("--systems", nargs="+", default=["mcem"], help="algorithms")
+    parser.add_argument("--systems", nargs="+", default=["amortised"], help="algorithms")
     parser.add_argument("--share", type=int, default=1, help="take every so-manyth mixture")
     parser.add_argument("--mixtures", type=int, help="take so many mixtures, evenly spaced")
     parser.add_argument("--speech", nargs="+", choices=["sound", "grid"], default=["sound", "grid"])
