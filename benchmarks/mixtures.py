@@ -222,7 +222,7 @@ def damage_rows(spec: benchmark.MixtureSpec) -> dict[str, Damaged]:
 def damage(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     """Table by kind of damage: AUC of both scores, improvements, and VAE-MM minus the better of A and AV.
 
-    The better one is that of the higher mean SI-SDR in the row.
+    The better one is that of the higher mean SI-SDR in the row; the standard error is over mixtures.
     """
     heads = [
         "AUC, lips alone",
@@ -247,7 +247,8 @@ def damage(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
         shown = [f"{ratio:+.2f} dB / {intelligible:+.3f}" for ratio, intelligible in gains.mean(0)]
         better = gains[:, :2, 0].mean(0).argmax()
         difference = gains[:, 2, 0] - gains[:, better, 0]
-        error = difference.std(ddof=1) / len(difference) ** 0.5
+        by_mixture = difference.reshape(len(rows), len(several)).mean(1)
+        error = by_mixture.std(ddof=1) / len(rows) ** 0.5
         worst = (gains[:, 2, 0] - gains[:, 0, 0]).min()
         cells = [*areas, *shown, f"{difference.mean():+.2f} ± {error:.2f}", f"{worst:+.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
