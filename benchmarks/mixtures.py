@@ -3,7 +3,7 @@
     python benchmarks/mixtures.py              # enhancement, s1 test sentences, -5 and 0 dB
     python benchmarks/mixtures.py alpha        # AUC of alpha as a detector of corrupted lips
     python benchmarks/mixtures.py ablation     # VEM shared, VEM structured, MCEM collapsed, MCEM structured
-    python benchmarks/mixtures.py damage --speakers s30 s34 --share 16      # by kind of damage, strangers
+    python benchmarks/mixtures.py damage --speakers s30 s34 --share 20      # by kind of damage, strangers
 
 Systems "-corrupted-lips": a third of the lips is corrupted (`avse.data.lips.corruption`), the same third for
 all systems. Systems "-noisy-encoder": noise is added to the input of the audio encoder in a random third of
@@ -37,6 +37,7 @@ from avse.data.lips import Lips
 from avse.data.lips.corruption import HELD_OUT_KINDS, TRAINING_KINDS, corrupt_lips
 from avse.enhancement import Enhancement
 from avse.evaluation import benchmark, tables
+from avse.evaluation.measures import measure
 from avse.evaluation.metrics import improvements, si_sdr, stoi
 from avse.evaluation.runner import in_processes
 from avse.evaluation.scores import scored
@@ -276,7 +277,7 @@ def ablation(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
     of the recording; objectives of VEM and MCEM cannot be compared.
     """
     collapsed = {"vae-mm": lips_mcem(), "min-vae-v1": min_vae_mcem(), "min-vae-v2": min_vae_mcem()}
-    names = [*tables.SHOWN.values(), "times real time", "objective"]
+    names = [*(measure(metric).title for metric in tables.SHOWN), "times real time", "objective"]
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for model, one in collapsed.items():
         for name, algorithm in {**modes(), "MCEM, alpha summed out at every z": one}.items():

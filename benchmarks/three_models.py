@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from avse import zoo
 from avse.data.lips import Lips
 from avse.evaluation import benchmark, tables
+from avse.evaluation.measures import measure
 from avse.evaluation.metrics import improvements
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.base import SpeechGuide
@@ -118,7 +119,7 @@ def scores(spec: benchmark.MixtureSpec, lips: Lips, pi: Sequence[float]) -> NDAr
 def table(found: dict[str, NDArray[np.floating]]) -> str:
     """Means over mixtures, and of the differences from the VAE-MM, with standard errors."""
     lines = [
-        f"| lips: system | {' | '.join(tables.SHOWN.values())} |",
+        f"| lips: system | {' | '.join(measure(metric).title for metric in tables.SHOWN)} |",
         "|---" * (len(tables.SHOWN) + 1) + "|",
     ]
     for kind, values in found.items():  # (mixtures, systems, metrics)

@@ -35,6 +35,25 @@ With labelled `LipCorruption` also bad (B,): 1 where the lips of a frame are spo
 """
 
 
+def no_utterances(corpora: Sequence[Corpus], split: Split, what: str = "utterance") -> InputError:
+    """The error of a split without any utterance of a kind."""
+    names = ", ".join(corpus.name for corpus in corpora)
+    return InputError(f"corpus {names}: no {what} in the {split} split; add some or split otherwise")
+
+
+class TrainingData(L.LightningDataModule):
+    """Base of the data of a training run: batches, and the frames that scales are fitted to."""
+
+    def scale_frames(self) -> Tensor:
+        """Training frames (N, F), from which scales are fitted."""
+        raise NotImplementedError(f"{type(self).__name__} must define scale_frames()")
+
+    @property
+    def train_frames(self) -> int:
+        """Number of training frames of an epoch."""
+        raise NotImplementedError(f"{type(self).__name__} must define train_frames")
+
+
 class Shown(NamedTuple):
     """What is shown with N frames, and whether it is bad, (N,)."""
 
@@ -119,7 +138,7 @@ class EpochSampler(Sampler[list[int]]):
         return torch.searchsorted(edges, drawn).clamp_max(self.size - 1)
 
 
-class FrameDataModule(L.LightningDataModule):
+class FrameDataModule(TrainingData):
     """Frames of the train and validation splits of one or more corpora.
 
     Args:
@@ -180,9 +199,8 @@ class FrameDataModule(L.LightningDataModule):
         if self.lips is not None and (self.unseen_share == 0 or split != "train"):
             found = [(index, utterance) for index, utterance in found if utterance.load_lips is not None]
         if not found:
-            names = ", ".join(corpus.name for corpus in self.corpora)
             what = "utterance" if self.lips is None else "utterance with a video"
-            raise InputError(f"corpus {names}: no {what} in the {split} split; add some or split otherwise")
+            raise no_utterances(self.corpora, split, what)
         if self.max_utterances is None:
             return [utterance for _, utterance in found]
         shuffled = [found[i] for i in np.random.default_rng(self.seed).permutation(len(found))]
@@ -276,6 +294,16 @@ class FrameDataModule(L.LightningDataModule):
             track = self.lips.track(seen, times)
             shown.append(Shown(track, ~track.valid | torch.from_numpy(spoilt[nearest(lips, times)])))
         return shown
+
+    def scale_frames(self) -> Tensor:
+        """About 20,000 training frames |s|^2 (N, F), from which scales are fitted."""
+        power = self.frames("train").power
+        return power[:: max(1, len(power) // 20_000)]
+
+    @property
+    def train_frames(self) -> int:
+        """Number of training frames."""
+        return len(self.frames("train"))
 
     def setup(self, stage: str) -> None:
         """Load both splits before training starts, so that all mistakes show at once."""

@@ -64,3 +64,7 @@ class FrontEnd:
         scale = 1 / (peak if self.level == "peak" else values.abs().square().mean((-2, -1))[..., None].sqrt())
         scale = torch.where(peak > SILENCE, scale, torch.ones_like(scale))
         return Spectrum(values.mul_(scale.unsqueeze(-1)), scale)
+
+    def rejected(self, values: Tensor) -> Tensor:
+        """What the high-pass took away from the spectra `values` (*, N, F): X / h - X with h its response."""
+        return values * (1 / self.response() - 1).to(values.real)

@@ -2,7 +2,7 @@
 
 The noisy recording is the same for both, so that a difference of improvements is one of enhanced speech. A
 paired difference is free of what makes mixtures easy or hard; what is left varies between speakers, which are
-resampled (`avse.evaluation.statistics`). Higher is better in every metric.
+resampled (`avse.evaluation.statistics`). `avse.evaluation.measures` says which way a metric is better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avse.data.errors import InputError
-from avse.evaluation.outcomes import Measure, Outcomes, measure, outcomes
+from avse.evaluation.measures import Measure, measure
+from avse.evaluation.outcomes import Outcomes, outcomes
 from avse.evaluation.statistics import CONFIDENCE, cluster_means, clustering, win_rate
 from avse.evaluation.store import DONE, NO_LIPS
 
@@ -50,7 +51,8 @@ class Difference:
         """ "better" or "worse" where the interval leaves 0 out, "alike" where not, "unknown" without one."""
         if not np.isfinite([self.lower, self.upper]).all():
             return "unknown"
-        return "better" if self.lower > 0 else "worse" if self.upper < 0 else "alike"
+        low, high = sorted(measure(self.metric).sign * end for end in (self.lower, self.upper))
+        return "better" if low > 0 else "worse" if high < 0 else "alike"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Comparison:
         if own.pairs == 0:
             return f"{how.name} is undefined in all {self.pairs} pairs of {self.system} and {self.baseline}."
         size = _amount(own.mean, how)
-        way = "better" if own.mean >= 0 else "worse"
+        way = "better" if how.sign * own.mean >= 0 else "worse"
         if own.verdict == "unknown":
             few = f"too few {self.clustered_by}s for an interval"
             return f"{self.system} is {size} {way} in {how.name} than {self.baseline} {on} ({few})."
@@ -103,7 +105,8 @@ class Comparison:
                 f"(difference {_signed(own.mean, how)}, {_SURE} interval {_range(own, how)})."
             )
         if own.verdict == "better":
-            interval = f"{_SURE} interval {_plain(own.lower, how)} to {_plain(own.upper, how)}"
+            ends = sorted((abs(own.lower), abs(own.upper)))
+            interval = f"{_SURE} interval {how.plain(ends[0])} to {how.plain(ends[1])}"
         else:
             interval = f"{_SURE} interval of the difference {_range(own, how)}"
         return f"{self.system} is {size} {way} in {how.name} than {self.baseline} {on} ({interval})."
@@ -261,7 +264,7 @@ def _compared(
             float(means.upper[k]),
             int(means.count[k]),
             len(pairs) - int(means.count[k]),
-            win_rate(values[:, k]),
+            win_rate(measure(metric).sign * values[:, k]),
         )
         for k, metric in enumerate(metrics)
     }
@@ -327,12 +330,8 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _plain(value: float, how: Measure) -> str:
-    return f"{value:.{how.digits}f}"
-
-
 def _signed(value: float, how: Measure) -> str:
-    return f"{value:+.{how.digits}f}{' ' + how.unit if how.unit else ''}"
+    return f"{how.text(value)}{' ' + how.unit if how.unit else ''}"
 
 
 def _amount(value: float, how: Measure) -> str:
@@ -340,4 +339,4 @@ def _amount(value: float, how: Measure) -> str:
 
 
 def _range(own: Difference, how: Measure) -> str:
-    return f"{own.lower:+.{how.digits}f} to {own.upper:+.{how.digits}f}"
+    return f"{how.text(own.lower)} to {how.text(own.upper)}"

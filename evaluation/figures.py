@@ -18,17 +18,10 @@ from avse.data.files import atomic_path
 from avse.data.lips.front_end import LipTrack
 from avse.data.stft import STFT
 from avse.evaluation.lips_figures import draw_strip
+from avse.evaluation.measures import measure
 
 DYNAMIC_RANGE = 70.0
 """Decibels below the loudest bin that a spectrogram shows."""
-METRIC_NAMES = {
-    "si_sdr": "SI-SDR (dB)",
-    "sdr": "SDR (dB)",
-    "pesq_wb": "PESQ, wide band",
-    "pesq_nb": "PESQ, narrow band",
-    "stoi": "STOI",
-    "estoi": "extended STOI",
-}
 SPEECH, NOISE = "#1b6ca8", "#c0504d"
 SERIES = (NOISE, SPEECH, "#6aa84f", "#8a6fd1")
 """Colours of systems that are compared."""
@@ -169,7 +162,7 @@ def metrics_figure(systems: dict[str, dict[str, float]]) -> Figure:
         axes.bar_label(bars, fmt="%.2f", padding=2)
         axes.margins(y=0.2)
         axes.tick_params(axis="x", labelsize=8)
-        axes.set_title(METRIC_NAMES.get(metric, metric))
+        axes.set_title(measure(metric).title)
         axes.axhline(0, color="black", linewidth=0.8)
     return figure
 
@@ -330,7 +323,7 @@ def improvement_figure(
                 mean, error = mean_and_error(systems[names[1]] - systems[name])
                 label = f"{names[1]} minus {name}"
                 bottom.errorbar(levels, mean, error, fmt=style, color=colour, capsize=3, label=label)
-        top.set(title=METRIC_NAMES.get(metric, metric), ylabel="improvement", xticks=levels)
+        top.set(title=measure(metric).title, ylabel="improvement", xticks=levels)
         bottom.set(xlabel="level of the input (dB)", ylabel="difference")
         for axes in (top, bottom):
             axes.axhline(0, color="black", linewidth=0.8)

@@ -29,40 +29,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """How a metric is written: its name, its unit (empty for a number without one) and decimal places."""
-
-    name: str
-    unit: str
-    digits: int
-
-    @property
-    def title(self) -> str:
-        """Name and unit."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-    def text(self, value: float) -> str:
-        """The value with its sign; a dash where it is undefined."""
-        return f"{value:+.{self.digits}f}" if np.isfinite(value) else "–"
-
-
-MEASURES = {
-    "si_sdr": Measure("SI-SDR", "dB", 2),
-    "sdr": Measure("SDR", "dB", 2),
-    "pesq_wb": Measure("PESQ-wb", "MOS", 2),
-    "pesq_nb": Measure("PESQ-nb", "MOS", 2),
-    "stoi": Measure("STOI", "", 3),
-    "estoi": Measure("ESTOI", "", 3),
-    "dnsmos": Measure("DNSMOS", "MOS", 2),
-}
-
-
-def measure(metric: str) -> Measure:
-    """How a metric is written; one that is not in `MEASURES` by the name of its column."""
-    return MEASURES.get(metric, Measure(metric.replace("_", " "), "", 3))
-
-
-@dataclass(frozen=True)
 class Outcomes:
     """The rows of one evaluation.
 

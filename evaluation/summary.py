@@ -12,8 +12,8 @@ from avse.data.errors import InputError
 from avse.data.files import atomic_path, made_folder
 from avse.evaluation import store
 from avse.evaluation.benchmark import RATE
+from avse.evaluation.measures import MEASURES, measure
 from avse.evaluation.runner import Unit, shown_lips
-from avse.evaluation.tables import FORMATS, TITLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,8 +30,8 @@ def means_table(results: "pd.DataFrame") -> str:
     left out of the means: a mixture counts for a metric where it is defined before and after. A line under
     the table names the definition of level.
     """
-    metrics = [name for name in TITLES if f"enhanced_{name}" in results]
-    head = ["model", "algorithm", "lips", *(TITLES[name] for name in metrics), "× real time"]
+    metrics = [name for name in MEASURES if f"enhanced_{name}" in results]
+    head = ["model", "algorithm", "lips", *(measure(name).title for name in metrics), "× real time"]
     lines = [f"| {' | '.join([*head, 'n', 'failed', 'undefined'])} |", "|---" * (len(head) + 3) + "|"]
     for names, rows in results.groupby(SYSTEM):
         done = rows[rows["status"] == store.DONE]
@@ -39,7 +39,7 @@ def means_table(results: "pd.DataFrame") -> str:
         for name in metrics:
             pairs = done[[f"noisy_{name}", f"enhanced_{name}"]].dropna()
             undefined += len(done) - len(pairs)
-            before, after = (f"{value:{FORMATS[name]}}" for value in pairs.mean())
+            before, after = map(measure(name).plain, pairs.mean())
             cells.append(f"{before} → {after}" if len(pairs) else "–")
         pace = done["real_time_factor"].mean()
         cells += [f"{pace:.2f}" if len(done) else "–", str(len(done)), str(len(rows) - len(done))]

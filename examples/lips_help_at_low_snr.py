@@ -27,7 +27,8 @@ from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.lips import read_lips
 from avse.data.mixing import mix, noise_excerpt, pink_noise
 from avse.evaluation.benchmark import RATE, table_rows
-from avse.evaluation.figures import METRIC_NAMES, improvement_figure, mean_and_error, plain_text, write_figure
+from avse.evaluation.figures import improvement_figure, mean_and_error, plain_text, write_figure
+from avse.evaluation.measures import measure
 from avse.evaluation.metrics import METRICS
 
 SYSTEMS = ("sound alone", "sound and lips", "sound and backward lips")
@@ -72,14 +73,13 @@ def main(args: argparse.Namespace) -> None:
                 enhanced = avse.enhance(mixture, RATE, video=shown, model=pair, seed=args.seed).speech
                 for m, metric in enumerate(METRICS[name] for name in MEASURED):
                     gains[m, s, k, c] = metric(speech, enhanced, RATE) - metric(speech, mixture, RATE)
-
     told = {m: dict(zip(SYSTEMS, gain, strict=True)) for m, gain in zip(MEASURED, gains, strict=True)}
     print("improvement, mean ± standard error, at", *(f"{level:g} dB" for level in args.levels))
     for metric, (sound, lips, backward) in zip(MEASURED, gains, strict=True):
         more = {"lips over sound alone": lips - sound, "lips over backward ones": lips - backward}
         for name, values in (told[metric] | more).items():
             cells = (f"{m:+.3f} ± {e:.3f}" for m, e in zip(*mean_and_error(values), strict=True))
-            print(f"{METRIC_NAMES[metric]:>11} {name:<24}", *cells)
+            print(f"{measure(metric).title:>13} {name:<24}", *cells)
     title = f"{sees.name} beside a-vae, {len(clips)} clips, {args.noise.stem if args.noise else 'pink'} noise"
     write_figure(args.figure, improvement_figure(told, args.levels, plain_text(title)))
 

@@ -24,7 +24,8 @@ from avse.data.audio import Samples, read_audio, resample
 from avse.data.lips import read_lips
 from avse.data.mixing import mix, pink_noise
 from avse.evaluation.benchmark import RATE, table_rows
-from avse.evaluation.figures import METRIC_NAMES, improvement_figure, mean_and_error, write_figure
+from avse.evaluation.figures import improvement_figure, mean_and_error, write_figure
+from avse.evaluation.measures import measure
 from avse.evaluation.metrics import METRICS
 from avse.inference.em.initial import InitFromComponent
 from avse.inference.presets import min_vae_mcem
@@ -75,13 +76,12 @@ def main(args: argparse.Namespace) -> None:
                 for metric in MEASURED:
                     before, after = (METRICS[metric](clean, own, RATE) for own in (noisy, speech))
                     gains[metric][name][k, c] = after - before
-
     print(f"clean speech: sound explains {np.mean(explained):.0%} of the frames better than lips")
     print("improvement by the start, mean ± standard error, at", *(f"{level:g} dB" for level in args.levels))
     for metric, systems in gains.items():
         for name, values in systems.items():
             cells = (f"{m:+.3f} ± {e:.3f}" for m, e in zip(*mean_and_error(values), strict=True))
-            print(f"{METRIC_NAMES[metric]:>11} {name:<5}", *cells)
+            print(f"{measure(metric).title:>13} {name:<5}", *cells)
     if args.figure is not None:
         write_figure(args.figure, improvement_figure(gains, args.levels, "starts of MIN-VAE's chains"))
 

@@ -17,16 +17,26 @@ class AudioGuide(SpeechGuide):
     Args:
         features: power (*, N, F) -> features (*, N, F).
         encoder: features -> mean and log variance of z, (*, N, L) each.
+        context: guide of noisy recordings for the same model, see `avse.guides.context`; it has no part in
+            q(z | s).
     """
 
-    def __init__(self, features: RawPower | LogPower, encoder: GaussianEncoder) -> None:
+    def __init__(
+        self,
+        features: RawPower | LogPower,
+        encoder: GaussianEncoder,
+        context: SpeechGuide | None = None,
+    ) -> None:
         super().__init__()
         self.features = features
         self.encoder = encoder
+        self.context = context
 
     def fit_scales(self, power: Tensor) -> None:
         """Set the scales of the features from training frames |s|^2 (N, F)."""
         self.features.fit(power)
+        if self.context is not None:
+            self.context.fit_scales(power)
 
     def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
         """q(z | s) from the power spectrum |s|^2 (*, N, F). `visual` is not used.

@@ -1,4 +1,6 @@
-"""Where a distribution lies: its mean, or the median of draws where it has no mean in closed form.
+"""Where a distribution lies, and draws of it from an explicit generator.
+
+The location is the mean, or the median of draws where there is no mean in closed form.
 
 Flows (`TransformedDistribution`), mixtures of diagonal normals and heavy tails have none. The draws come from
 a seed of their own, and the global generators are left as they were.
@@ -6,7 +8,7 @@ a seed of their own, and the global generators are left as they were.
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Generator, Tensor
 
 DRAWS = 65
 """Number of draws; odd, so that the median is one of them."""
@@ -31,3 +33,19 @@ def location(distribution: TorchDistribution, seed: int = 0) -> Tensor:
         # One by one: Pyro's mixtures take no sample shape beside a batch.
         draws = torch.stack([distribution.sample() for _ in range(DRAWS)])
     return draws.median(0).values
+
+
+def sampled(distribution: TorchDistribution, count: int, generator: Generator) -> Tensor:
+    """`count` independent draws, (count, batch shape, event shape).
+
+    Args:
+        distribution: any that can be sampled.
+        count: of the draws.
+        generator: source of the seed of the draws.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.manual_seed(seed)
+        # One by one: Pyro's mixtures take no sample shape beside a batch.
+        return torch.stack([distribution.sample() for _ in range(count)])

@@ -12,6 +12,7 @@ from pyro.infer import HMC as PyroHMC
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
 from avse.inference.component_density import traced
+from avse.inference.em.amortised import AmortisedEM
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
@@ -89,6 +90,15 @@ def default_mcem() -> MCEM:
         final=Chain(langevin, 10, 3, target_acceptance=0.57),
         gain_floor=0.05,
     )
+
+
+def default_amortised() -> AmortisedEM:
+    """The schedule with the best results on validation speech for a pair with a context guide.
+
+    z from the guide, and only the noise is fitted to the recording: also the fastest of the schedules. See
+    docs/decisions/inference.md.
+    """
+    return AmortisedEM(noise_init=default_mcem().noise_init, gain_floor=0.02)
 
 
 def lips_mcem() -> MCEM:
@@ -226,6 +236,7 @@ def full_bayes_mcmc() -> PyroMCMC:
 
 PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem": default_mcem,
+    "amortised": default_amortised,
     "mcem-lips": lips_mcem,
     "mcem-branches": min_vae_mcem,
     "mcem-mixture": mixture_mcem,

@@ -111,3 +111,22 @@ def mean_moments(power: Tensor, draws: Iterable[tuple[WienerMoments, Tensor]]) -
         within += share * moments.variance
     between = (square - mean.square()).clamp_min(0) * power
     return WienerMoments(mean, within + between)
+
+
+NEARLY_CLEAN = 4e-3
+"""Power that a filter takes away over power that it lets through, -24 dB, at which `clean_share` is 1/2."""
+
+
+def clean_share(gain: Tensor, power: Tensor) -> Tensor:
+    """How nearly clean a recording is, from 0 to 1, (*).
+
+    1 / (1 + (R / (0.004 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and S = sum_nf G^2 P
+    the power of the estimated speech.
+
+    Args:
+        gain: Wiener gain G, (*, N, F).
+        power: |x|^2 (*, N, F).
+    """
+    removed = ((1 - gain).square() * power).sum((-2, -1))
+    kept = (gain.square() * power).sum((-2, -1))
+    return 1 / (1 + (removed / (NEARLY_CLEAN * kept).clamp_min(torch.finfo(power.dtype).tiny)).square())

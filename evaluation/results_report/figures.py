@@ -6,6 +6,7 @@ Points of one level are drawn side by side: their intervals would hide each othe
 
 import base64
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -19,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from avse.evaluation.figures import plain_text
-from avse.evaluation.outcomes import measure
+from avse.evaluation.measures import measure
 from avse.evaluation.results_report.summary import Summary
 from avse.evaluation.results_report.tables import levels_text, mixtures_text
 from avse.evaluation.store import NO_LIPS
@@ -31,6 +32,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 LIPS_TITLES = {"clean": "clean lips", "degraded": "degraded lips", NO_LIPS: "no lips"}
 LONGEST_NAME = 28  # characters of a system's name in a legend
+TITLE_CHARACTERS = 10.0  # of a panel's title, per inch of its width
+NO_BREAK = "\u00a0"
+TITLE_LINE = 0.16  # inches
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "avse",
@@ -148,14 +152,18 @@ def _grid(summary: Summary, columns: Sequence[tuple[str, str | None]]) -> Figure
     width = max(4.6, panel[0] * across + (0.0 if lines else 0.065 * longest))
     legend_columns = max(1, min(len(labels), int(width / (0.75 + 0.08 * longest))))
     head = 0.4 + 0.18 * -(-len(labels) // legend_columns) if lines else 0.2
+    panels = [(lips, *column) for lips in summary.lips for column in columns]
+    titles = [
+        _title(measure(metric).name if noise is None else noise, lips if several else None, panel[0])
+        for lips, metric, noise in panels
+    ]
+    height = panel[1] + TITLE_LINE * max(title.count("\n") for title in titles)
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, panel[1] * down + head), layout="constrained")
+        figure = Figure(figsize=(width, height * down + head), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False, sharex="col" if not by_noise else True)
-        panels = [(lips, *column) for lips in summary.lips for column in columns]
-        for axes, (lips, metric, noise) in zip(grid.flat, panels, strict=False):
+        for axes, (lips, metric, noise), title in zip(grid.flat, panels, titles, strict=False):
             (_draw_lines if lines else _draw_points)(axes, summary, lips, metric, noise)
-            what = noise if noise is not None else measure(metric).name
-            axes.set_title(plain_text(f"{what}, {LIPS_TITLES.get(lips, lips)}" if several else str(what)))
+            axes.set_title(title)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         _share_scales(grid, by_noise, lines)
@@ -170,6 +178,14 @@ def _grid(summary: Summary, columns: Sequence[tuple[str, str | None]]) -> Figure
                 handlelength=3.2,
             )
     return figure
+
+
+def _title(what: str, lips: str | None, width: float) -> str:
+    """The title of a panel that is `width` inches wide, in as many lines as it takes; lips stay in one."""
+    unbroken = "" if lips is None else f", {LIPS_TITLES.get(lips, lips).replace(' ', NO_BREAK)}"
+    characters = max(8, int(TITLE_CHARACTERS * width))
+    lines = textwrap.wrap(what + unbroken, characters, break_on_hyphens=False)
+    return plain_text("\n".join(lines).replace(NO_BREAK, " "))
 
 
 def short(system: str) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avse.data.files import atomic_path, made_folder
-from avse.evaluation.outcomes import Outcomes, measure, outcomes
+from avse.evaluation.measures import measure
+from avse.evaluation.outcomes import Outcomes, outcomes
 from avse.evaluation.results_report.figures import LIPS_TITLES, TALK, Picture, pictures
 from avse.evaluation.results_report.summary import Summary, summarized
 from avse.evaluation.results_report.tables import Table, csv_text, tables
@@ -106,6 +107,7 @@ def report_of(
             (f"{_with_lips(summary, lips)}{system}", found.sentences())
             for (lips, system), found in summary.comparisons.items()
         ],
+        lower_is_better=", ".join(measure(m).name for m in own.metrics if not measure(m).higher_is_better),
         baseline=summary.baseline,
         images=images,
         tables=[{"table": table, "files": _downloads(table)} for table in written],

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from avse.data.errors import InputError
 from avse.evaluation.comparison import Comparison, compare
+from avse.evaluation.measures import measure
 from avse.evaluation.outcomes import Outcomes, by_lips, improvements
 from avse.evaluation.statistics import FEWEST_CLUSTERS, Clustering, bootstrap_means, clustering, win_rate
 from avse.evaluation.store import DONE
@@ -187,7 +188,7 @@ def _cells(
             float(means.upper[k]),
             len(defined),
             len(some) - len(defined),
-            win_rate(gains[defined, m]),
+            win_rate(measure(metric).sign * gains[defined, m]),
             float(noisy[defined, m].mean()) if len(defined) else float("nan"),
             float(enhanced[defined, m].mean()) if len(defined) else float("nan"),
         )

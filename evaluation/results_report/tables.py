@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from avse.evaluation.comparison import Difference
-from avse.evaluation.outcomes import Measure, measure
+from avse.evaluation.measures import Measure, measure
 from avse.evaluation.results_report.summary import Cell, Summary
 from avse.evaluation.store import DONE, NO_LIPS
 
@@ -201,8 +201,8 @@ def _absolute(summary: Summary) -> Table:
 def _before_and_after(cell: Cell | None) -> str:
     if cell is None or not cell.count:
         return UNDEFINED
-    digits = measure(cell.metric).digits
-    return f"{cell.noisy:.{digits}f} {ARROW} {cell.enhanced:.{digits}f}"
+    how = measure(cell.metric)
+    return f"{how.plain(cell.noisy)} {ARROW} {how.plain(cell.enhanced)}"
 
 
 def _differences(summary: Summary) -> Table:

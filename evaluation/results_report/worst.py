@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from avse.data.errors import InputError
-from avse.evaluation.outcomes import Outcomes, improvements, measure
+from avse.evaluation.measures import measure
+from avse.evaluation.outcomes import Outcomes, improvements
 
 COUNT = 10
 """Mixtures that are listed where the run kept no sounds."""
@@ -94,7 +95,7 @@ def _listed(own: Outcomes) -> list[Worst]:
         if not np.isfinite(gains).any():
             continue
         how = measure(metric)
-        order = [k for k in np.argsort(gains, kind="stable") if np.isfinite(gains[k])][:COUNT]
+        order = [k for k in np.argsort(how.sign * gains, kind="stable") if np.isfinite(gains[k])][:COUNT]
         rows = done.iloc[order]
         return [
             Worst(

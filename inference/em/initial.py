@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from avse.guides.base import SpeechGuide
+from avse.guides.context import context_guide
 from avse.guides.mixture import branches
 from avse.inference.location import location
 from avse.inference.wiener import average_filter
@@ -31,6 +32,13 @@ def init_from_encoder(
 ) -> Tensor:
     """z at the encoder's mean (see `location`) for the noisy power, as in the papers."""
     return location(guide.posterior(power, visual))
+
+
+def init_from_context(
+    speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+) -> Tensor:
+    """z at the mean of the context guide (`avse.guides.context`), of the guide itself if it has none."""
+    return location((context_guide(guide) or guide).posterior(power, visual))
 
 
 def init_from_prior(

@@ -10,7 +10,7 @@ out. The Wiener gain is averaged over all draws, each with its own noise where t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from pyro.infer import HMC as PyroHMC
@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Algorithm, Progress
+from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
 from avse.inference.mcmc.kernels import HMC, Kernel
 from avse.inference.mcmc.noise_kernel import NOISE_KERNEL, AlternatingKernel
 from avse.inference.mcmc.pyro_kernel import ChainsKernel, FrameMCMCKernel, VectorizedMCMC
@@ -38,24 +39,6 @@ Z_KERNEL = HMC(0.1, leapfrog_steps=8)
 
 NoisePrior = Callable[[NMFNoise], GammaNMF]
 """Fitted noise of one recording -> prior of its factors."""
-
-
-class ChainDraws(NamedTuple):
-    """Draws of C chains.
-
-    Attributes:
-        sites: draws by site, (C, D, ...).
-        acceptance: acceptance rate after warmup, (C, *, N).
-        step_size: final step sizes, (C, *, N), in units of z; None where there is none for each frame.
-        energy: Hamiltonian of every draw, (C, D, *, N); None where it is not kept.
-        diverged: whether the transition to a draw diverged, (C, D, *, N).
-    """
-
-    sites: dict[str, Tensor]
-    acceptance: Tensor
-    step_size: Tensor | None
-    energy: Tensor | None
-    diverged: Tensor
 
 
 class Sampler(Protocol):
@@ -299,11 +282,11 @@ class PyroMCMC:
             drawn = self.sampler(
                 model, start, data, self.draws, self.warmup, generator, _share(progress, 0.5, 1.5)
             )
-            z, noise_draws = drawn.sites[Z], {k: own for k, own in drawn.sites.items() if k != Z}
+            z = drawn.sites[Z]
             if prior is None:
                 average = average_filter(model, z.flatten(0, 1), power, visual)
             else:
-                flat = {name: own.flatten(0, 1) for name, own in noise_draws.items()}
+                flat = {name: own.flatten(0, 1) for name, own in drawn.sites.items() if name != Z}
                 models = (
                     NoisySpeech(speech, prior.noise({name: own[index] for name, own in flat.items()}))
                     for index in range(self.chains * self.draws)
@@ -311,19 +294,13 @@ class PyroMCMC:
                 average = average_filter_of_noise_draws(models, z.flatten(0, 1), power, visual)
                 noise = prior.noise({name: own.mean(0) for name, own in flat.items()})
             progress(1.0)
-        return replace(
-            fitted,
-            z=z,
-            noise=noise,
-            wiener_gain=average.gain,
-            variance=average.variance,
-            responsibilities=average.responsibilities,
-            acceptance=drawn.acceptance.mean(0),
-            step_size=drawn.step_size,
-            energy=drawn.energy,
-            diverged=drawn.diverged,
-            visual_weight=None,
-            noise_draws=noise_draws or None,
+        return chain_posterior(
+            drawn,
+            average,
+            noise,
+            costs=fitted.costs,
+            converged=fitted.converged,
+            gain_floor=fitted.gain_floor,
         )
 
 

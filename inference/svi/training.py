@@ -29,7 +29,7 @@ from torch import Tensor
 
 from avse.checks import checked_count, checked_device, checked_seed
 from avse.data.augmentation import Augmentation
-from avse.data.datamodule import Batch, FrameDataModule
+from avse.data.datamodule import Batch, TrainingData
 from avse.data.files import atomic_path, made_folder
 from avse.inference.svi.checkpoints import (
     AtomicCheckpointIO,
@@ -229,7 +229,7 @@ class TrainingReport:
 
 def train(
     svi: SVI,
-    data: FrameDataModule,
+    data: TrainingData,
     out: Path,
     device: str = "cpu",
     resume: bool = False,
@@ -262,7 +262,7 @@ def train(
 
 def fit(
     svi: SVI,
-    data: FrameDataModule,
+    data: TrainingData,
     out: Path,
     checkpoint: Path | None = None,
     device: str | torch.device = "cpu",
@@ -318,7 +318,7 @@ def fit(
         validation_elbo=None if loss is None or not math.isfinite(float(loss)) else -float(loss),
         epochs=trainer.current_epoch,
         seconds=time.perf_counter() - start,
-        train_frames=len(data.frames("train")),
+        train_frames=data.train_frames,
         history=history.rows,
     )
 

@@ -2,6 +2,9 @@
 
     recording -> segments -> posterior of each -> averaged Wiener filter -> samples
 
+Below the high-pass of a pair nothing is known of speech and noise. What is there is taken for noise and left
+out, but for recordings that are nearly clean (`clean_share`), which keep it.
+
 Channels are enhanced independently, as a batch. Recordings longer than a segment are enhanced in overlapping
 segments whose filters are cross-faded, and the noise of each segment is fitted by itself.
 """
@@ -27,6 +30,7 @@ from avse.inference.algorithm import Algorithm
 from avse.inference.inference_data import Pointwise, Tree
 from avse.inference.posterior import Posterior, join_channels
 from avse.inference.presets import algorithm_named
+from avse.inference.wiener import clean_share
 from avse.models.base import SpeechModel
 from avse.recording import Recording, pair_and_lips
 from avse.report import enhancement_report
@@ -259,7 +263,11 @@ def enhance(
         variance[..., segment.frames, : recording.bins] += weight * posterior.variance
         posteriors.append(posterior)
 
+    power = spectrum.abs().square()
+    low = clean_share(gain, power) if not linked else clean_share(gain.flatten(0, 1), power.flatten(0, 1))
     filtered = gain.clamp_min(posteriors[0].gain_floor).mul(spectrum)
+    filtered += low.reshape(-1, 1, 1) * pair.config.front_end.rejected(spectrum)
+    del power
     estimate = recording.stft.synthesis(filtered, recording.signal.shape[-1]) / (scale * recording.unit)
     del filtered
     samples = recording.samples
@@ -278,6 +286,7 @@ def enhance(
         video_given=video is not None,
         video_offset=video_offset,
         linked=linked,
+        low_frequencies=low.reshape(-1).tolist(),
         seed=seed,
         seconds=time.perf_counter() - start,
     )

@@ -8,7 +8,7 @@ intervals need longer chains, and a check that they have converged.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from avse.evaluation.posterior.functionals import band_names
 from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
 from avse.inference.algorithm import Algorithm
-from avse.inference.mcmc.chain import Chain, ChainState, by_chain
+from avse.inference.mcmc.chain import Chain, ChainState
+from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State
 from avse.inference.mcmc.log_density import LogJoint, closure
 from avse.inference.mcmc.pyro_mcmc import initial_z
@@ -145,19 +146,14 @@ def draw_chains(
     with torch.no_grad(), cached_embeddings():
         start = ChainState(initial_z(fitted.z, settings.chains))
         draws, chain_state = chain(closure(noisy, power=power, visual=visual), start, generator)
-        z = draws.z.transpose(0, 1)
-        average = average_filter(noisy, z.flatten(0, 1), power, visual)
-    return replace(
-        fitted,
-        z=z,
-        wiener_gain=average.gain,
-        variance=average.variance,
-        responsibilities=average.responsibilities,
-        acceptance=draws.acceptance.mean(0),
-        step_size=chain_state.step_size,
-        energy=by_chain(draws.energy),
-        diverged=by_chain(draws.diverged),
-        noise_draws=None,
+        average = average_filter(noisy, draws.z.flatten(0, 1), power, visual)
+    return chain_posterior(
+        ChainDraws.of(draws, chain_state),
+        average,
+        noisy.noise,
+        costs=fitted.costs,
+        converged=fitted.converged,
+        gain_floor=fitted.gain_floor,
     )
 
 
@@ -169,8 +165,9 @@ def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
         algorithm: its name.
 
     Raises:
-        InputError: it has too few chains or draws, draws of another density than that of the model, or draws
-            of the noise, where the page describes the speech given one noise.
+        InputError: it has too few chains or draws, draws of another density than p(z | x) of the model (a
+            factor r(z) of a variational approximation, or a mixture of weighted components), or draws of the
+            noise, where the page describes the speech given one noise.
     """
     chains, draws = posterior.z.shape[:2]
     if posterior.visual_weight is not None:
@@ -182,6 +179,11 @@ def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
         raise InputError(
             f"algorithm {algorithm!r} draws the noise with the speech, and the report is of the speech given "
             'one noise: use "mcmc", or Posterior.to_inference_data and ArviZ'
+        )
+    if posterior.diverged is None:
+        raise InputError(
+            f"the draws of algorithm {algorithm!r} are not Markov chains on p(z | x), as it approximates the "
+            'posterior or samples its components apart: use "mcmc", or long chains after the fit'
         )
     if chains < MIN_CHAINS or draws < MIN_DRAWS:
         raise InputError(

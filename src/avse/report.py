@@ -41,6 +41,7 @@ def enhancement_report(
     video_given: bool,
     video_offset: float,
     linked: bool,
+    low_frequencies: Sequence[float],
     seed: int,
     seconds: float,
 ) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def enhancement_report(
         video_given: whether there was a video.
         video_offset: s by which it is late.
         linked: whether all channels have one filter.
+        low_frequencies: share of what lies below the high-pass that was kept, one number or one a channel.
         seed: of the random draws.
         seconds: that it took.
     """
@@ -86,6 +88,7 @@ def enhancement_report(
             "peak": peak,
             "clipped_fraction": clipped,
         },
+        "low_frequencies_kept": [round(share, 4) for share in low_frequencies],
         "segments": [_segment_report(posterior) for posterior in posteriors],
         "notes": [note for note, holds in conditions.items() if holds],
         "seconds": seconds,

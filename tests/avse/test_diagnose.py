@@ -3,20 +3,26 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
 import avse
 from avse.cli import app as cli
 from avse.data.errors import InputError
 from avse.evaluation.posterior.report import posterior_report
+from avse.inference.em.initial import init_from_encoder, init_from_prior
+from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.kernels import RandomWalk
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, PyroMCMC
-from avse.inference.presets import default_mcem
+from avse.inference.presets import PRESETS, default_mcem
+from avse.inference.wiener import average_filter
 from avse.models.bayesian_nmf import GammaNMF
-from avse.posterior_run import ChainSettings, summarize_posterior
+from avse.models.noisy import NoisySpeech
+from avse.posterior_run import ChainSettings, draw_chains, summarize_posterior
 
 RATE = 16000
 FEW = ("--chains", 2, "--draws", 4, "--warmup", 1, "--leapfrog-steps", 1)
@@ -191,6 +197,74 @@ def test_own_draws_that_tell_nothing_are_refused(algorithm: PyroMCMC, words: str
     samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
     with pytest.raises(InputError, match=words):
         summarize_posterior(samples, RATE, model="a-vae", algorithm=algorithm, settings=None)
+
+
+OF_OTHER_DENSITIES = {"vem": "a-vae", "vem-traced": "a-vae", "paper-vem": "a-vae", "mcem-mixture": "vae-mm"}
+"""Presets whose draws are of a mean-field factor, or of components that are mixed by a tempered weight."""
+
+
+def with_comparable_counts(preset: str) -> Any:
+    """A preset cut down to one iteration, with two chains of five draws, so that counts are no reason."""
+    algorithm: Any = PRESETS[preset]()
+    inits = (init_from_prior, init_from_encoder) if preset != "mcem-mixture" else algorithm.latent_inits
+    return replace(algorithm, iterations=1, latent_inits=inits, final=Chain(RandomWalk(0.1), 6, 1))
+
+
+@pytest.mark.parametrize("preset", OF_OTHER_DENSITIES)
+def test_own_draws_of_another_density_are_refused(preset: str) -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
+    face = np.random.default_rng(0).integers(0, 255, (10, 67, 67), dtype=np.uint8)
+    model = OF_OTHER_DENSITIES[preset]
+    lips: dict[str, Any] = {"video": face, "fps": 30} if model == "vae-mm" else {}
+    algorithm = with_comparable_counts(preset)
+    with pytest.raises(InputError, match="not Markov chains") as error:
+        summarize_posterior(samples, RATE, model=model, algorithm=algorithm, settings=None, **lips)
+    assert type(algorithm).__name__ in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["mcem", pytest.param("mcmc-em", marks=pytest.mark.slow), "paper"])
+def test_own_draws_of_the_model_are_assessed(preset: str) -> None:
+    """The draws of these presets are Markov chains on p(z | x), whatever their sampler."""
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
+    mcem: Any = PRESETS[preset]()
+    algorithm = replace(
+        mcem, em=replace(mcem.em, iterations=1), latent_inits=(init_from_prior, init_from_encoder)
+    )
+    found = summarize_posterior(samples, RATE, model="a-vae", algorithm=algorithm, settings=None)
+    assert found.facts["chains"].startswith("2 chains of ")
+
+
+def test_long_chains_keep_nothing_of_the_weights_and_draws_of_the_fit() -> None:
+    """Chains on p(z | x) at the fitted noise, after a fit that weighted the lips and drew the noise."""
+    pair, generator = avse.load("a-vae"), torch.Generator().manual_seed(0)
+    power = torch.rand(6, pair.stft.bins, generator=generator)
+    mcem = replace(default_mcem(), em=replace(default_mcem().em, iterations=1))
+    fitted = mcem(pair.model, pair.guide, power, None, generator)
+    other = replace(fitted, visual_weight=torch.ones(6), noise_draws={"W": torch.ones(3, 7, 8, 513)})
+    noisy = NoisySpeech(pair.model, fitted.noise)
+    settings = ChainSettings(2, 5, 1)
+    found = draw_chains(noisy, other, power, None, settings, generator, lambda fraction: None)
+    assert found.visual_weight is None
+    assert found.noise_draws is None
+    assert (found.noise, found.costs, found.gain_floor) == (fitted.noise, fitted.costs, fitted.gain_floor)
+    assert found.z.shape == (2, 5, 6, 32)
+    assert found.acceptance.shape == (6,)
+    assert found.step_size.shape == (2, 6)  # type: ignore[union-attr]
+    assert found.energy.shape == found.diverged.shape == (2, 5, 6)  # type: ignore[union-attr]
+    average = average_filter(noisy, found.z.flatten(0, 1), power)
+    torch.testing.assert_close(found.wiener_gain, average.gain)
+
+
+def test_the_command_refuses_the_draws_of_a_mean_field(
+    noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = noisy.with_name("report.html")
+    options = ("--seconds", 0.3, "--algorithm", "vem", "--chains", 0)
+    assert run(monkeypatch, noisy, "--out", out, *options) == cli.USER_ERROR
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert "'vem' are not Markov chains" in line
+    assert not out.exists()
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from avse.inference.svi.audio_path import FrozenAudioPath
 from avse.inference.svi.elbo import PriorMixedELBO
 from avse.models.networks.lips import LipTrunk
 from avse.models.networks.spectrum import RawPower
+from avse.zoo.migration import FORMAT_VERSION
 from avse.zoo.pair import CONFIG, WEIGHTS, PairConfig, SpeechPair, load_folder
 from avse.zoo.recipes import RECIPES
 
@@ -355,7 +356,7 @@ def test_tied_weights_are_not_taken_for_untied(
 def test_a_config_from_before_the_lips_loads(folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
     assert config.pop("lips") is None
-    assert config.pop("format_version") == 3
+    assert config.pop("format_version") == FORMAT_VERSION
     (folder / CONFIG).write_text(json.dumps(config))
     assert load_folder(folder).config.lips is None
 
@@ -376,6 +377,26 @@ def test_settings_of_pixels_under_their_version_2_names_are_loaded(tmp_path: Pat
     (tmp_path / CONFIG).write_text(json.dumps(config))
     with pytest.raises(InputError, match="pictures"):
         load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a-vae-grid", "vae-mm"])
+def test_a_version_3_config_has_no_context_guide(name: str) -> None:
+    config = json.loads((zoo.shipped()[name] / CONFIG).read_text())
+    own = config["arguments"]["first"] if name == "vae-mm" else config["arguments"]
+    for argument in ("context_channels", "context_dilations"):
+        del own[argument]
+    migrated = PairConfig.from_dict({**config, "format_version": 3}).arguments
+    assert (migrated["first"] if name == "vae-mm" else migrated)["context_channels"] == 0
+    if name != "vae-mm":
+        with pytest.raises(InputError, match="context_channels"):
+            PairConfig.from_dict(config)
+
+
+@pytest.mark.parametrize(("channels", "dilations"), [(0, [1]), (8, []), (8, [0]), (8, [5000]), (-1, [])])
+def test_a_context_guide_of_no_sense_is_refused(channels: int, dilations: list[int]) -> None:
+    arguments = {"context_channels": channels, "context_dilations": dilations}
+    with pytest.raises(InputError, match="context_"):
+        SpeechPair(PairConfig("a-vae", arguments, FrontEnd()))
 
 
 @pytest.mark.parametrize(

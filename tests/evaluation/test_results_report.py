@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -231,15 +232,121 @@ def test_page(made_results: Make, fail: Make, save: Callable[..., Path], tmp_pat
         "2026-11-27T12:00:00",
     ):
         assert said in page.text, said
-    addresses = [own.get("src") or own.get("href") or "" for _, own in page.elements]
-    assert all(address.startswith(("data:", "#", "")) for address in addresses)
-    assert not re.search(r"https?:|<script", report.page)
-    images = [own for tag, own in page.elements if tag == "img"]
-    assert len(images) == 5
-    assert all(own["alt"] for own in images)
+    assert len([tag for tag, _ in page.elements if tag == "img"]) == 5
     means = pd.read_csv(io.StringIO(report.cells))
     assert len(means) == 4 * 9 * 6
     assert {"lips", "system", "noise", "level", "metric", "mean", "lower", "upper", "count"} <= set(means)
+
+
+def with_everything(
+    made_results: Make, fail: Make, save: Callable[..., Path], folder: Path
+) -> tuple[str, Page]:
+    """A page with figures, comparisons, players and failures: its text and what is parsed of it."""
+    table = made_results(SYSTEMS, speakers=5, clips=1, noises=["cafe"], lips=LIPS)
+    folder = save(folder, fail(table, [0, 4]))
+    (folder / "worst").mkdir()
+    sf.write(folder / "worst" / "0.flac", np.full(80, 0.1), 16000)
+    entry = {"mixture": "s1/clip0 cafe -5 dB", "algorithm": "auto", "metric": "si_sdr", "improvement": -1.0}
+    entry |= dict.fromkeys(("clean", "noisy", "enhanced"), "0.flac")
+    systems = [("a-vae", "none"), ("av-vae", "clean"), ("av-vae", "degraded")]
+    entries = [{**entry, "model": model, "lips": lips} for model, lips in systems]
+    (folder / "worst" / "worst.json").write_text(json.dumps(entries))
+    text = report_of(folder).page
+    return text, Page(text)
+
+
+def test_page_needs_nothing_from_elsewhere(
+    made_results: Make, fail: Make, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Every address is in the page, and every link within it has a target."""
+    text, page = with_everything(made_results, fail, save, tmp_path / "run")
+    sources = {"src", "href", "srcset", "data", "poster", "action", "background", "cite"}
+    addresses = [value or "" for _, own in page.elements for name, value in own.items() if name in sources]
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    targets = {own["id"] for _, own in page.elements if "id" in own}
+    assert {address[1:] for address in addresses if address.startswith("#")} <= targets
+    assert not re.search(r"https?:|@import|url\(", text)
+    tags = {tag for tag, _ in page.elements}
+    assert tags.isdisjoint({"script", "iframe", "object", "embed", "base", "form"})
+
+
+def test_page_can_be_read_by_anybody(
+    made_results: Make, fail: Make, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    """On a telephone, with a screen reader, by keyboard: scale, language, labels, headings, regions."""
+    _, page = with_everything(made_results, fail, save, tmp_path / "run")
+    by_tag: dict[str, list[dict[str, str | None]]] = {}
+    for tag, own in page.elements:
+        by_tag.setdefault(tag, []).append(own)
+    assert by_tag["html"] == [{"lang": "en"}]
+    assert len(by_tag["title"]) == len(by_tag["main"]) == len(by_tag["h1"]) == 1
+    meta = {own.get("name"): own.get("content") for own in by_tag["meta"]}
+    assert "width=device-width" in str(meta["viewport"])
+    assert not re.search("user-scalable|maximum-scale", str(meta["viewport"]))
+    assert all((own.get("alt") or "").strip() for own in by_tag["img"])
+    players = [own.get("aria-label") for own in by_tag["audio"]]
+    assert all(players)
+    assert len(set(players)) == len(players) == 9
+    assert all("controls" in own and "autoplay" not in own for own in by_tag["audio"])
+    heads = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert heads[0] == 1
+    assert max(heads) == 3
+    assert all(after <= before + 1 for before, after in pairwise(heads))
+    assert all(own.get("scope") in ("col", "row") for own in by_tag["th"])
+    scrolled = [own for own in by_tag["div"] if own.get("class") in ("table", "image")]
+    assert len(scrolled) == len(by_tag["table"]) + len(by_tag["img"])
+    assert all(own.get("tabindex") == "0" and own.get("aria-label") for own in scrolled)
+    identities = [own["id"] for _, own in page.elements if "id" in own]
+    assert len(set(identities)) == len(identities)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rgb or #rrggbb, 0 to 1 (WCAG 2)."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_page_has_a_dark_scheme_that_can_be_read(made_results: Make) -> None:
+    """Both schemes define every colour; text has a contrast of 4.5 on all that it is written on (WCAG AA)."""
+    page = report_of(made_results(speakers=1, clips=1, noises=["cafe"], levels=[0.0])).page
+    (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    (dark,) = re.findall(r"@media\s*\(prefers-color-scheme:\s*dark\)\s*\{:root\{(.*?)\}\}", style)
+    light = re.search(r":root\{(.*?)\}", style)
+    assert light is not None
+    schemes = [dict(re.findall(r"--(\w+):(#\w+)", text)) for text in (light[1], dark)]
+    used = set(re.findall(r"var\(--(\w+)\)", style))
+    for colours in schemes:
+        assert set(colours) == used
+        for ink in ("ink", "soft", "link"):
+            for ground in ("paper", "card"):
+                low, high = sorted((luminance(colours[ink]), luminance(colours[ground])))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+    assert luminance(schemes[0]["paper"]) > 0.5 > luminance(schemes[1]["paper"])
+    assert '<meta name="color-scheme" content="light dark">' in page
+
+
+def test_long_titles_are_wrapped_and_keep_apart(made_results: Make) -> None:
+    """Titles of neighbours are a tenth of an inch apart, and lie within the figure."""
+    noises = ["domestic_other", "transport_metro", "without_any_space_in_it_at_all"]
+    table = made_results(SYSTEMS, speakers=1, clips=1, noises=noises, lips=LIPS)
+    picture = next(picture for picture in pictures(summary_of(table)) if picture.name == "sdr-by-noise")
+    figure = picture.figure
+    figure.draw_without_rendering()
+    titles = [axes.title for axes in figure.axes]
+    assert [title.get_text().replace("\n", " ") for title in titles[:2]] == [
+        "domestic_other, clean lips",
+        "transport_metro, clean lips",
+    ]
+    assert titles[0].get_text() == "domestic_other,\nclean lips"
+    assert titles[3].get_text() == "domestic_other,\ndegraded lips"
+    boxes = [title.get_window_extent() for title in titles]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
+    for row in (boxes[:3], boxes[3:]):
+        for left, right in pairwise(row):
+            assert right.x0 - left.x1 >= 0.1 * figure.dpi
 
 
 def test_names_are_escaped(made_results: Make) -> None:
@@ -285,7 +392,7 @@ def test_worst_mixtures_have_players(made_results: Make, save: Callable[..., Pat
     page = Page(report_of(folder).page)
     players = [own for tag, own in page.elements if tag == "audio"]
     assert [own["aria-label"] for own in players] == [
-        f"{name}, s1/clip0 cafe -5 dB" for name in ("clean", "enhanced", "noisy", "enhanced")
+        f"{name}, s1/clip0 cafe -5 dB, a-vae" for name in ("clean", "enhanced", "noisy", "enhanced")
     ]
     sound = base64.b64decode(str(players[0]["src"]).partition(",")[2])
     assert sound == (place / "0_clean.flac").read_bytes()

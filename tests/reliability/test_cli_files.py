@@ -242,3 +242,24 @@ def test_training_over_the_corpus_is_refused(
     options = ["--corpus", "folder", "--root", tmp_path, "--out", tmp_path / "."]
     assert run(monkeypatch, "train", "a-vae", *options) == cli.USER_ERROR
     assert "is both" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\u2028b", "a\u202eb", "a\rb"])
+def test_names_cannot_break_the_line_of_an_error(
+    name: str, noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a recording that is missing, and of a model folder whose file is named in the message."""
+    folder = noisy.with_name(name)
+    folder.mkdir()
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    for options in ([noisy, "--model", folder], [folder / "absent.wav"]):
+        assert run(monkeypatch, "enhance", *options, "--out", noisy.with_name("o.wav")) == cli.USER_ERROR
+        line = capfd.readouterr().err
+        assert line.endswith("\n")
+        assert line[:-1].isprintable()
+        assert repr(name)[1:-1] in line
+
+
+def test_names_of_any_script_are_printed_as_they_are() -> None:
+    for name in ("می\u200cخواهم.wav", "日本語.wav", "\U0001f469\u200d\U0001f3a4.wav", "caf\udce9.wav"):
+        assert cli.one_line(name) == name

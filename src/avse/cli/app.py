@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -32,6 +33,10 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 USER_ERROR = 2
+CONTROL_CATEGORIES = ("Cc", "Zl", "Zp")
+"""Unicode categories of characters that move the cursor or end a line."""
+BIDIRECTIONAL_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Bidirectional classes of characters that turn the direction of the text after them."""
 
 RECIPE_NAMES = (
     "a-vae",
@@ -94,8 +99,20 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"avse: {error}", file=sys.stderr)
+        print(f"avse: {one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+
+
+def one_line(text: object) -> str:
+    """The text with line breaks and other control characters written out, which names of files may hold."""
+    return "".join(repr(sign)[1:-1] if _is_control(sign) else sign for sign in str(text))
+
+
+def _is_control(sign: str) -> bool:
+    return (
+        unicodedata.category(sign) in CONTROL_CATEGORIES
+        or unicodedata.bidirectional(sign) in BIDIRECTIONAL_CONTROLS
+    )
 
 
 @contextmanager
@@ -112,7 +129,7 @@ def warnings_as_notes() -> Iterator[None]:
 
 def show_note(text: object) -> None:
     """One line on stderr, whatever the width of the terminal and whatever brackets a file name holds."""
-    console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"note: {one_line(text)}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -182,7 +199,7 @@ def diagnose(
     ] = "auto",
     chains: Annotated[
         int,
-        typer.Option(help="Chains per frame, at least 2; 0 takes the draws of --algorithm itself."),
+        typer.Option(help="Chains per frame, at least 2; 0 takes the draws of an MCMC or MCEM --algorithm."),
     ] = 4,
     draws: Annotated[int, typer.Option(help="Draws kept per chain, at least 4.")] = 200,
     warmup: Annotated[int | None, typer.Option(help="Warmup steps; default as many as draws.")] = None,

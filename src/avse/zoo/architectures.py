@@ -15,12 +15,14 @@ from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.guides.audio import AudioGuide
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.base import SpeechGuide
+from avse.guides.context import ContextGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.base import SpeechModel
 from avse.models.min_vae import MINVAE
+from avse.models.networks.context import DilatedNetwork
 from avse.models.networks.lips import (
     LipCorruptionClassifier,
     LipTrunk,
@@ -50,6 +52,8 @@ def a_vae(
     features: str = "log-power",
     encoder_activation: str = "tanh",
     decoder_activation: str = "tanh",
+    context_channels: int = 0,
+    context_dilations: Sequence[int] = (),
 ) -> tuple[SpeechModel, SpeechGuide]:
     """A-VAE: N(0, I) prior, perceptrons.
 
@@ -61,12 +65,33 @@ def a_vae(
         features: what the encoder reads, "log-power" or "power" (the papers').
         encoder_activation: of its hidden layers, a key of `avse.models.networks.ACTIVATIONS`.
         decoder_activation: likewise.
+        context_channels: of the hidden layers of the context guide (`avse.guides.context`); 0 for none.
+        context_dilations: of its blocks, frames.
     """
     model = AVAE(StandardNormal(latent_size), SpectrumDecoder(latent_size, decoder, bins, decoder_activation))
     guide = AudioGuide(
-        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+        FEATURES[features](bins),
+        GaussianEncoder(bins, encoder, latent_size, encoder_activation),
+        new_context_guide(bins, latent_size, context_channels, context_dilations),
     )
     return model, guide
+
+
+def new_context_guide(
+    bins: int, latent_size: int, channels: int, dilations: Sequence[int]
+) -> ContextGuide | None:
+    """A context guide, untrained.
+
+    Args:
+        bins: F.
+        latent_size: L.
+        channels: of the hidden layers; 0 for no guide.
+        dilations: of the residual blocks, frames.
+    """
+    if channels == 0:
+        return None
+    network = DilatedNetwork(bins, channels, dilations, 2 * latent_size + bins)
+    return ContextGuide(LogPower(bins), network, latent_size)
 
 
 def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:

@@ -2,19 +2,26 @@
 
 Version 1 (no "format_version" in config.json) left out every argument that had the builder's default. Those
 defaults are recorded here and never change; version 2 names every argument. Version 3 renames "pictures" and
-"spacing" of pixel front ends to "instants" and "step".
+"spacing" of pixel front ends to "instants" and "step". Version 4 adds the context guide of A-VAEs.
 """
 
+import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from avse.data.errors import InputError
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of config.json that is written now."""
+
+REVISION_DIGITS = 16
+"""Hexadecimal digits of the revision, a hash of a saved pair's contents."""
+
+MAX_NAME = 200
+"""Characters of a name that a message gives in full."""
 
 FIELDS = frozenset({"architecture", "arguments", "front_end", "lips", "algorithm"})
 """Of config.json, besides the format version and the revision of a saved pair."""
@@ -89,7 +96,8 @@ def migrated_config(values: Any) -> dict[str, Any]:
     """The fields of config.json in the present format, without format version and revision.
 
     Raises:
-        InputError: no mapping, a format version that is not known here, or an unknown or missing field.
+        InputError: no mapping, a format version that is not known here, a revision that is none, or an
+            unknown, missing or repeated field.
     """
     if not isinstance(values, Mapping):
         raise InputError("no JSON object with the fields of a pair; save the pair again")
@@ -100,13 +108,22 @@ def migrated_config(values: Any) -> dict[str, Any]:
             f"format version {shortened(version)}, and this release of avse reads 1 to {FORMAT_VERSION}: "
             "update avse"
         )
-    fields.pop("revision", None)
+    revision = fields.pop("revision", None)
+    if "revision" in values and not is_revision(revision):
+        raise InputError(f"revision {shortened(revision)}: not {REVISION_DIGITS} hexadecimal digits")
     if version == 1:
         fields = _from_version_1(fields)
     if version <= 2:
         fields = _from_version_2(fields)
+    if version <= 3:
+        fields = _from_version_3(fields)
     check_names(fields, FIELDS, "fields")
     return fields
+
+
+def is_revision(value: Any) -> bool:
+    """Whether a value is the revision of a saved pair, `REVISION_DIGITS` lower-case hexadecimal digits."""
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{REVISION_DIGITS}}}", value) is not None
 
 
 def check_names(found: Any, expected: Iterable[str], what: str) -> None:
@@ -128,6 +145,11 @@ def check_names(found: Any, expected: Iterable[str], what: str) -> None:
 def shortened(value: Any) -> str:
     """A `repr` that fits into one line, whatever the value."""
     return reprlib.repr(value)
+
+
+def one_line(name: str) -> str:
+    """A name for a message; one that is long or holds control characters as its shortened `repr`."""
+    return name if len(name) <= MAX_NAME and name.isprintable() else shortened(name)
 
 
 def _from_version_1(fields: dict[str, Any]) -> dict[str, Any]:
@@ -155,11 +177,26 @@ def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
     lips = fields.get("lips")
     if not isinstance(lips, Mapping):
         return fields
-    return {**fields, "lips": {RENAMED_LIPS.get(name, name): value for name, value in lips.items()}}
+    return {**fields, "lips": _renamed(lips, lambda name: RENAMED_LIPS.get(name, name))}
+
+
+NO_CONTEXT: dict[str, Any] = {"context_channels": 0, "context_dilations": []}
+"""Arguments of an A-VAE that versions 1 to 3 had not."""
+
+
+def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
+    architecture, own = fields.get("architecture"), fields.get("arguments")
+    if not isinstance(own, Mapping):
+        return fields
+    if architecture == "a-vae":
+        own = {**NO_CONTEXT, **own}
+    elif architecture in ("vae-mm", "a-v-av") and isinstance(own.get("first"), Mapping):
+        own = {**own, "first": {**NO_CONTEXT, **own["first"]}}
+    return {**fields, "arguments": own}
 
 
 def _vae_mm_from_version_1(own: dict[str, Any]) -> dict[str, Any]:
-    own["corruption_embedding_size"] = own.pop("doubt_size")
+    own = _renamed(own, lambda name: "corruption_embedding_size" if name == "doubt_size" else name)
     for name, defaults in (("first", _A_VAE), ("second", _AV_VAE)):
         if own[name] is None or isinstance(own[name], Mapping):
             own[name] = {**defaults, **(own[name] or {})}
@@ -167,10 +204,26 @@ def _vae_mm_from_version_1(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def migrated_weights(weights: Mapping[str, T]) -> dict[str, T]:
-    """Tensors, or what is known of them, under their present names."""
-    renamed = {}
-    for name, tensor in weights.items():
+    """Tensors, or what is known of them, under their present names.
+
+    Raises:
+        InputError: a tensor has both its old and its present name.
+    """
+
+    def present(name: str) -> str:
         for old, new in RENAMED_TENSORS.items():
             name = name.replace(old, new)
-        renamed[name] = tensor
+        return name
+
+    return _renamed(weights, present)
+
+
+def _renamed(values: Mapping[str, T], present: Callable[[str], str]) -> dict[str, T]:
+    """Values under their present names, of which none may have two."""
+    renamed: dict[str, T] = {}
+    for old, value in values.items():
+        name = present(old)
+        if name in renamed:
+            raise InputError(f"{one_line(name)} has its old and its present name; save the pair again")
+        renamed[name] = value
     return renamed

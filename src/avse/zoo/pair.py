@@ -9,11 +9,12 @@ Hugging Face repository of that form loads; older format versions are migrated a
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from re import fullmatch
 from typing import Any, TypeVar
 
 import torch
@@ -29,10 +30,20 @@ from avse.data.lips.shape_front_end import LipView, lip_view
 from avse.data.stft import STFT
 from avse.guides.base import SpeechGuide
 from avse.guides.programs import speech_guide
+from avse.inference.location import location
 from avse.models.base import SpeechModel
 from avse.zoo.architectures import ARCHITECTURES, NESTED_ARGUMENTS
 from avse.zoo.card import with_front_matter
-from avse.zoo.migration import FORMAT_VERSION, check_names, migrated_config, migrated_weights, shortened
+from avse.zoo.migration import (
+    FORMAT_VERSION,
+    REVISION_DIGITS,
+    check_names,
+    is_revision,
+    migrated_config,
+    migrated_weights,
+    one_line,
+    shortened,
+)
 from avse.zoo.shipped import shipped
 from avse.zoo.structure import first_difference
 from avse.zoo.validation import (
@@ -57,6 +68,8 @@ T = TypeVar("T")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+MAX_REASON = 300
+"""Characters of the hub's answer in a message."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +319,7 @@ class SpeechPair(ModelHubMixin):
         name = str(pretrained_model_name_or_path)
         if name in shipped():
             return load_folder(shipped()[name], name)
-        if Path(name).is_dir():
+        if os.path.isdir(name):
             return load_folder(Path(name))
         try:
             folder = snapshot_download(
@@ -320,13 +333,10 @@ class SpeechPair(ModelHubMixin):
             )
         except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
             raise InputError(
-                f"{name}: neither a shipped model ({', '.join(shipped())}), nor a folder, nor a repository "
-                f"that can be reached ({str(error).splitlines()[0]})"
+                f"{one_line(name)}: neither a shipped model ({', '.join(shipped())}), nor a folder, nor a "
+                f"repository that can be reached ({str(error).splitlines()[0][:MAX_REASON]})"
             ) from error
         return load_folder(Path(folder), name)
-
-
-REVISION_DIGITS = 16
 
 
 def _pending(path: Path, revision: str) -> Path:
@@ -349,30 +359,51 @@ def load_folder(folder: Path, name: str = "") -> SpeechPair:
         name: of the pair; by default the path of the folder.
 
     Raises:
-        InputError: a file is missing or cannot be read, a value is out of range, or a tensor is missing,
-            unknown, of another shape or not finite; names the file and the tensor.
+        InputError: a file is missing or cannot be read, a value is out of range, a tensor is missing,
+            unknown, of another shape or not finite, or what the model gives is not finite; names the file
+            and the tensor.
     """
     path = folder / CONFIG
     values = _read(path, read_json)
     config = _named(path, lambda: PairConfig.from_dict(values))
     card_path, weights_path = (_current(folder / file, values.get("revision")) for file in (CARD, WEIGHTS))
-    card = _read(card_path, partial(read_text, largest=MAX_CARD_BYTES)) if card_path.exists() else ""
-    header = migrated_weights(_read(weights_path, read_header))
+    card = _read(card_path, partial(read_text, largest=MAX_CARD_BYTES)) if os.path.lexists(card_path) else ""
+    header = _read(weights_path, lambda file: migrated_weights(read_header(file)))
     with torch.random.fork_rng(devices=[]):  # the networks start at random, only to be overwritten
         with torch.device("meta"):
             expected = _tensors(_named(path, lambda: SpeechPair(config)).modules())
         _named(weights_path, lambda: check_tensors(header, expected, CONFIG))
-        weights = migrated_weights(_read(weights_path, read_tensors))
+        weights = _read(weights_path, lambda file: migrated_weights(read_tensors(file)))
         pair = _named(path, lambda: SpeechPair(config, card, name or str(folder)))
     modules = pair.modules()
     modules.load_state_dict(weights, strict=False)
     modules.float().eval().requires_grad_(False)
+    _named(weights_path, lambda: _check_spectrum(pair))
     return pair
+
+
+def _check_spectrum(pair: SpeechPair) -> None:
+    """Check that a frame of white noise is encoded and decoded to finite numbers, without lips to be seen.
+
+    Raises:
+        InputError: they are not, as after a training that diverged.
+    """
+    power = torch.ones(1, pair.stft.bins)
+    visual = None if pair.config.lips is None else torch.zeros(1, pair.config.lips.size)
+    finite = False
+    with torch.no_grad(), suppress(ValueError):  # of a distribution whose parameters are NaN
+        z = location(speech_guide(pair.guide, pair.model).posterior(power, visual))
+        given = pair.model.given(visual)
+        finite = all(bool(given(own).log_variance.exp().isfinite().all()) for own in (z, -z))
+    if not finite:
+        raise InputError(
+            "the model gives no finite spectrum with these weights: training diverged, train it again"
+        )
 
 
 def _current(path: Path, revision: Any) -> Path:
     """The file of a revision, which has its final name unless a process was killed while it saved."""
-    if isinstance(revision, str) and fullmatch(f"[0-9a-f]{{{REVISION_DIGITS}}}", revision):
+    if is_revision(revision):
         pending = _pending(path, revision)
         if pending.is_file():
             return pending

@@ -21,18 +21,20 @@ from avse.data.augmentation import (
     UniformNoise,
 )
 from avse.data.corpora.base import Corpus
-from avse.data.datamodule import FrameDataModule
+from avse.data.datamodule import FrameDataModule, TrainingData
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.corruption import LipCorruption
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
+from avse.data.simulation import SimulationDataModule
 from avse.data.stft import STFT
 from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
 from avse.guides.wrappers import Corruption, corrupted
 from avse.inference.svi.audio_path import FrozenAudioPath
 from avse.inference.svi.checkpoints import exclusive_run, starting_checkpoint
+from avse.inference.svi.compilation import InferenceCompilation
 from avse.inference.svi.elbo import (
     AlphaLikelihood,
     AnalyticKLTraceEnumELBO,
@@ -89,7 +91,8 @@ class Recipe:
         pair: what is trained.
         settings: optimiser, length and seed.
         augmentations: of the training frames.
-        data: keyword arguments of `FrameDataModule`.
+        data: keyword arguments of `loader`.
+        loader: makes the training data from corpora, a front end and `data`.
         objective: the bound, made from the pair; the evidence lower bound by default.
         callbacks: further Lightning callbacks.
         corruption: of the audio input of the guide in training, or None.
@@ -109,6 +112,7 @@ class Recipe:
     pretrained: Sequence[PretrainedInit] = ()
     trainable: Sequence[str] = ("model", "guide")
     name: str = ""
+    loader: Callable[..., TrainingData] = FrameDataModule
 
 
 def _a_vae() -> Recipe:
@@ -126,6 +130,36 @@ def _a_vae() -> Recipe:
             "epoch_frames": 64_000,
             "balance": 0.25,
         },
+    )
+
+
+def _a_vae_context() -> Recipe:
+    """The context guide of the A-VAE that ships, on simulated recordings; the A-VAE stays as it is."""
+    recipe = _a_vae()
+    arguments = {
+        **recipe.pair.arguments,
+        "context_channels": 256,
+        "context_dilations": (1, 2, 4, 8, 16, 32, 64, 1, 2, 4, 8, 16),
+    }
+    start = PretrainedInit(
+        "a-vae",
+        {
+            "model": "model",
+            "guide.features": "guide.features",
+            "guide.encoder": "guide.encoder",
+        },
+    )
+    return Recipe(
+        replace(recipe.pair, arguments=arguments, algorithm="amortised"),
+        TrainingSettings(
+            learning_rate=1e-3, weight_decay=0.01, max_epochs=46, patience=46, gradient_norm=1.0, keep="last"
+        ),
+        (),
+        {"batch_size": 48, "epoch_batches": 200},
+        objective=lambda pair: InferenceCompilation(),
+        pretrained=(start,),
+        trainable=("guide.context",),
+        loader=SimulationDataModule,
     )
 
 
@@ -474,6 +508,7 @@ def visual_branch_mixed(pair: SpeechPair, weight: float = 0.1) -> Objective:
 _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "a-vae": _a_vae,
     "a-vae-all-clips": _a_vae_all_clips,
+    "a-vae-context": _a_vae_context,
     "v-vae": _v_vae,
     "av-vae": _av_vae,
     "visual-prior": _visual_prior,
@@ -522,7 +557,7 @@ def run(
         resume: go on with the run in `out`.
         licence: of the weights, for the card; it depends on that of the speech.
         progress: told the share of all epochs that is done; by default a bar on stderr.
-        data: further arguments of `FrameDataModule`, such as `cache`.
+        data: further arguments of the recipe's loader, such as `cache`.
 
     Raises:
         InputError: no such device, another run in `out`, nothing to resume or a run of another recipe or
@@ -545,7 +580,7 @@ def run(
         checkpoint = starting_checkpoint(out, resume, record)
         torch.manual_seed(recipe.settings.seed)
         pair = SpeechPair(recipe.pair, name=recipe.name)
-        module = FrameDataModule(
+        module = recipe.loader(
             corpora,
             recipe.pair.front_end,
             lips=recipe.pair.lips,
@@ -568,10 +603,9 @@ MAX_DATA_SEED = 2**40
 """Multiples of a seed of batches stay within 64 bits."""
 
 
-def _prepared(recipe: Recipe, pair: SpeechPair, module: FrameDataModule) -> SVI:
+def _prepared(recipe: Recipe, pair: SpeechPair, module: TrainingData) -> SVI:
     """The pair with its scales and starting weights, under the objective of the recipe."""
-    frames = module.frames("train").power
-    sample = frames[:: max(1, len(frames) // 20_000)]
+    sample = module.scale_frames()
     pair.model.fit_scales(sample)
     pair.guide.fit_scales(sample)
     for start in recipe.pretrained:

@@ -1,8 +1,10 @@
 """The trained pairs that come with the package, and how to load any other."""
 
+import os
 from pathlib import Path
 
 from avse.data.errors import InputError
+from avse.zoo.migration import one_line
 from avse.zoo.pair import SpeechPair, load_folder
 from avse.zoo.shipped import SHIPPED, shipped
 
@@ -18,8 +20,9 @@ def load(name_or_path: str | Path) -> SpeechPair:
     names = shipped()
     if str(name_or_path) in names:
         return load_folder(names[str(name_or_path)], str(name_or_path))
-    if Path(name_or_path).is_dir():
+    if os.path.isdir(name_or_path):
         return load_folder(Path(name_or_path))
     raise InputError(
-        f"{name_or_path}: neither a shipped model ({', '.join(names) or 'none'}) nor a folder of a saved one"
+        f"{one_line(str(name_or_path))}: neither a shipped model ({', '.join(names) or 'none'}) nor a folder "
+        "of a saved one"
     )

@@ -24,7 +24,7 @@ from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.inference.presets import PRESETS
 from avse.models.networks.spectrum import ACTIVATIONS
 from avse.zoo.architectures import ARCHITECTURES, FEATURES, NESTED_ARGUMENTS, TRUNKS
-from avse.zoo.migration import check_names, shortened
+from avse.zoo.migration import check_names, one_line, shortened
 
 MAX_CONFIG_BYTES = 2**18
 MAX_CARD_BYTES = 2**20
@@ -34,13 +34,24 @@ MAX_HEADER_BYTES = 2**20
 MAX_PARAMETERS = 50_000_000
 """Numbers in all tensors of a pair; the largest of the zoo has 2 million."""
 
+MAX_FILE_BYTES = 8 + MAX_HEADER_BYTES + 8 * MAX_PARAMETERS
+"""Of the weights, in the widest precision."""
+
 MAX_SIZE = 2**20
 """Units of one layer."""
 
 MAX_LAYERS = 64
+"""Of one network; also the most numbers in a list of probabilities."""
+
 MAX_WINDOW = 2**16
 MAX_OVERLAP = 128
 """Window over hop: frames that a sample lies in."""
+
+MAX_FRAME_RATE = 2000
+"""Frames per second; the shipped pairs have 30."""
+
+MAX_BIN_RATE = 2**19
+"""Bins per second of sound, frames times bins, each of which takes a few numbers of memory."""
 
 SAMPLE_RATES = (1000, 768_000)
 LEVELS = typing.get_args(Level)
@@ -108,6 +119,8 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
         elif name in RANGES and annotations[name] == Sequence[float]:
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise InputError(f"{where} {shortened(value)}: must be a list of numbers")
+            if len(value) > MAX_LAYERS:
+                raise InputError(f"{where}: {len(value)} numbers; give at most {MAX_LAYERS}")
             for number in value:
                 check_number(number, where, *RANGES[name])
         elif name in RANGES:
@@ -119,8 +132,18 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
             check_whole(value, where, *WHOLE_RANGES.get(name, (1, MAX_SIZE)))
         else:
             may_be_empty = name in MAY_BE_EMPTY and (architecture, name) != CONDITIONED_ENCODER
-            _check_layers(value, where, 0 if may_be_empty else 1)
+            _check_layers(
+                value, where, 0 if may_be_empty else 1, MAX_DILATION if name == DILATIONS else MAX_SIZE
+            )
+    if DILATIONS in arguments and bool(arguments[DILATIONS]) != (arguments["context_channels"] > 0):
+        raise InputError(
+            f"{architecture}: {DILATIONS} and context_channels: give both, or [] and 0 for no context guide"
+        )
 
+
+DILATIONS = "context_dilations"
+MAX_DILATION = 4096
+"""Frames; a minute at the hop of the zoo."""
 
 CHOICES: dict[str, Sequence[str]] = {
     "features": list(FEATURES),
@@ -131,19 +154,23 @@ CHOICES: dict[str, Sequence[str]] = {
 """Arguments of the builders that are one of a few texts."""
 
 RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99), "temperature": (0.01, 100.0), "epsilon": (0.0, 0.99)}
-WHOLE_RANGES = {"version": (1, 2), "corruption_embedding_size": (0, MAX_SIZE)}
-MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden"})
+WHOLE_RANGES = {
+    "version": (1, 2),
+    "corruption_embedding_size": (0, MAX_SIZE),
+    "context_channels": (0, MAX_SIZE),
+}
+MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden", DILATIONS})
 CONDITIONED_ENCODER = ("av-vae", "encoder")
 """Its first hidden layer is where sound and lips meet, so that it needs one."""
 
 
-def _check_layers(value: Any, where: str, least: int) -> None:
+def _check_layers(value: Any, where: str, least: int, largest: int = MAX_SIZE) -> None:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise InputError(f"{where} {shortened(value)}: must be a list of layer sizes")
     if not least <= len(value) <= MAX_LAYERS:
         raise InputError(f"{where}: {len(value)} layers; give {least} to {MAX_LAYERS}")
     for size in value:
-        check_whole(size, where, 1, MAX_SIZE)
+        check_whole(size, where, 1, largest)
 
 
 def check_whole(value: Any, where: str, least: int, most: int) -> None:
@@ -171,11 +198,18 @@ def check_stft(window_length: Any, hop_length: Any, sample_rate: Any) -> None:
 
     Raises:
         InputError: another type, or a transform that a recording could not be brought through: the window is
-            2 to `MAX_WINDOW` samples, at most `MAX_OVERLAP` hops and longer than one.
+            2 to `MAX_WINDOW` samples, at most `MAX_OVERLAP` hops and longer than one, and a second of sound
+            has at most `MAX_FRAME_RATE` frames and `MAX_BIN_RATE` bins.
     """
     check_whole(window_length, "STFT window_length", 2, MAX_WINDOW)
     check_whole(hop_length, "STFT hop_length", max(1, window_length // MAX_OVERLAP), window_length - 1)
     check_whole(sample_rate, "STFT sample_rate", *SAMPLE_RATES)
+    frames = sample_rate / hop_length
+    if frames > MAX_FRAME_RATE or frames * (window_length // 2 + 1) > MAX_BIN_RATE:
+        raise InputError(
+            f"STFT window_length {window_length}, hop_length {hop_length}, sample_rate {sample_rate}: "
+            f"{frames:.0f} frames per second; give at most {MAX_FRAME_RATE}, and {MAX_BIN_RATE} bins in them"
+        )
 
 
 def check_level(level: Any) -> None:
@@ -253,10 +287,13 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file of at most `MAX_CONFIG_BYTES`.
 
     Raises:
-        InputError: it cannot be read, is no JSON (which knows no NaN) or too deeply nested.
+        InputError: it cannot be read, is no JSON (which knows no NaN), names a field twice or is too deeply
+            nested.
     """
     try:
-        return json.loads(read_text(path, MAX_CONFIG_BYTES), parse_constant=_no_constant)
+        return json.loads(
+            read_text(path, MAX_CONFIG_BYTES), parse_constant=_no_constant, object_pairs_hook=_distinct
+        )
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -267,13 +304,26 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{shortened(twice)} is named twice")
+    return found
+
+
 def read_header(path: Path) -> dict[str, TensorSpec]:
     """Names, shapes and precisions of the tensors in a safetensors file, without the numbers.
 
     Raises:
-        InputError: no such format, a header that is too large, or sizes that are not those of the file.
+        InputError: no such format, a file or header that is too large, or sizes that are not those of the
+            file.
     """
     try:
+        length = path.stat().st_size
+        if length > MAX_FILE_BYTES:
+            raise InputError(f"{length} bytes, and the weights of a pair have at most {MAX_FILE_BYTES}")
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER_BYTES:
@@ -310,7 +360,7 @@ def check_tensors(found: Mapping[str, TensorSpec], expected: Mapping[str, torch.
         ("is not floating-point", _where(found, lambda n, t: t.precision not in PRECISIONS)),
     ):
         if wrong:
-            raise InputError(f"tensor {min(wrong)} {problem}; save the model again, or mend {mend}")
+            raise InputError(f"tensor {one_line(min(wrong))} {problem}; save the model again, or mend {mend}")
     total = sum(math.prod(tensor.shape) for tensor in found.values())
     if total > MAX_PARAMETERS:
         raise InputError(f"{total} numbers, and a pair has at most {MAX_PARAMETERS}")

@@ -1,0 +1,101 @@
+"""The context guide: q(z_n | x_1, .., x_N), an encoder of the noisy recording around every frame.
+
+Guides such as `AudioGuide` encode clean speech, one frame at a time. This one encodes noisy speech, and reads
+the neighbouring frames, which show what is noise. It is trained by inference compilation (Le, Baydin, Wood,
+AISTATS 2017) on simulated recordings, clean speech plus computed noise (`avse.inference.svi.compilation`); it
+serves as the variational posterior of `avse.inference.em.amortised`, and as initial value of chains.
+"""
+
+from functools import singledispatch
+from typing import NamedTuple
+
+import pyro.distributions as dist
+from torch import Tensor
+
+from avse.guides.audio import AudioGuide
+from avse.guides.base import SpeechGuide
+from avse.guides.wrappers import BandLimitedGuide
+from avse.models.networks.context import DilatedNetwork
+from avse.models.networks.spectrum import LOG_VARIANCE_RANGE, MAX_ENCODER_MEAN, Gaussian, LogPower
+
+MAX_FEATURE = 8.0
+"""Clip the log noise variance to +-8 standard deviations of the log power in training."""
+
+
+class ContextEstimate(NamedTuple):
+    """What the network says of a noisy recording.
+
+    Attributes:
+        z: mean and log variance of q(z_n | x), (*, N, L) each.
+        log_noise_variance: log of the expected noise power |b|^2, (*, N, F).
+    """
+
+    z: Gaussian
+    log_noise_variance: Tensor
+
+
+class ContextGuide(SpeechGuide):
+    """q(z_n | x) = N(mu_n(|x|^2), diag sigma_n(|x|^2)), from the power spectrum of all frames near n.
+
+    Args:
+        features: power (*, N, F) -> features (*, N, F).
+        network: features -> means, log variances and change of the features to those of the noise, (*, N, 2 L
+            + F).
+        latent_size: L.
+    """
+
+    def __init__(self, features: LogPower, network: DilatedNetwork, latent_size: int) -> None:
+        super().__init__()
+        self.features = features
+        self.network = network
+        self.latent_size = latent_size
+
+    def fit_scales(self, power: Tensor) -> None:
+        """Set the scales of the features from frames of noisy recordings |x|^2 (N, F)."""
+        self.features.fit(power)
+
+    def estimate(self, power: Tensor) -> ContextEstimate:
+        """q(z | x) and the noise variance, from |x|^2 = `power` (*, N, F)."""
+        features = self.features(power)
+        sizes = [self.latent_size, self.latent_size, power.shape[-1]]
+        mean, log_variance, change = self.network(features).split(sizes, -1)
+        noise_features = (features + change).clamp(-MAX_FEATURE, MAX_FEATURE)
+        return ContextEstimate(
+            Gaussian(
+                mean.clamp(-MAX_ENCODER_MEAN, MAX_ENCODER_MEAN), log_variance.clamp(*LOG_VARIANCE_RANGE)
+            ),
+            noise_features * self.features.scale + self.features.shift,
+        )
+
+    def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
+        """q(z | x) from the power spectrum |x|^2 (*, N, F). `visual` is not used.
+
+        Raises:
+            ValueError: no power was given.
+        """
+        if power is None:
+            raise ValueError("the context guide needs the power spectrum of the recording")
+        z = self.estimate(power).z
+        return dist.Normal(z.mean, z.scale).to_event(1)
+
+
+@singledispatch
+def context_guide(guide: SpeechGuide) -> SpeechGuide | None:
+    """The context guide that comes with a guide of clean speech, or None."""
+    return None
+
+
+@context_guide.register
+def _(guide: AudioGuide) -> SpeechGuide | None:
+    return guide.context
+
+
+@context_guide.register
+def _(guide: ContextGuide) -> SpeechGuide:
+    return guide
+
+
+@context_guide.register
+def _(guide: BandLimitedGuide) -> SpeechGuide | None:
+    context = context_guide(guide.guide)
+    return None if context is None else BandLimitedGuide(context, guide.bins)
