@@ -36,7 +36,8 @@ class Posterior:
             kept.
         energy: Hamiltonian of every draw, (C, D, *, N); None for a kernel without momentum.
         diverged: whether the transition to a draw diverged, (C, D, *, N); None where the draws are not Markov
-            chains on p(z | x): a variational factor r(z), or draws of components that are mixed afterwards.
+            chains on p(z | x) but come from a guide, from a variational factor r(z), or from components that
+            are mixed afterwards.
         visual_weight: weight of the gain that depends on the lips, 0 to 1, (*, N); None where the algorithm
             does not weigh gains with and without lips.
         noise_draws: draws of the sites of a sampled noise, "W" (C, D, *, K, F), "H" (C, D, *, K, N) and

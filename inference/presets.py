@@ -12,7 +12,7 @@ from pyro.infer import HMC as PyroHMC
 from avse.data.errors import InputError
 from avse.inference.algorithm import Algorithm
 from avse.inference.component_density import traced
-from avse.inference.em.amortised import AmortisedEM
+from avse.inference.em.amortised import AmortisedEM, IfContext
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
@@ -148,13 +148,15 @@ def mixture_mcem() -> ComponentwiseMCEM:
 def anchored_mcem() -> AnchoredMCEM:
     """The schedule for a mixture of a model of sound alone and one with lips, of speakers it may not know.
 
-    `default_mcem` for the former, and the mean of its filter and that of the latter: `lips_mcem` without the
-    chain that starts at the encoded estimate, in 7 iterations, so that both together take less than twice
-    the time of `default_mcem`.
+    `default_amortised` for the former (`default_mcem` if it has no context guide), and the mean of its filter
+    and that of the latter: `lips_mcem` in 7 iterations, from the noise and the speech of the former and from
+    the prior.
     """
     lips = lips_mcem()
-    inits = (init_from_encoder, init_from_prior)
-    return AnchoredMCEM(default_mcem(), replace(lips, latent_inits=inits, em=replace(lips.em, iterations=7)))
+    return AnchoredMCEM(
+        IfContext(default_amortised(), default_mcem()),
+        replace(lips, latent_inits=(init_from_prior,), em=replace(lips.em, iterations=7)),
+    )
 
 
 def papers_vem() -> VEM:

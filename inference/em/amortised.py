@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from avse.guides.base import SpeechGuide
 from avse.guides.context import context_guide
-from avse.inference.algorithm import Progress
+from avse.inference.algorithm import Algorithm, Progress
 from avse.inference.em.em import EM
 from avse.inference.em.initial import NoiseInit, init_from_context
 from avse.inference.em.m_steps import NoiseStep
@@ -94,3 +94,29 @@ class AmortisedEM:
         final = FixedPosterior(q, self.final_draws, self.spread)
         run = MCEM(self.noise_init, (init_from_context,), em, final, self.gain_floor)
         return run(speech, guide, power, visual, generator, progress)
+
+
+@dataclass(frozen=True)
+class IfContext:
+    """One algorithm for guides that bring a context guide, and another one for all others.
+
+    Args:
+        amortised: for the former.
+        otherwise: for the latter.
+    """
+
+    amortised: Algorithm
+    otherwise: Algorithm
+
+    def __call__(
+        self,
+        speech: SpeechModel,
+        guide: SpeechGuide,
+        power: Tensor,
+        visual: Tensor | None,
+        generator: Generator,
+        progress: Progress = lambda fraction: None,
+    ) -> Posterior:
+        """The posterior given |x|^2 = `power` (*, N, F) and lips."""
+        chosen = self.otherwise if context_guide(guide) is None else self.amortised
+        return chosen(speech, guide, power, visual, generator, progress)

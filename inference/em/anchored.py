@@ -1,9 +1,10 @@
-"""Two Monte Carlo EMs of one recording, audio-only and audio-visual, and a weighted mean of their gains.
+"""Two EMs of one recording, audio-only and audio-visual, and a weighted mean of their gains.
 
 For a mixture of an audio-only model (alpha = 1) and an audio-visual model (alpha = 0), such as a VAE-MM. The
 evidence does not show which of the two enhances a recording better: it multiplies hundreds of dependent bins,
 and the audio-only model explains an interfering voice as well as that of the speaker. Each component is
-therefore fitted separately, with its own noise model, and their Wiener gains G_1 and G_0 are averaged,
+therefore fitted separately, the audio-visual one from the noise and the speech that the audio-only one has
+found, and their Wiener gains G_1 and G_0 are averaged,
 
     G_n = (1 - w_n) G_1n + w_n G_0n,        0 <= w_n <= max_weight < 1,
 
@@ -15,7 +16,7 @@ The chains of a component start at different initial values and do not mix; in e
 by their tempered joint density, softmax_c(temper log p(x, z_c | v)).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,8 +26,8 @@ from torch.nn.functional import avg_pool1d, pad
 from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.guides.mixture import branches
-from avse.inference.algorithm import Progress
-from avse.inference.em.initial import init_from_prior
+from avse.inference.algorithm import Algorithm, Progress
+from avse.inference.em.initial import InitFromEstimate, InitFromNoise, init_from_prior
 from avse.inference.em.mcem import MCEM
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import averaged
@@ -184,19 +185,20 @@ def _moving_average(values: Tensor, window: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AnchoredMCEM:
-    """Audio-only MCEM, audio-visual MCEM, and a weighted mean of their Wiener gains.
+    """Audio-only EM, audio-visual MCEM, and a weighted mean of their Wiener gains.
 
     For a model that is not a mixture of two models, or without lips, this is `audio` applied to the whole
     model.
 
     Args:
         audio: algorithm for the audio-only component alpha = 1.
-        visual: algorithm for the audio-visual component alpha = 0.
+        visual: algorithm for the audio-visual component alpha = 0. Its noise starts at that of the audio-only
+            component, and one more chain at the encoder's mean for the speech of that component.
         weight: computes the weight of the audio-visual component.
         temper: exponent of the joint density by which the chains of a component are weighted.
     """
 
-    audio: MCEM
+    audio: Algorithm
     visual: MCEM
     weight: VisualWeight = VisualWeight()
     temper: float = 0.1
@@ -265,7 +267,13 @@ class AnchoredMCEM:
             progress: receives the fraction that is done.
         """
         visual_model, visual_guide = found[0]
-        lips = self.visual(visual_model, visual_guide, power, visual, generator, progress)
+        estimate = InitFromEstimate(audio.wiener_gain.square() * power)
+        started = replace(
+            self.visual,
+            noise_init=InitFromNoise(audio.noise),  # type: ignore[arg-type]
+            latent_inits=(estimate, *self.visual.latent_inits),
+        )
+        lips = started(visual_model, visual_guide, power, visual, generator, progress)
         gain, variance = weighted_chains(
             NoisySpeech(visual_model, lips.noise), lips.z, power, visual, self.temper
         )

@@ -103,6 +103,38 @@ class InitFromEncodedEstimate:
 
 
 @dataclass(frozen=True)
+class InitFromEstimate:
+    """z at the encoder's mean for an estimate of the speech that another model has made.
+
+    Args:
+        power: |s|^2 of the estimate, (*, N, F).
+    """
+
+    power: Tensor
+
+    def __call__(
+        self, speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
+    ) -> Tensor:
+        """Initial z (*, N, L)."""
+        return location(guide.posterior(self.power, visual))
+
+
+@dataclass(frozen=True)
+class InitFromNoise:
+    """A noise model that was fitted before as the initial one.
+
+    Args:
+        noise: that model.
+    """
+
+    noise: NMFNoise
+
+    def __call__(self, power: Tensor, generator: Generator) -> NMFNoise:
+        """The noise model."""
+        return self.noise
+
+
+@dataclass(frozen=True)
 class InitEachComponent:
     """Initial values for every alpha, each from its own branch of a mixture guide: z (A, *, N, L).
 

@@ -27,7 +27,11 @@ from avse.evaluation.posterior.diagnosis import diagnose
 from avse.evaluation.posterior.functionals import band_names
 from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
+from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.amortised import AmortisedEM
+from avse.inference.em.anchored import AnchoredMCEM, components
+from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State
@@ -35,7 +39,9 @@ from avse.inference.mcmc.log_density import LogJoint, closure
 from avse.inference.mcmc.pyro_mcmc import initial_z
 from avse.inference.posterior import Posterior
 from avse.inference.presets import algorithm_named
+from avse.inference.vem.vem import VEM
 from avse.inference.wiener import average_filter
+from avse.models.base import SpeechModel
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 from avse.recording import SEGMENT, Recording, checked_sample_rate, checked_samples, pair_and_lips
@@ -157,6 +163,38 @@ def draw_chains(
     )
 
 
+def refuse_other_densities(
+    algorithm: Algorithm, name: str, speech: SpeechModel, guide: SpeechGuide, visual: Tensor | None
+) -> None:
+    """Refuse an algorithm whose draws `own_draws` would refuse whatever it finds, before it runs.
+
+    Args:
+        algorithm: of this package; of any other nothing is known before its draws are there.
+        name: of the algorithm.
+        speech: speech model.
+        guide: its guide.
+        visual: lips (N, D), or None.
+
+    Raises:
+        InputError: it draws from a guide, from a variational factor, from components that are mixed
+            afterwards, or from components of which the lips are weighted.
+    """
+    if isinstance(algorithm, VEM | AmortisedEM | ComponentwiseMCEM):
+        raise InputError(_NO_CHAINS.format(name))
+    if isinstance(algorithm, AnchoredMCEM) and visual is not None and components(speech, guide) is not None:
+        raise InputError(_WEIGHTED_LIPS.format(name))
+
+
+_NO_CHAINS = (
+    "the draws of algorithm {!r} are not Markov chains on p(z | x), as it approximates the posterior or "
+    'samples its components apart: use "mcmc", or long chains after the fit'
+)
+_WEIGHTED_LIPS = (
+    "algorithm {!r} weights the lips, so that its draws are not of the model's posterior: "
+    'use "mcmc", or long chains after the fit'
+)
+
+
 def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
     """The posterior of an algorithm whose own chains can be assessed.
 
@@ -171,20 +209,14 @@ def own_draws(posterior: Posterior, algorithm: str) -> Posterior:
     """
     chains, draws = posterior.z.shape[:2]
     if posterior.visual_weight is not None:
-        raise InputError(
-            f"algorithm {algorithm!r} weights the lips, so that its draws are not of the model's posterior: "
-            'use "mcmc", or long chains after the fit'
-        )
+        raise InputError(_WEIGHTED_LIPS.format(algorithm))
     if posterior.noise_draws is not None:
         raise InputError(
             f"algorithm {algorithm!r} draws the noise with the speech, and the report is of the speech given "
             'one noise: use "mcmc", or Posterior.to_inference_data and ArviZ'
         )
     if posterior.diverged is None:
-        raise InputError(
-            f"the draws of algorithm {algorithm!r} are not Markov chains on p(z | x), as it approximates the "
-            'posterior or samples its components apart: use "mcmc", or long chains after the fit'
-        )
+        raise InputError(_NO_CHAINS.format(algorithm))
     if chains < MIN_CHAINS or draws < MIN_DRAWS:
         raise InputError(
             f"algorithm {algorithm!r} keeps {chains} chains of {draws} draws, and convergence needs at least "
@@ -257,6 +289,8 @@ def summarize_posterior(
         notes.append("the video was not used")
 
     infer, algorithm_name = algorithm_named(algorithm, pair.config.algorithm)
+    if settings is None:
+        refuse_other_densities(infer, algorithm_name, speech, guide, visual)
     fitted = infer(speech, guide, power, visual, generator, lambda done: progress(0.1 * done))
     noisy = NoisySpeech(speech, fitted.noise)
     sampling = time.perf_counter()

@@ -199,13 +199,30 @@ def test_own_draws_that_tell_nothing_are_refused(algorithm: PyroMCMC, words: str
         summarize_posterior(samples, RATE, model="a-vae", algorithm=algorithm, settings=None)
 
 
-OF_OTHER_DENSITIES = {"vem": "a-vae", "vem-traced": "a-vae", "paper-vem": "a-vae", "mcem-mixture": "vae-mm"}
-"""Presets whose draws are of a mean-field factor, or of components that are mixed by a tempered weight."""
+OF_OTHER_DENSITIES = {
+    "amortised": "a-vae",
+    "vem": "a-vae",
+    "vem-traced": "a-vae",
+    "paper-vem": "a-vae",
+    "mcem-mixture": "vae-mm",
+}
+"""Presets whose draws are of the guide, of a mean-field factor, or of components mixed by a tempered weight,
+and a model for each."""
+WEIGHTED = {"mcem-anchored"}
+"""Presets that weight the lips where there are any."""
+OF_CHAINS = {"mcem", "mcem-lips", "mcem-branches", "mcmc", "mcmc-em", "mcmc-full-bayes", "paper", "paper-hmc"}
+"""Presets whose draws are Markov chains on p(z | x), or p(z, W, H | x)."""
+
+
+def test_every_preset_is_known_by_its_draws() -> None:
+    assert set(PRESETS) == {*OF_OTHER_DENSITIES, *WEIGHTED, *OF_CHAINS}
 
 
 def with_comparable_counts(preset: str) -> Any:
     """A preset cut down to one iteration, with two chains of five draws, so that counts are no reason."""
     algorithm: Any = PRESETS[preset]()
+    if preset == "amortised":
+        return algorithm  # it has one chain, of draws that are independent
     inits = (init_from_prior, init_from_encoder) if preset != "mcem-mixture" else algorithm.latent_inits
     return replace(algorithm, iterations=1, latent_inits=inits, final=Chain(RandomWalk(0.1), 6, 1))
 
@@ -217,10 +234,30 @@ def test_own_draws_of_another_density_are_refused(preset: str) -> None:
     model = OF_OTHER_DENSITIES[preset]
     lips: dict[str, Any] = {"video": face, "fps": 30} if model == "vae-mm" else {}
     algorithm = with_comparable_counts(preset)
-    with pytest.raises(InputError, match="not Markov chains") as error:
-        summarize_posterior(samples, RATE, model=model, algorithm=algorithm, settings=None, **lips)
-    assert type(algorithm).__name__ in str(error.value)
-    assert "\n" not in str(error.value)
+    settings: dict[str, Any] = {"model": model, "settings": None, **lips}
+    with pytest.raises(InputError, match="not Markov chains") as before:
+        summarize_posterior(samples, RATE, algorithm=algorithm, **settings)
+    assert type(algorithm).__name__ in str(before.value)
+    assert "\n" not in str(before.value)
+    with pytest.raises(InputError, match="'function' are not Markov chains"):  # known from its draws
+        summarize_posterior(samples, RATE, algorithm=lambda *given: algorithm(*given), **settings)
+
+
+@pytest.mark.parametrize("preset", [*OF_OTHER_DENSITIES, *WEIGHTED])
+def test_presets_of_other_densities_are_refused_before_they_run(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object) -> None:
+        raise AssertionError("the fit was started")
+
+    algorithm: Any = PRESETS[preset]()
+    monkeypatch.setattr(type(algorithm), "__call__", run)
+    samples = 0.1 * np.random.default_rng(0).standard_normal(RATE // 3)
+    face = np.random.default_rng(0).integers(0, 255, (10, 67, 67), dtype=np.uint8)
+    with pytest.raises(InputError, match=f"'{preset}'"):
+        summarize_posterior(
+            samples, RATE, video=face, fps=30, model="vae-mm", algorithm=preset, settings=None
+        )
 
 
 @pytest.mark.parametrize("preset", ["mcem", pytest.param("mcmc-em", marks=pytest.mark.slow), "paper"])
