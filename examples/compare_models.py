@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError("these models have different front ends: their |x|^2 differ and cannot be compared")
 
     generator, power = torch.Generator().manual_seed(args.seed), first.power[0]
-    algorithm, _ = algorithm_named("auto", first.pair.config.algorithm)
+    algorithm, _ = algorithm_named("auto", first.pair.algorithm)
     fitted = algorithm(first.speech, first.guide, power, first.visual, generator)
     estimate = fitted.wiener_gain.square() * power
     hops = -(-first.pair.stft.window_length // first.pair.stft.hop_length)

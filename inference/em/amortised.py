@@ -75,7 +75,7 @@ class AmortisedEM:
     final_draws: int = 6
     spread: float = 0.5
     m_step: NoiseStep = field(default_factory=lambda: NoiseStep(rounds=2))
-    iterations: int = 4
+    iterations: int = 12
     gain_floor: float = 0.0
 
     def __call__(

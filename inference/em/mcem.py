@@ -13,7 +13,8 @@ from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Progress
 from avse.inference.em.em import EM, EMStep
 from avse.inference.em.initial import LatentInit, NoiseInit
-from avse.inference.mcmc.chain import ChainState, EStep, by_chain
+from avse.inference.mcmc.chain import ChainState, EStep
+from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import average_filter
 from avse.models.base import SpeechModel
@@ -66,17 +67,11 @@ class MCEM:
             draws, chain_state = self.final(log_joint, fitted.chain_state, generator)
             average = average_filter(fitted.model, draws.z.flatten(0, 1), power, visual)
             progress(1.0)
-        return Posterior(
-            z=draws.z.transpose(0, 1),
-            noise=fitted.model.noise,
-            wiener_gain=average.gain,
-            variance=average.variance,
-            responsibilities=average.responsibilities,
-            acceptance=draws.acceptance.mean(0),
+        return chain_posterior(
+            ChainDraws.of(draws, chain_state),
+            average,
+            fitted.model.noise,
             costs=fitted.costs,
             converged=fitted.converged,
             gain_floor=self.gain_floor,
-            step_size=chain_state.step_size,
-            energy=by_chain(draws.energy),
-            diverged=by_chain(draws.diverged),
         )

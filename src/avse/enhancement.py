@@ -235,7 +235,7 @@ def enhance(
         raise InputError("samples without a sample rate: give sample_rate in Hz")
     pair, lips = pair_and_lips(model, video, fps, video_offset)
     pair = pair.on(device)
-    infer, algorithm_name = algorithm_named(algorithm, pair.config.algorithm)
+    infer, algorithm_name = algorithm_named(algorithm, pair.algorithm)
     recording = Recording.prepare(x, sample_rate, pair, lips, video_offset)
     channels = len(recording.signal)
     linked = channels == 2 if link_channels is None else link_channels and channels > 1

@@ -288,7 +288,7 @@ def summarize_posterior(
     elif video is not None:
         notes.append("the video was not used")
 
-    infer, algorithm_name = algorithm_named(algorithm, pair.config.algorithm)
+    infer, algorithm_name = algorithm_named(algorithm, pair.algorithm)
     if settings is None:
         refuse_other_densities(infer, algorithm_name, speech, guide, visual)
     fitted = infer(speech, guide, power, visual, generator, lambda done: progress(0.1 * done))

@@ -46,7 +46,7 @@ class EnhancementSystem:
         pairs = [pair_named(each) for each in (AUTOMATIC if self._source == "auto" else (self._source,))]
         self.uses_lips = any(pair.config.lips is not None for pair in pairs)
         self.weights = "+".join(pair.fingerprint() for pair in pairs)
-        resolved = [algorithm_named(algorithm, pair.config.algorithm) for pair in pairs]
+        resolved = [algorithm_named(algorithm, pair.algorithm) for pair in pairs]
         self.settings: dict[str, Any] = {
             "algorithm": [found for _, found in resolved],
             "algorithm_settings": [repr(found) for found, _ in resolved],

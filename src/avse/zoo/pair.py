@@ -68,6 +68,9 @@ T = TypeVar("T")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+
+WITHOUT_AMORTISATION = {"amortised": "mcem", "mcem-anchored": "mcem-mixture"}
+"""Presets whose result is that of a trained guide -> those that ask the model for the same pairs."""
 MAX_REASON = 300
 """Characters of the hub's answer in a message."""
 
@@ -264,15 +267,29 @@ class SpeechPair(ModelHubMixin):
         Raises:
             InputError: model or guide are not what the configuration builds; names the part.
         """
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            built = SpeechPair(self.config).modules()
-        difference = first_difference(self.modules(), built)
+        difference = self.difference()
         if difference is not None:
             raise InputError(
                 f"{difference}: it would be lost when the pair is loaded again; register a function that "
                 "builds this model and guide (avse.zoo.architectures.register) and make the pair from its "
                 "name, SpeechPair(PairConfig(name, arguments, front_end))"
             )
+
+    def difference(self) -> str | None:
+        """The first part that is not as the configuration builds it, in words; None if all are."""
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            built = SpeechPair(self.config).modules()
+        return first_difference(self.modules(), built)
+
+    @property
+    def algorithm(self) -> str:
+        """The preset of the configuration, or one that asks the model, for a pair whose parts were changed.
+
+        A guide that was trained for one model answers for that model alone: with another prior or decoder,
+        amortised inference would take no notice of it.
+        """
+        asking = WITHOUT_AMORTISATION.get(self.config.algorithm)
+        return self.config.algorithm if asking is None or self.difference() is None else asking
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.check_restorable()
