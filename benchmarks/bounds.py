@@ -1,12 +1,13 @@
 """What the lips tell of clean speech: evidence lower bounds on held-out talking faces.
 
-    python benchmarks/bounds.py
+    python benchmarks/bounds.py                                     # validation split: s1, s3, s32
+    python benchmarks/bounds.py --split test --speakers s30 s34
 
-For every speaker of the validation split (s1 was seen in training with other sentences, s3 and s32 were
-not): the bound of the V-VAE with the right lips, with shuffled lips, with those of another sentence and
-with hidden lips, beside the log-likelihood of a constant spectrum; and the bound of the AV-VAE likewise,
-beside the A-VAE trained on the same clips. Nats a frame, at the common level; higher is better. The data is
-looked for in AVSE_DATA (default ../shared/data). Writes benchmarks/results/bounds.md.
+For every speaker (s1 was seen in training with other sentences, the others were not): the bound of the V-VAE
+with the right lips, with shuffled lips, with those of another sentence and with hidden lips, beside the
+log-likelihood of a constant spectrum; and the bound of the AV-VAE likewise, beside the A-VAE trained on the
+same clips. Nats a frame, at the common level; higher is better. The data is looked for in AVSE_DATA (default
+../shared/data). Writes benchmarks/results/bounds.md, or bounds_test.md.
 """
 
 import argparse
@@ -26,8 +27,6 @@ from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO
 from avse.models.distributions import exponential_cost
 from avse.models.networks.spectrum import POWER_FLOOR
 from avse.zoo.pair import SpeechPair
-
-SPEAKERS = ("s1", "s3", "s32")
 
 
 def bound(pair: SpeechPair, power: Tensor, visual: Tensor | None) -> float:
@@ -58,17 +57,22 @@ def visuals(
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.add_argument("--split", choices=["test", "validation"], default="validation")
+    parser.add_argument("--speakers", nargs="+", default=["s1", "s3", "s32"])
+    parser.add_argument("--visual", default="v-vae", help="V-VAE: name in the zoo, or folder")
+    args = parser.parse_args()
     corpus = GridCorpus(common.recordings() / "grid", kinds=("av",))
-    pairs = {name: zoo.load(name) for name in ("v-vae", "a-vae-grid", "av-vae")}
+    names = {"v-vae": args.visual, "a-vae-grid": "a-vae-grid", "av-vae": "av-vae"}
+    pairs = {name: zoo.load(source) for name, source in names.items()}
     spectra = SpectrumCache(default_cache(), pairs["v-vae"].config.front_end)
     training = torch.cat([spectra.power(each) for each in corpus.utterances("train")[::8]])
     constant = training.mean(0) + POWER_FLOOR
     sums: dict[str, dict[str, float]] = {}
-    for speaker in SPEAKERS:
-        own = [each for each in corpus.utterances("validation") if each.speaker == speaker]
+    for speaker in args.speakers:
+        own = [each for each in corpus.utterances(args.split) if each.speaker == speaker]
         count = 0
         for index, utterance in enumerate(track(own, speaker, transient=True)):
             power = spectra.power(utterance) + POWER_FLOOR
@@ -79,15 +83,16 @@ def main() -> None:
                 for what, visual in visuals(pair, utterance, own[index - 1], len(power)).items():
                     rows[f"{name}, {what}"] = bound(pair, power, visual)
             for row, value in rows.items():
-                cells = sums.setdefault(row, dict.fromkeys(SPEAKERS, 0.0))
+                cells = sums.setdefault(row, dict.fromkeys(args.speakers, 0.0))
                 cells[speaker] += value
         for cells in sums.values():
             cells[speaker] /= count
-    head = f"| nats a frame | {' | '.join(SPEAKERS)} |"
-    lines = [head, "|---" * (len(SPEAKERS) + 1) + "|"]
+    head = f"| nats a frame | {' | '.join(args.speakers)} |"
+    lines = [head, "|---" * (len(args.speakers) + 1) + "|"]
     lines += [f"| {row} | {' | '.join(f'{v:.0f}' for v in cells.values())} |" for row, cells in sums.items()]
     table = "\n".join(lines)
-    out = Path(__file__).parent / "results" / "bounds.md"
+    name = "bounds" if args.split == "validation" else "bounds_test"
+    out = Path(__file__).parent / "results" / f"{name}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(table + "\n")
     print(table)

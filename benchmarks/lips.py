@@ -7,6 +7,7 @@
     python benchmarks/lips.py --speakers s30 s34 --systems a auto       # speakers that no model has seen
     python benchmarks/lips.py --speakers s30 s34 --systems a auto small large shifted rolled dark bright \
         blurred
+    python benchmarks/lips.py --speakers s30 s34 --systems a auto ntcd --share 4    # files as of NTCD-TIMIT
 
 A-VAE and AV-VAE are trained on the same clips. Noise: cafe, street, babble, white. The data is looked for
 in AVSE_DATA (default ../shared/data); lips are cached (see `avse.data.caches.default_cache`). Prints
@@ -20,6 +21,7 @@ import time
 import warnings
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import common
 import numpy as np
@@ -30,7 +32,9 @@ from scipy import ndimage
 import avse
 from avse.data.caches import LipsCache, default_cache
 from avse.data.corpora.folder import file_utterance
+from avse.data.corpora.ntcd_timit import FPS
 from avse.data.lips import Lips, Reason
+from avse.data.lips.files import load_lips_array, save_ntcd_timit_lips
 from avse.evaluation import benchmark, tables
 from avse.evaluation.scores import save_scores, scored
 from avse.inference.presets import papers_mcem
@@ -98,6 +102,14 @@ def changed(
     return Lips(grey, lips.times, lips.reasons, lips.fps)
 
 
+def ntcd(clip: str, clips: list[str]) -> Lips:
+    """The right lips as read from a file in the format of NTCD-TIMIT: at its rate, none marked as bad."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "lips.mat"
+        save_ntcd_timit_lips(path, read(clip))
+        return load_lips_array(path, FPS)
+
+
 CHANGES: dict[str, dict[str, float]] = {
     "small": {"scale": 0.7},
     "large": {"scale": 1.4},
@@ -111,6 +123,7 @@ CHANGES: dict[str, dict[str, float]] = {
 SYSTEMS = {
     "auto": ("auto", "auto", own),
     **{name: ("auto", "auto", partial(changed, **how)) for name, how in CHANGES.items()},
+    "ntcd": ("auto", "auto", ntcd),
     "auto-shuffled": ("auto", "auto", shuffled),
     "auto-other": ("auto", "auto", other),
     "a": (A, "auto", None),

@@ -3,11 +3,13 @@
     python benchmarks/mixtures.py              # enhancement, s1 test sentences, -5 and 0 dB
     python benchmarks/mixtures.py alpha        # AUC of alpha as a detector of corrupted lips
     python benchmarks/mixtures.py ablation     # VEM shared, VEM structured, MCEM collapsed, MCEM structured
+    python benchmarks/mixtures.py damage --speakers s30 s34 --share 20      # by kind of damage, strangers
 
 Systems "-corrupted-lips": a third of the lips is corrupted (`avse.data.lips.corruption`), the same third for
 all systems. Systems "-noisy-encoder": noise is added to the input of the audio encoder in a random third of
-the frames. The noise types are those of `lips.py`; the data is read from AVSE_DATA (default ../shared/data).
-Writes tables to benchmarks/results/.
+the frames. The part "damage" corrupts a third of the lips by one kind of damage at a time, of those that the
+shipped models were trained with and of those held out. The noise types are those of `lips.py`; the data is
+read from AVSE_DATA (default ../shared/data). Writes tables to benchmarks/results/.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import common
 import numpy as np
@@ -31,15 +34,16 @@ import avse
 from avse import zoo
 from avse.data.augmentation import ColouredNoise
 from avse.data.lips import Lips
-from avse.data.lips.corruption import corrupt_lips
+from avse.data.lips.corruption import HELD_OUT_KINDS, TRAINING_KINDS, corrupt_lips
 from avse.enhancement import Enhancement
 from avse.evaluation import benchmark, tables
 from avse.evaluation.measures import measure
-from avse.evaluation.metrics import improvements
+from avse.evaluation.metrics import improvements, si_sdr, stoi
 from avse.evaluation.runner import in_processes
 from avse.evaluation.scores import scored
 from avse.guides.wrappers import CorruptedGuide, corrupted
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.anchored import corruption_probability
 from avse.inference.presets import default_vem, lips_mcem, min_vae_mcem, mixture_mcem, papers_vem
 from avse.inference.responsibilities import Tempered
 from avse.inference.vem.latent_factor import Structured
@@ -65,9 +69,12 @@ SYSTEMS = [
 ENCODER_NOISE = ColouredNoise(share=1 / 3, low=-10.0, high=0.0)
 
 
-def corrupted_lips(clip: str, seed: int = 0) -> tuple[Lips, NDArray[np.bool_]]:
+def corrupted_lips(
+    clip: str, seed: int = 0, kinds: Sequence[str] = TRAINING_KINDS
+) -> tuple[Lips, NDArray[np.bool_]]:
     """The lips of a clip, a third of them corrupted, and whether each video frame is corrupted."""
-    return corrupt_lips(read(clip), np.random.default_rng(zlib.crc32(f"{seed}/{Path(clip).name}".encode())))
+    generator = np.random.default_rng(zlib.crc32(f"{seed}/{Path(clip).name}".encode()))
+    return corrupt_lips(read(clip), generator, kinds=kinds)
 
 
 def with_noisy_encoder(pair: SpeechPair) -> SpeechPair:
@@ -122,15 +129,18 @@ def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
 
 
 def alpha_in_speech(
-    result: Enhancement, lips: Lips, corrupt: NDArray[np.bool_], speech: benchmark.Samples
+    result: Enhancement,
+    score: torch.Tensor,
+    lips: Lips,
+    corrupt: NDArray[np.bool_],
+    speech: benchmark.Samples,
 ) -> NDArray:
-    """r(alpha = 1) and whether the lips are corrupted, in the N' frames with speech: (N', 2)."""
-    r = result.posterior.responsibilities[1].reshape(-1)
-    times = np.asarray(result.stft.frame_times(len(r)))
+    """A score (N,) and whether the lips are corrupted, in the N' frames with speech: (N', 2)."""
+    times = np.asarray(result.stft.frame_times(len(score)))
     nearest = np.abs(times[:, None] - lips.times).argmin(1)
     power = result.stft.analysis(torch.from_numpy(speech.astype(np.float32))).abs().square().mean(-1)
     active = (power > 1e-3 * power.mean()).numpy()
-    return np.stack([r.numpy()[active], corrupt[nearest][active]], axis=1)
+    return np.stack([score.numpy()[active], corrupt[nearest][active]], axis=1)
 
 
 def alpha_row(spec: benchmark.MixtureSpec, clean: bool, model: str, algorithm: Algorithm) -> NDArray:
@@ -142,7 +152,7 @@ def alpha_row(spec: benchmark.MixtureSpec, clean: bool, model: str, algorithm: A
     result = avse.enhance(
         samples, benchmark.RATE, video=lips, model=model, algorithm=algorithm, seed=spec.seed
     )
-    return alpha_in_speech(result, lips, corrupt, speech)
+    return alpha_in_speech(result, result.posterior.responsibilities[1].reshape(-1), lips, corrupt, speech)
 
 
 def alpha(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
@@ -162,6 +172,86 @@ def alpha(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
             ]
             score, corrupt = np.concatenate(own_rows).T
             cells.append(f"{auc(score, corrupt > 0.5):.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+class Damaged(NamedTuple):
+    """A mixture with a third of its lips corrupted, enhanced by A-VAE, AV-VAE and VAE-MM.
+
+    Attributes:
+        gains: improvement in SI-SDR (dB) and STOI of the three models, (3, 2).
+        unusable: 1 - valid_n p(alpha_n = 0 | v_n), from the lips alone, and truth, as of `alpha_in_speech`.
+        sound: r(alpha_n = 1), the weight of sound alone, and truth, likewise.
+    """
+
+    gains: NDArray
+    unusable: NDArray
+    sound: NDArray
+
+
+def damage_rows(spec: benchmark.MixtureSpec) -> dict[str, Damaged]:
+    """One mixture with its lips corrupted by every kind of damage in turn."""
+    torch.set_num_threads(1)
+    speech, mixture = benchmark.make_mixture(spec)
+
+    def enhanced_by(model: str, lips: Lips | None) -> Enhancement:
+        return avse.enhance(mixture, benchmark.RATE, video=lips, model=model, seed=spec.seed)
+
+    def gain(result: Enhancement) -> list[float]:
+        return [
+            metric(speech, result.speech, benchmark.RATE) - metric(speech, mixture, benchmark.RATE)
+            for metric in (si_sdr, stoi)
+        ]
+
+    pair, heard, found = zoo.load("vae-mm"), gain(enhanced_by("a-vae", None)), {}
+    assert pair.config.lips is not None
+    for kind in (*TRAINING_KINDS, *HELD_OUT_KINDS):
+        lips, corrupt = corrupted_lips(spec.clip, kinds=(kind,))
+        seen, mixed = enhanced_by("av-vae", lips), enhanced_by("vae-mm", lips)
+        assert mixed.lips is not None
+        visual = pair.config.lips.visual(mixed.lips)
+        unusable = 1 - visual[:, -1] * (1 - corruption_probability(pair.model, visual))
+        sound = mixed.posterior.responsibilities[1].reshape(-1)
+        found[kind] = Damaged(
+            np.array([heard, gain(seen), gain(mixed)]),
+            *(alpha_in_speech(mixed, score, lips, corrupt, speech) for score in (unusable, sound)),
+        )
+    return found
+
+
+def damage(specs: Sequence[benchmark.MixtureSpec], jobs: int) -> str:
+    """Table by kind of damage: AUC of both scores, improvements, and VAE-MM minus the better of A and AV.
+
+    The better one is that of the higher mean SI-SDR in the row; the standard error is over mixtures.
+    """
+    heads = [
+        "AUC, lips alone",
+        "AUC, r(alpha)",
+        "A",
+        "AV",
+        "MM",
+        "MM minus the better (dB)",
+        "worst, MM minus A",
+    ]
+    lines = [f"| corrupted by | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    rows = list(in_processes(damage_rows, [(spec,) for spec in specs], jobs))
+    kinds = {kind: (kind,) for kind in (*TRAINING_KINDS, *HELD_OUT_KINDS)}
+    kinds |= {"all five of training": TRAINING_KINDS, "all five held out": HELD_OUT_KINDS}
+    for name, several in kinds.items():
+        own = [row[kind] for row in rows for kind in several]
+        areas = []
+        for scores in ([each.unusable for each in own], [each.sound for each in own]):
+            score, corrupt = np.concatenate(scores).T
+            areas.append(f"{auc(score, corrupt > 0.5):.2f}")
+        gains = np.stack([each.gains for each in own])  # (mixtures, models, metrics)
+        shown = [f"{ratio:+.2f} dB / {intelligible:+.3f}" for ratio, intelligible in gains.mean(0)]
+        better = gains[:, :2, 0].mean(0).argmax()
+        difference = gains[:, 2, 0] - gains[:, better, 0]
+        by_mixture = difference.reshape(len(rows), len(several)).mean(1)
+        error = by_mixture.std(ddof=1) / len(rows) ** 0.5
+        worst = (gains[:, 2, 0] - gains[:, 0, 0]).min()
+        cells = [*areas, *shown, f"{difference.mean():+.2f} ± {error:.2f}", f"{worst:+.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -203,7 +293,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", choices=["quality", "alpha", "ablation"], default="quality")
+    parser.add_argument(
+        "part", nargs="?", choices=["quality", "alpha", "ablation", "damage"], default="quality"
+    )
     parser.add_argument("--split", choices=["test", "validation"], default="test")
     parser.add_argument("--speakers", nargs="+", default=["s1"])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
@@ -221,7 +313,7 @@ def main() -> None:
     if args.part == "quality":
         table = quality(specs, args.systems, args.jobs)
     else:
-        table = {"alpha": alpha, "ablation": ablation}[args.part](specs, args.jobs)
+        table = {"alpha": alpha, "ablation": ablation, "damage": damage}[args.part](specs, args.jobs)
     print(f"{len(specs)} mixtures ({args.split}) in {(time.perf_counter() - start) / 60:.1f} min\n\n{table}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"mixtures_{args.part}_{args.split}_{'-'.join(args.speakers)}.md").write_text(table + "\n")

@@ -1,10 +1,12 @@
 """Cost of the papers' MCEM and VEM against floors: their bare decoder calls and likelihoods in plain torch.
 
     python benchmarks/speed.py
+    python benchmarks/speed.py lips     # finding lips and their shape, of two unseen speakers
 
 Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
 differ and are shared. Also: growth with duration, and peak memory for a recording of ten minutes (in its own
-process).
+process). The part "lips" reads a video of each of GRID's s3 and s32 (360x288), in processor time: decoding,
+face, crop, landmarks and shapes. Its data is looked for in AVSE_DATA (default ../shared/data).
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import common
@@ -22,7 +25,10 @@ import torch
 
 import avse
 from avse.data.front_end import FrontEnd
+from avse.data.lips import read_lips
+from avse.data.lips.shape_front_end import LipShapeFrontEnd
 from avse.data.stft import STFT
+from avse.evaluation import benchmark
 from avse.guides.base import SpeechGuide
 from avse.inference.component_density import closed
 from avse.inference.component_density import traced as by_traces
@@ -43,14 +49,17 @@ PAPERS_PAIR = PairConfig(
 )
 
 
-def best(repeats: int, *tasks: Callable[[], object]) -> list[float]:
-    """Least wall time of each task, seconds; they take turns, so that all share what the machine does."""
+def best(
+    repeats: int, *tasks: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Least time of each task, seconds, wall time by default; they take turns, so that all share what the
+    machine does."""
     times = [[] for _ in tasks]
     for _ in range(repeats):
         for task, own in zip(tasks, times, strict=True):
-            start = time.perf_counter()
+            start = clock()
             task()
-            own.append(time.perf_counter() - start)
+            own.append(clock() - start)
     return [min(own) for own in times]
 
 
@@ -102,13 +111,37 @@ def enhance_ten_minutes() -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
+def lips_throughput(repeats: int) -> None:
+    """Print how many video frames a second of processor time become features of the shape of the mouth."""
+    rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", "validation")
+    for speaker in ("s3", "s32"):
+        path = min(path for path, own in rows if own == speaker)
+        lips = read_lips(path)
+        times = np.arange(0, lips.times[-1], 256 / RATE)
+        found, described = best(
+            repeats,
+            partial(read_lips, path),
+            partial(LipShapeFrontEnd().track, lips, times),
+            clock=time.process_time,
+        )
+        count = len(lips.times)
+        print(
+            f"{speaker}: lips {count / found:.0f}, their shape {count / described:.0f} video frames a second"
+        )
+        show_least("lips and their shape, video frames a second", count / (found + described), 60.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=["all", "lips"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; one, as `quality.py` runs")
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.part == "lips":
+        lips_throughput(args.repeats)
+        return
     if args.ten_minutes:
         enhance_ten_minutes()
         return
@@ -173,6 +206,10 @@ def main() -> None:
 
 def show(name: str, value: float, limit: float) -> None:
     print(f"{name}: {value:.2f} (at most {limit:g}): {'reached' if value <= limit else 'MISSED'}")
+
+
+def show_least(name: str, value: float, limit: float) -> None:
+    print(f"{name}: {value:.0f} (at least {limit:g}): {'reached' if value >= limit else 'MISSED'}")
 
 
 if __name__ == "__main__":

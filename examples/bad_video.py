@@ -8,7 +8,8 @@ missing), pink noise is added, and a mixture of an audio model and an audio-visu
 The prior p(alpha = 1 | v) comes from a classifier of lips that never hears. The posterior r(alpha = 1) adds
 the evidence, which asks the component that explains the noisy sound better, and says little about the lips.
 The default algorithm takes the prior, and trusts lips less in clear sound and in steady noise. Each is
-scored by the area under the ROC curve: how often a bad frame is above a good one; 0.5 is chance.
+scored by the area under the ROC curve, 0.5 for chance: 1.00, 0.51 and 0.99 on the default clip. The bad third
+costs the default less than 0.01 of STOI; the posterior in its place costs 0.9 dB of SI-SDR and 0.03 of STOI.
 
 The default clip is the first one of GRID's speaker s3, whom no shipped model was trained on.
 """

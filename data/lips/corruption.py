@@ -5,7 +5,10 @@ For tests with "noisy lips", of which a third is spoilt, and for training. Damag
 All others keep their reason, so that it is up to a model to notice; `read_lips` would itself mark some of
 them, exact repetitions and heads turned far.
 
-Not modelled: damage that sets in gradually, two kinds at once, a tracker that loses the mouth.
+The shipped models were trained with `TRAINING_KINDS`. `HELD_OUT_KINDS` are for tests alone: they show what a
+model makes of damage that it does not know.
+
+Not modelled: damage that sets in gradually, two kinds at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +25,8 @@ from avse.data.lips.crop import SIDE
 BLOCK = (0.3, 1.0)  # s, the shortest and the longest block
 HEAD = 1.5  # radius of the head at the mouth, in half image sides
 
-ALL_KINDS = ("occluded", "frozen", "blurred", "turned", "missing")
+TRAINING_KINDS = ("occluded", "frozen", "blurred", "turned", "missing")
+HELD_OUT_KINDS = ("noisy", "pixelated", "torn", "dimmed", "lost")
 Images = NDArray[np.uint8]
 _ROWS, _COLUMNS = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j].astype(np.float32)  # half image sides
 
@@ -31,7 +35,7 @@ def corrupt_lips(
     lips: Lips,
     generator: np.random.Generator,
     fraction: float = 1 / 3,
-    kinds: Sequence[str] = ALL_KINDS,
+    kinds: Sequence[str] = TRAINING_KINDS,
 ) -> tuple[Lips, NDArray[np.bool_]]:
     """Spoil blocks of video frames, placed as by `corrupted_blocks`, each by a random kind of damage.
 
@@ -79,7 +83,7 @@ class LipCorruption:
 
     fraction: float = 1 / 3
     copies: int = 1
-    kinds: Sequence[str] = ALL_KINDS
+    kinds: Sequence[str] = TRAINING_KINDS
     labelled: bool = False
 
     def __post_init__(self) -> None:
@@ -197,6 +201,40 @@ def _missing(images: Images, generator: np.random.Generator) -> Images:
     return generator.integers(256, size=images.shape, dtype=np.uint8)
 
 
+def _noisy(images: Images, generator: np.random.Generator) -> Images:
+    """Behind the noise of a camera in the dark, of standard deviation 50 to 100 grey levels."""
+    return _rounded(images + generator.uniform(50, 100) * generator.standard_normal(images.shape))
+
+
+def _pixelated(images: Images, generator: np.random.Generator) -> Images:
+    """Squares of 12 to 20 pixels a side, each of the grey level in its middle: a mouth is some 40 wide."""
+    size = int(generator.integers(12, 21))
+    middle = np.minimum(np.arange(SIDE) // size * size + size // 2, SIDE - 1)
+    return images[:, middle[:, None], middle]
+
+
+def _torn(images: Images, generator: np.random.Generator) -> Images:
+    """Bands of 3 to 8 rows, each shifted sideways by up to half the image, anew in every video frame."""
+    band = np.arange(SIDE) // int(generator.integers(3, 9))
+    shifts = generator.integers(-(SIDE // 2), SIDE // 2 + 1, (len(images), SIDE))[:, band]
+    columns = (np.arange(SIDE) + shifts[..., None]) % SIDE
+    return np.take_along_axis(images, columns, axis=2)
+
+
+def _dimmed(images: Images, generator: np.random.Generator) -> Images:
+    """Almost black or almost white: a contrast of 1 to 3 per cent is left."""
+    level = generator.choice([5.0, 250.0])
+    return _rounded(level + generator.uniform(0.01, 0.03) * (images - images.mean()))
+
+
+def _lost(images: Images, generator: np.random.Generator) -> Images:
+    """The tracker follows something 30 to 45 pixels from the mouth; beyond the image, its edge goes on."""
+    angle, distance = generator.uniform(0, 2 * np.pi), generator.uniform(30, 45)
+    across, down = np.rint(distance * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+    rows, columns = (np.clip(np.arange(SIDE) + shift, 0, SIDE - 1) for shift in (down, across))
+    return images[:, rows[:, None], columns]
+
+
 def _rounded(grey: NDArray[np.floating]) -> Images:
     return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
 
@@ -207,5 +245,10 @@ KINDS: dict[str, Callable[[Images, np.random.Generator], Images]] = {
     "blurred": _blurred,
     "turned": _turned,
     "missing": _missing,
+    "noisy": _noisy,
+    "pixelated": _pixelated,
+    "torn": _torn,
+    "dimmed": _dimmed,
+    "lost": _lost,
 }
 """Damage to video frames of a block, uint8 (T, 67, 67), T >= 1, which stay as they are; returns as many."""

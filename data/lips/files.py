@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import idctn
+from scipy.fft import dctn, idctn
 
 from avse.data.arrays import check_declared, read_npy, read_npz
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_source
 from avse.data.lips import Lips, Reason, read_lips
 from avse.data.lips.crop import SIDE
+from avse.data.lips.lips import frame_index
 
 ARRAY_SUFFIXES = (".npz", ".npy", ".mat")
 LipsSource = str | os.PathLike[str] | NDArray[Any] | Lips
@@ -30,6 +31,33 @@ def save_lips(path: str | os.PathLike[str], lips: Lips) -> None:
         raise InputError(f"{path}: lips are saved as .npz; let the name end so")
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **{name: getattr(lips, name) for name in _FIELDS})
+
+
+def save_ntcd_timit_lips(path: str | os.PathLike[str], lips: Lips, fps: float = 30000 / 1001) -> None:
+    """Write lips as a .mat file of NTCD-TIMIT, which `load_lips_array` reads.
+
+    Such a file has no time stamps and marks no video frame as bad. One image every 1 / fps seconds, from 0 to
+    the last time of the lips, is interpolated between its two neighbours: c = DCT(image^T), orthonormal.
+
+    Args:
+        path: of the file, which ends in .mat.
+        lips: T_v images; none is left out.
+        fps: video frames per second to write; by default that of NTCD-TIMIT.
+
+    Raises:
+        InputError: another suffix, `fps` is not positive, h5py is missing, or the path cannot be written.
+    """
+    if Path(path).suffix.lower() != ".mat":
+        raise InputError(f"{path}: lips of NTCD-TIMIT are .mat files; let the name end so")
+    if not 0 < fps < np.inf:
+        raise InputError(f"{fps} video frames per second; give a positive number")
+    h5py = _h5py(path)
+    place = frame_index(lips, np.arange(max(0.0, lips.times[-1]) * fps + 1e-6) / fps).place
+    before, share = np.floor(place).astype(int), (place % 1)[:, None, None]
+    images = (1 - share) * lips.images[before] + share * lips.images[np.ceil(place).astype(int)]
+    coefficients = dctn(images.swapaxes(1, 2), axes=(1, 2), norm="ortho").reshape(-1, _PIXELS)
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as content:
+        content["lips"] = coefficients
 
 
 def load_lips_array(path: str | os.PathLike[str], fps: float | None = None) -> Lips:
@@ -121,12 +149,18 @@ def _own(arrays: dict[str, NDArray[Any]], path: Path) -> Lips:
         raise InputError(f"{path}: {error}; save the lips again with save_lips") from error
 
 
-def _coefficients(path: Path) -> NDArray[np.float64]:
-    """The only numeric data set (T_v, 4489) of a MATLAB 7.3 file."""
+def _h5py(path: str | os.PathLike[str]) -> Any:
+    """The module that reads and writes HDF5, for a file."""
     try:
         import h5py
     except ModuleNotFoundError as error:
         raise InputError(f"{path}: .mat files need h5py; pip install 'avse[video]'") from error
+    return h5py
+
+
+def _coefficients(path: Path) -> NDArray[np.float64]:
+    """The only numeric data set (T_v, 4489) of a MATLAB 7.3 file."""
+    h5py = _h5py(path)
     found: list[NDArray[np.float64]] = []
 
     def collect(_: str, item: Any) -> None:

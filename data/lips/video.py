@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from avse.data.audio import audio_stream, open_media
@@ -47,6 +48,7 @@ def read_video_frames(path: Path) -> Iterator[VideoFrame]:
     """
     with _opened(path) as container:
         stream = _video_stream(container, path)
+        reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than a frame does
         period = float(1 / (stream.average_rate or 25))
         last: float | None = None
         broken = False
@@ -59,7 +61,7 @@ def read_video_frames(path: Path) -> Iterator[VideoFrame]:
                 time = 0.0 if last is None else last + period
             if last is not None and time <= last:
                 continue
-            grey = _upright(frame, stream, path)
+            grey = _upright(frame, stream, reformatter, path)
             if grey is None:
                 broken = True
                 continue
@@ -146,7 +148,7 @@ def _time(frame: Any, last: float | None) -> float | None:
     return next((stamp for stamp in stamps if last is None or stamp > last), stamps[0] if stamps else None)
 
 
-def _upright(frame: Any, stream: Any, path: Path) -> NDArray[np.uint8] | None:
+def _upright(frame: Any, stream: Any, reformatter: VideoReformatter, path: Path) -> NDArray[np.uint8] | None:
     """Luma at full range, turned as the file says, with square pixels; None if it cannot be converted."""
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / LARGEST_PIXEL_ASPECT <= aspect <= LARGEST_PIXEL_ASPECT:
@@ -161,7 +163,7 @@ def _upright(frame: Any, stream: Any, path: Path) -> NDArray[np.uint8] | None:
     for colour_space in (frame.colorspace, UNSPECIFIED):
         try:
             frame.colorspace = colour_space
-            grey = frame.reformat(width=width, format="gray", dst_color_range="JPEG").to_ndarray()
+            grey = reformatter.reformat(frame, width, format="gray", dst_color_range="JPEG").to_ndarray()
         except (av.error.FFmpegError, OSError, ValueError):
             continue
         return np.ascontiguousarray(np.rot90(grey, round(frame.rotation / 90)))

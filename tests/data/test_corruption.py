@@ -7,7 +7,14 @@ from numpy.typing import NDArray
 from avse.data.corpora.synthetic import synthetic_lips
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason
-from avse.data.lips.corruption import ALL_KINDS, KINDS, LipCorruption, corrupt_lips, corrupted_blocks
+from avse.data.lips.corruption import (
+    HELD_OUT_KINDS,
+    KINDS,
+    TRAINING_KINDS,
+    LipCorruption,
+    corrupt_lips,
+    corrupted_blocks,
+)
 
 FPS = 30.0
 MOUTH = (..., slice(22, 45), slice(17, 50))  # rows and columns around the middle
@@ -165,6 +172,30 @@ def test_blurred_pictures_have_no_detail_left(two_mouths: tuple[NDArray[np.uint8
         assert blurred.mean() == pytest.approx(two_mouths[0].mean(), abs=3)
 
 
+def test_pixelated_pictures_are_flat_squares(two_mouths: tuple[NDArray[np.uint8], ...]) -> None:
+    for seed in range(10):
+        squares = KINDS["pixelated"](two_mouths[0], np.random.default_rng(seed))
+        edges = (np.diff(squares.astype(int), axis=2) != 0).any((0, 1))
+        assert 3 <= edges.sum() <= 5
+        assert np.diff(np.flatnonzero(edges)).min() >= 12
+        assert set(np.unique(squares)) <= set(np.unique(two_mouths[0]))
+
+
+def test_torn_rows_keep_their_grey_levels(two_mouths: tuple[NDArray[np.uint8], ...]) -> None:
+    torn = KINDS["torn"](two_mouths[0], np.random.default_rng(0))
+    np.testing.assert_array_equal(np.sort(torn, axis=2), np.sort(two_mouths[0], axis=2))
+
+
+def test_lost_mouth_is_at_the_edge_or_beyond() -> None:
+    bar = np.zeros((2, 67, 67), np.uint8)
+    bar[:, 30:37, 30:37] = 255  # the middle of the mouth
+    for seed in range(20):
+        lost = KINDS["lost"](bar, np.random.default_rng(seed)) > 0
+        rows, columns = np.nonzero(lost[0])
+        distance = np.hypot(rows - 33, columns - 33)
+        assert not distance.size or distance.min() > 20
+
+
 def test_turned_mouth_is_narrower_and_stays_in_the_middle() -> None:
     stripe = np.zeros((3, 67, 67), np.uint8)
     stripe[:, 30:37, 13:54] = 255
@@ -193,7 +224,7 @@ def test_a_single_picture_is_spoilt() -> None:
     for kind in KINDS:
         spoilt, mask = corrupt_lips(one, np.random.default_rng(0), 1.0, [kind])
         assert mask.all()
-        assert (spoilt.images != 90).any() == (kind not in ("frozen", "blurred"))
+        assert (spoilt.images != 90).any() == (kind not in ("frozen", "blurred", "pixelated", "torn", "lost"))
 
 
 @pytest.mark.parametrize("fraction", [-0.01, 1.01, np.nan, np.inf])
@@ -221,7 +252,16 @@ def test_spoiling_is_a_degrade_with_settings(lips: Lips) -> None:
     theirs, other = corrupt_lips(lips, np.random.default_rng(3), 0.5, ("blurred", "turned"))
     np.testing.assert_array_equal(ours.images, theirs.images)
     np.testing.assert_array_equal(mask, other)
-    assert set(LipCorruption().kinds) == set(ALL_KINDS) == set(KINDS)
+    assert LipCorruption().kinds == TRAINING_KINDS
+
+
+def test_held_out_kinds_are_not_those_of_training(lips: Lips) -> None:
+    """Lips are spoilt by the former only where they are asked for."""
+    assert len({*TRAINING_KINDS, *HELD_OUT_KINDS}) == len(TRAINING_KINDS) + len(HELD_OUT_KINDS) == len(KINDS)
+    for seed in range(10):
+        usual, _ = corrupt_lips(lips, np.random.default_rng(seed))
+        named, _ = corrupt_lips(lips, np.random.default_rng(seed), kinds=TRAINING_KINDS)
+        np.testing.assert_array_equal(usual.images, named.images)
 
 
 def test_there_is_a_copy_at_least() -> None:

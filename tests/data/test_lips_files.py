@@ -9,7 +9,7 @@ from scipy.io import savemat
 
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason
-from avse.data.lips.files import load_lips_array, save_lips
+from avse.data.lips.files import load_lips_array, save_lips, save_ntcd_timit_lips
 from avse.evaluation.lips_figures import contact_sheet
 
 
@@ -54,6 +54,33 @@ def test_ntcd_timit_lips(tmp_path: Path, images: np.ndarray) -> None:
     coefficients = dctn(columns_first, axes=(1, 2), norm="ortho").reshape(6, 4489)
     path = _write_mat(tmp_path / "a.mat", mouth=coefficients, other=np.zeros((3, 2)))
     np.testing.assert_array_equal(load_lips_array(path, 29.97).images, images)
+
+
+def test_lips_saved_as_those_of_ntcd_timit_keep_place_and_time(tmp_path: Path) -> None:
+    """The lower rows darken evenly: at every rate they are as dark as their time says."""
+    times = np.arange(25) / 25
+    images = np.zeros((25, 67, 67), np.uint8)
+    images[:, 40:] = np.rint(200 - 4 * np.arange(25))[:, None, None]  # rows, not columns
+    reasons = np.full(25, Reason.NO_FACE, np.uint8)
+    lips = Lips(images, times, reasons, 25.0)
+    for fps in (25.0, 29.97, 10.0):
+        save_ntcd_timit_lips(tmp_path / "a.mat", lips, fps)
+        found = load_lips_array(tmp_path / "a.mat", fps)
+        assert found.valid.all()
+        assert times[-1] - 1 / fps < found.times[-1] <= times[-1] + 1e-9
+        assert not found.images[:, :40].any()
+        expected = np.broadcast_to((200 - 100 * found.times)[:, None, None], (len(found.times), 27, 67))
+        np.testing.assert_allclose(found.images[:, 40:], expected, atol=0.51)
+
+
+def test_what_cannot_be_saved_as_lips_of_ntcd_timit_is_refused(tmp_path: Path, images: np.ndarray) -> None:
+    lips = Lips(images, np.arange(6) / 25, np.zeros(6, np.uint8), 25.0)
+    with pytest.raises(InputError, match=r"are \.mat files"):
+        save_ntcd_timit_lips(tmp_path / "a.npz", lips)
+    for fps in (0.0, np.nan, np.inf):
+        with pytest.raises(InputError, match="give a positive number"):
+            save_ntcd_timit_lips(tmp_path / "a.mat", lips, fps)
+    assert not any(tmp_path.iterdir())
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, images: np.ndarray) -> None:
