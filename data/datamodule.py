@@ -42,7 +42,13 @@ def no_utterances(corpora: Sequence[Corpus], split: Split, what: str = "utteranc
 
 
 class TrainingData(L.LightningDataModule):
-    """Base of the data of a training run: batches, and the frames that scales are fitted to."""
+    """Base of the data of a training run: batches, and the frames that scales are fitted to.
+
+    Attributes:
+        device: of the training run; batches that are computed rather than read are computed there.
+    """
+
+    device: str = "cpu"
 
     def scale_frames(self) -> Tensor:
         """Training frames (N, F), from which scales are fitted."""

@@ -182,7 +182,6 @@ class SimulationDataModule(TrainingData):
         epoch_batches: training batches an epoch.
         validation_batches: the same ones in every epoch.
         simulator: settings of the recordings; its front end is replaced by `front_end`.
-        device: where the recordings are simulated.
         cache: not used; batches are computed anew.
         lips: not used.
         seed: of the batches.
@@ -199,7 +198,6 @@ class SimulationDataModule(TrainingData):
         epoch_batches: int = 200,
         validation_batches: int = 4,
         simulator: MixtureSimulator | None = None,
-        device: str = "cpu",
         cache: Path | None = None,
         lips: None = None,
         seed: int = 0,
@@ -209,7 +207,7 @@ class SimulationDataModule(TrainingData):
         self.batch_size, self.epoch_batches = batch_size, epoch_batches
         self.validation_batches = validation_batches
         self.simulator = simulator or MixtureSimulator(front_end)
-        self.device, self.seed = device, seed
+        self.seed = seed
         self._batches: dict[Split, SimulatedBatches] = {}
 
     def speech(self, split: Split) -> Tensor:

@@ -97,12 +97,12 @@ class VisualWeight:
     """
 
     max_weight: float = 0.9
-    intercept: float = -2.5
-    snr: float = -0.104
-    local_ratio: float = -0.058
-    ratio: float = 0.080
-    synchrony: float = 0.097
-    variation: float = 3.98
+    intercept: float = -2.68
+    snr: float = -0.030
+    local_ratio: float = -0.069
+    ratio: float = 0.254
+    synchrony: float = 0.008
+    variation: float = 0.955
     window: int = 63
     min_shift: int = 31
 

@@ -47,10 +47,10 @@ class InferenceCompilation:
         kl_weight: factor of the Kullback-Leibler term.
     """
 
-    bound: float = 1.0
+    bound: float = 0.3
     cross_entropy: float = 0.3
-    filtered: float = 5.0
-    filtered_smooth: float = 10.0
+    filtered: float = 10.0
+    filtered_smooth: float = 30.0
     kl_weight: float = 1.0
 
     def differentiable_loss(

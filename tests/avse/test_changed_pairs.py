@@ -115,3 +115,17 @@ def test_builders_that_cannot_be_restored_are_refused() -> None:
         register("mine")(lambda: None)
     with pytest.raises(InputError, match="annotation and a default"):
         register("mine")(lambda bins, size: None)
+
+
+def test_amortised_inference_is_for_the_pair_that_it_was_trained_with() -> None:
+    assert avse.load("a-vae").algorithm == "amortised"
+    assert avse.load("vae-mm").algorithm == "mcem-anchored"
+    changed = avse.load("a-vae")
+    changed.model.prior = Flow(32)
+    assert changed.algorithm == "mcem"
+    mixture = avse.load("vae-mm")
+    mixture.guide.branches[1].context = None
+    assert mixture.algorithm == "mcem-mixture"
+    x = 0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(0)).numpy()
+    assert avse.enhance(x, 16000, model=changed).report["algorithm"] == "mcem"
+    assert avse.enhance(x, 16000, model="a-vae").report["algorithm"] == "amortised"

@@ -8,6 +8,7 @@ import torch
 
 import avse
 from avse.data.corpora.synthetic import utterance_speech
+from avse.data.corpora.synthetic.demo import talking_face
 from avse.data.errors import InputError
 from avse.data.mixing import mix, white_noise
 from avse.data.stft import STFT
@@ -168,3 +169,17 @@ def test_the_scale_leads_back_to_what_inference_saw() -> None:
     model = NoisySpeech(avse.load("a-vae").model, posterior.noise)
     average = average_filter(model, posterior.z.flatten(0, 1), power)
     torch.testing.assert_close(average.gain, enhancement.gain, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("noise", "kept"), [(0.0, True), (0.3, False)])
+def test_rumble_stays_in_clean_speech_and_goes_with_noise(noise: float, kept: bool) -> None:
+    """A tone of 25 Hz beside clean and noisy speech; what the input has of it, and what the output has."""
+    face = talking_face(seed=0)
+    clean = np.asarray(face.clean, dtype=np.float64)
+    hiss = np.random.default_rng(0).standard_normal(len(clean)) * noise * clean.std()
+    rumble = np.sqrt(0.1) * clean.std() * np.sin(2 * np.pi * 25 * np.arange(len(clean)) / face.sample_rate)
+    enhancement = avse.enhance(clean + hiss + rumble, face.sample_rate, model="a-vae", algorithm="mcem")
+    share = float(np.dot(enhancement.speech, rumble) / np.dot(rumble, rumble))
+    assert (share > 0.9) if kept else (share < 0.2)
+    (reported,) = enhancement.report["low_frequencies_kept"]
+    assert (reported > 0.9) if kept else (reported < 0.2)

@@ -58,3 +58,11 @@ def test_unusable_settings_are_refused() -> None:
         FrontEnd(level="loud")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="negative"):
         FrontEnd(high_pass=-1.0)
+
+
+def test_what_the_high_pass_rejects_and_what_it_lets_through_are_the_recording() -> None:
+    x = torch.randn(2, 5000, generator=torch.Generator().manual_seed(0))
+    front_end = FrontEnd(STFT(1024, 256), "rms", 70.0)
+    values, scale = front_end.analysis(x)
+    whole = front_end.stft.analysis(x) * scale.unsqueeze(-1)
+    torch.testing.assert_close(values + front_end.rejected(values), whole, rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avse.inference.wiener import average_filter
+from avse.inference.wiener import average_filter, clean_share
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.base import SpeechModel
 from avse.models.nmf import NMFNoise
@@ -164,3 +164,17 @@ def test_posterior_variance_covers_the_uncertainty_of_z() -> None:
 
     assert abs(score(average.variance)) < 4.5
     assert score(within) > 5
+
+
+@pytest.mark.parametrize(("level", "low", "high"), [(0.0, 0.0, 0.01), (24.0, 0.3, 0.7), (40.0, 0.98, 1.0)])
+def test_clean_share_follows_the_level_of_the_noise(level: float, low: float, high: float) -> None:
+    """Noise in one half of the bins, which an ideal filter takes away."""
+    noise = 10 ** (-level / 10)
+    power = torch.cat([torch.ones(N, F, dtype=torch.float64), torch.full((N, F), noise).double()], -1)
+    gain = torch.cat([torch.ones(N, F), torch.zeros(N, F)], -1).double()
+    assert low <= float(clean_share(gain, power)) <= high
+    assert clean_share(gain.expand(3, N, 2 * F), power.expand(3, N, 2 * F)).shape == (3,)
+
+
+def test_clean_share_of_silence_is_finite() -> None:
+    assert float(clean_share(torch.zeros(N, F), torch.zeros(N, F))) == 1

@@ -587,6 +587,7 @@ def run(
             seed=recipe.settings.seed % MAX_DATA_SEED,
             **{**recipe.data, **data},
         )
+        module.device = str(where)
         module.setup("fit")
         svi = _prepared(recipe, pair, module)
         report = fit(svi, module, out, checkpoint, where, recipe.callbacks, progress)
