@@ -113,14 +113,14 @@ def mean_moments(power: Tensor, draws: Iterable[tuple[WienerMoments, Tensor]]) -
     return WienerMoments(mean, within + between)
 
 
-NEARLY_CLEAN = 4e-3
-"""Power that a filter takes away over power that it lets through, -24 dB, at which `clean_share` is 1/2."""
+NEARLY_CLEAN = 1.5e-3
+"""Power that a filter takes away over power that it lets through, -28 dB, at which `clean_share` is 1/2."""
 
 
 def clean_share(gain: Tensor, power: Tensor) -> Tensor:
     """How nearly clean a recording is, from 0 to 1, (*).
 
-    1 / (1 + (R / (0.004 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and S = sum_nf G^2 P
+    1 / (1 + (R / (0.0015 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and S = sum_nf G^2 P
     the power of the estimated speech.
 
     Args:

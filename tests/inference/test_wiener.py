@@ -166,7 +166,7 @@ def test_posterior_variance_covers_the_uncertainty_of_z() -> None:
     assert score(within) > 5
 
 
-@pytest.mark.parametrize(("level", "low", "high"), [(0.0, 0.0, 0.01), (24.0, 0.3, 0.7), (40.0, 0.98, 1.0)])
+@pytest.mark.parametrize(("level", "low", "high"), [(0.0, 0.0, 0.01), (28.2, 0.3, 0.7), (40.0, 0.98, 1.0)])
 def test_clean_share_follows_the_level_of_the_noise(level: float, low: float, high: float) -> None:
     """Noise in one half of the bins, which an ideal filter takes away."""
     noise = 10 ** (-level / 10)
