@@ -120,8 +120,8 @@ NEARLY_CLEAN = 1.5e-3
 def clean_share(gain: Tensor, power: Tensor) -> Tensor:
     """How nearly clean a recording is, from 0 to 1, (*).
 
-    1 / (1 + (R / (0.0015 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and S = sum_nf G^2 P
-    the power of the estimated speech.
+    1 / (1 + (R / (0.0015 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and
+    S = sum_nf G^2 P the power of the estimated speech.
 
     Args:
         gain: Wiener gain G, (*, N, F).

@@ -115,6 +115,13 @@ class Recipe:
     loader: Callable[..., TrainingData] = FrameDataModule
 
 
+CONTEXT: dict[str, Any] = {
+    "context_channels": 256,
+    "context_dilations": (1, 2, 4, 8, 16, 32, 64, 1, 2, 4, 8, 16),
+}
+"""The context guide of the A-VAE that ships, in arguments of `avse.zoo.architectures.a_vae`."""
+
+
 def _a_vae() -> Recipe:
     """Log-power features, frames of many levels and colours, of hundreds of speakers."""
     return Recipe(
@@ -136,11 +143,7 @@ def _a_vae() -> Recipe:
 def _a_vae_context() -> Recipe:
     """The context guide of the A-VAE that ships, on simulated recordings; the A-VAE stays as it is."""
     recipe = _a_vae()
-    arguments = {
-        **recipe.pair.arguments,
-        "context_channels": 256,
-        "context_dilations": (1, 2, 4, 8, 16, 32, 64, 1, 2, 4, 8, 16),
-    }
+    arguments = {**recipe.pair.arguments, **CONTEXT}
     start = PretrainedInit(
         "a-vae",
         {
@@ -295,7 +298,7 @@ def _vae_mm() -> Recipe:
     """A trained A-VAE and AV-VAE as they are, and a network that learns which lips were corrupted."""
     audio, visual, lips = _a_vae(), _av_vae(), LipShapeFrontEnd()
     arguments = {
-        "first": audio.pair.arguments,
+        "first": {**audio.pair.arguments, **CONTEXT},
         "second": visual.pair.arguments,
         "pi": 0.05,
     }
