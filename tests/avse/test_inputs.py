@@ -120,7 +120,7 @@ def test_linked_channels_keep_the_stereo_image(x: NDArray[np.float64]) -> None:
     panned = np.stack([x, 0.2 * x + 0.3 * np.random.default_rng(1).normal(0, 0.1, len(x))], 1)
     linked, free = (avse.enhance(panned, RATE, link_channels=link) for link in (None, False))
     torch.testing.assert_close(linked.wiener_gain[0], linked.wiener_gain[1])
-    assert (free.wiener_gain[0] - free.wiener_gain[1]).abs().max() > 0.1
+    assert (free.wiener_gain[0] - free.wiener_gain[1]).abs().max() > 0.03
     assert linked.report["input"]["channels_linked"]
     assert not free.report["input"]["channels_linked"]
 

@@ -41,6 +41,7 @@ BIDIRECTIONAL_CONTROLS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI"
 RECIPE_NAMES = (
     "a-vae",
     "a-vae-all-clips",
+    "a-vae-context",
     "v-vae",
     "av-vae",
     "min-vae-v1",

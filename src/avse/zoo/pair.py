@@ -405,8 +405,9 @@ def _check_spectrum(pair: SpeechPair) -> None:
     Raises:
         InputError: they are not, as after a training that diverged.
     """
-    power = torch.ones(1, pair.stft.bins)
-    visual = None if pair.config.lips is None else torch.zeros(1, pair.config.lips.size)
+    single = torch.float32  # that of the weights, whatever the default is
+    power = torch.ones(1, pair.stft.bins, dtype=single)
+    visual = None if pair.config.lips is None else torch.zeros(1, pair.config.lips.size, dtype=single)
     finite = False
     with torch.no_grad(), suppress(ValueError):  # of a distribution whose parameters are NaN
         z = location(speech_guide(pair.guide, pair.model).posterior(power, visual))
