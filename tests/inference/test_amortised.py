@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from avse.guides.base import SpeechGuide
-from avse.inference.em.amortised import AmortisedEM, FixedPosterior
-from avse.inference.em.initial import init_from_context
+from avse.guides.context import context_guide
+from avse.inference.em.amortised import AmortisedEM, FixedPosterior, IfContext
+from avse.inference.em.initial import InitFromEstimate, InitFromNoise, init_from_context
 from avse.inference.location import sampled
 from avse.inference.mcmc.chain import ChainState
 from avse.models.a_vae import AVAE, StandardNormal
@@ -126,3 +127,36 @@ def test_draws_come_from_the_generator_alone():
     assert first.shape == (4, 3)
     torch.testing.assert_close(first, second)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_pairs_without_a_context_guide_get_the_other_algorithm(recording):
+    z, _, power = recording
+    model = AVAE(StandardNormal(LATENTS), harmonics)
+    chosen = IfContext(
+        AmortisedEM(QuantileInit(rank=2), iterations=1), AmortisedEM(QuantileInit(rank=2), iterations=3)
+    )
+
+    class Both(Known):
+        """A guide that brings itself as its context guide."""
+
+    context_guide.register(Both, lambda guide: guide)
+    assert len(chosen(model, Both(z, 1.0), power, None, generator()).costs) == 1
+    assert len(chosen(model, Known(z, 1.0), power, None, generator()).costs) == 3
+
+
+def test_starts_from_what_another_model_has_found(recording):
+    _, noise, power = recording
+    fitted = QuantileInit(rank=2)(power, generator())
+    assert InitFromNoise(fitted)(power, generator(9)) is fitted
+
+    class Encodes(SpeechGuide):
+        """q(z | s) whose mean is the level of the bins."""
+
+        def posterior(self, power=None, visual=None):
+            return dist.Normal(power.mean(-1, keepdim=True).expand(-1, LATENTS), 1.0).to_event(1)
+
+    estimate = power - noise.clamp_max(power)
+    start = InitFromEstimate(estimate)(
+        AVAE(StandardNormal(LATENTS), harmonics), Encodes(), power, None, fitted
+    )
+    torch.testing.assert_close(start, estimate.mean(-1, keepdim=True).expand(-1, LATENTS))
