@@ -13,7 +13,7 @@ FOLDERS = ("data", "models", "guides", "inference", "evaluation", "src/avse")
 
 
 def test_every_block_is_found() -> None:
-    assert len(BLOCKS) == TEXT.count("```python\n") == 10
+    assert len(BLOCKS) == TEXT.count("```python\n") == 11
 
 
 @pytest.mark.parametrize(("title", "block"), BLOCKS, ids=[title for title, _ in BLOCKS])
