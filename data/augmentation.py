@@ -13,6 +13,7 @@ from avse.data.datamodule import Batch
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.lips.geometry import SHAPES
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
+from avse.data.synthetic_noise import cosine_series
 
 Augmentation = Callable[[Batch], Batch]
 
@@ -53,10 +54,8 @@ class EqualiserAugmentation:
     def __call__(self, batch: Batch) -> Batch:
         """The batch with "power" (B, F) filtered."""
         power = batch["power"]
-        position = torch.linspace(0, torch.pi, power.shape[-1], device=power.device, dtype=power.dtype)
-        cosines = torch.cos(torch.arange(1, self.order + 1, device=power.device)[:, None] * position)
         coefficients = torch.randn(len(power), self.order, device=power.device, dtype=power.dtype)
-        response = self.deviation * coefficients @ cosines
+        response = cosine_series(self.deviation * coefficients, power.shape[-1])
         return {**batch, "power": power * 10 ** (response / 10)}
 
 

@@ -65,6 +65,6 @@ class FrontEnd:
         scale = torch.where(peak > SILENCE, scale, torch.ones_like(scale))
         return Spectrum(values.mul_(scale.unsqueeze(-1)), scale)
 
-    def rejected(self, values: Tensor) -> Tensor:
-        """What the high-pass took away from the spectra `values` (*, N, F): X / h - X with h its response."""
-        return values * (1 / self.response() - 1).to(values.real)
+    def rejected(self) -> Tensor:
+        """What the high-pass took away over what it let through, 1 / h - 1 with h its response: (F,)."""
+        return 1 / self.response() - 1

@@ -6,9 +6,8 @@ A batch holds the power spectra of x, s and b. No recorded noise is involved. Ba
 seed and of their number alone.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from avse.data.corpora.base import Corpus, Split
 from avse.data.datamodule import Batch, TrainingData
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
-from avse.data.synthetic_noise import RandomNoise, filtered, normal, uniform, unit_power
+from avse.data.synthetic_noise import RandomNoise, cosine_series, filtered, normal, uniform, unit_power
 
 FULL_SCALE = 32767.0
 """Samples are kept as 16-bit integers."""
@@ -118,9 +117,7 @@ class MixtureSimulator:
         heard = torch.where(edge > 0, position > edge, position < 1 + edge)
         paused = uniform((size, 1), 0.0, 1.0, generator) < self.pause
         clean = torch.where(heard | ~paused, clean, torch.zeros_like(clean))
-        frequency = torch.linspace(0, 1, self.length // 2 + 1, device=speech.device)
-        cosines = torch.cos(math.pi * torch.arange(1, 5, device=speech.device)[:, None] * frequency)
-        decibels = self.deviation * normal((size, 4), generator) @ cosines
+        decibels = cosine_series(self.deviation * normal((size, 4), generator), self.length // 2 + 1)
         shaped = filtered(clean, 10 ** (decibels / 20))
         return unit_power(shaped + FAINT * normal(shaped.shape, generator))
 
@@ -183,7 +180,6 @@ class SimulationDataModule(TrainingData):
         validation_batches: the same ones in every epoch.
         simulator: settings of the recordings; its front end is replaced by `front_end`.
         cache: not used; batches are computed anew.
-        lips: not used.
         seed: of the batches.
 
     Raises:
@@ -199,14 +195,13 @@ class SimulationDataModule(TrainingData):
         validation_batches: int = 4,
         simulator: MixtureSimulator | None = None,
         cache: Path | None = None,
-        lips: None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.corpora, self.front_end = corpora, front_end
         self.batch_size, self.epoch_batches = batch_size, epoch_batches
         self.validation_batches = validation_batches
-        self.simulator = simulator or MixtureSimulator(front_end)
+        self.simulator = replace(simulator or MixtureSimulator(front_end), front_end=front_end)
         self.seed = seed
         self._batches: dict[Split, SimulatedBatches] = {}
 

@@ -6,8 +6,8 @@ begin, end or change within a signal.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +39,13 @@ def unit_power(signals: Tensor) -> Tensor:
     return signals / signals.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
 
 
+def cosine_series(coefficients: Tensor, points: int) -> Tensor:
+    """Smooth functions sum_j c_j cos(pi j f / (F - 1)), j = 1..J, of c (B, J) at F `points`: (B, F)."""
+    position = torch.linspace(0, math.pi, points, device=coefficients.device, dtype=coefficients.dtype)
+    order = torch.arange(1, coefficients.shape[-1] + 1, device=coefficients.device)
+    return coefficients @ torch.cos(order[:, None] * position)
+
+
 def random_response(count: int, length: int, sample_rate: int, generator: Generator) -> Tensor:
     """Amplitude responses at the frequencies of a real FFT of `length` samples, (B, length // 2 + 1).
 
@@ -48,8 +55,8 @@ def random_response(count: int, length: int, sample_rate: int, generator: Genera
     position = torch.linspace(0, 1, KNOTS, device=generator.device)
     octave = torch.log2(700 * (torch.expm1(position * math.log1p(sample_rate / 1400))) / 1000 + 0.05)
     slope = uniform((count, 1), -9.0, 2.0, generator) * octave
-    cosines = torch.cos(math.pi * torch.arange(1, 9, device=generator.device)[:, None] * position)
-    ripple = (normal((count, 8), generator) * uniform((count, 1), 0.0, 5.0, generator)) @ cosines
+    coefficients = normal((count, 8), generator) * uniform((count, 1), 0.0, 5.0, generator)
+    ripple = cosine_series(coefficients, KNOTS)
     centre = uniform((count, 3, 1), 0.0, 1.0, generator)
     width = log_uniform((count, 3, 1), 0.01, 0.1, generator)
     height = uniform((count, 3, 1), -15.0, 25.0, generator).clamp_min(0)
@@ -202,20 +209,21 @@ FAMILIES: dict[str, NoiseFamily] = {
 }
 """The families without speech, by name."""
 
+WEIGHTS = {"coloured": 1.0, "modulated": 1.6, "bursts": 0.8, "tones": 0.5, "babble": 2.4}
+"""How often each family is drawn as the loudest."""
+
 
 @dataclass(frozen=True)
 class RandomNoise:
     """Sums of one to three families at random levels, some of which change within the signal.
 
     Args:
-        families: names in `FAMILIES`, and "babble" if voices are given.
+        families: weight in the draw of each name in `FAMILIES`, and of "babble", which needs voices.
         changes: share of the signals whose noise changes its level or its families at a random time.
-        weights: of the families in the draw, in their order; None for equal ones.
     """
 
-    families: Sequence[str] = (*FAMILIES, "babble")
+    families: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
     changes: float = 0.3
-    weights: Sequence[float] | None = (1.0, 1.6, 0.8, 0.5, 2.4)
 
     def __call__(
         self, count: int, length: int, sample_rate: int, generator: Generator, voices: Tensor | None = None
@@ -229,14 +237,16 @@ class RandomNoise:
             generator: source of random numbers, on whose device the noise is.
             voices: speech for babble, (B, V, T).
         """
-        signals = []
-        for name in self.families:
-            if name == "babble" and voices is not None:
-                signals.append(babble(voices, sample_rate, generator))
-            elif name != "babble":
+        signals, used = [], []
+        for name, weight in self.families.items():
+            if name != "babble":
                 signals.append(FAMILIES[name](count, length, sample_rate, generator))
-        weights = torch.ones(len(signals)) if self.weights is None else torch.tensor(self.weights)
-        weights = weights[: len(signals)].to(generator.device).expand(count, -1)
+            elif voices is not None:
+                signals.append(babble(voices, sample_rate, generator))
+            else:
+                continue
+            used.append(weight)
+        weights = torch.tensor(used, dtype=torch.float32, device=generator.device).expand(count, -1)
         gains = [self._gains(weights, generator) for _ in range(2)]
         time = torch.arange(length, device=generator.device) / length
         change = uniform((count, 1), 0.1, 0.9, generator)

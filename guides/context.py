@@ -79,6 +79,11 @@ class ContextGuide(SpeechGuide):
         return dist.Normal(z.mean, z.scale).to_event(1)
 
 
+def guide_of_noisy_speech(guide: SpeechGuide) -> SpeechGuide:
+    """The context guide that comes with a guide, or the guide itself where it has none."""
+    return context_guide(guide) or guide
+
+
 @singledispatch
 def context_guide(guide: SpeechGuide) -> SpeechGuide | None:
     """The context guide that comes with a guide of clean speech, or None."""

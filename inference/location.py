@@ -27,12 +27,7 @@ def location(distribution: TorchDistribution, seed: int = 0) -> Tensor:
             return mean
     except NotImplementedError:
         pass
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
-        # One by one: Pyro's mixtures take no sample shape beside a batch.
-        draws = torch.stack([distribution.sample() for _ in range(DRAWS)])
-    return draws.median(0).values
+    return _draws(distribution, DRAWS, seed).median(0).values
 
 
 def sampled(distribution: TorchDistribution, count: int, generator: Generator) -> Tensor:
@@ -44,6 +39,10 @@ def sampled(distribution: TorchDistribution, count: int, generator: Generator) -
         generator: source of the seed of the draws.
     """
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    return _draws(distribution, count, seed)
+
+
+def _draws(distribution: TorchDistribution, count: int, seed: int) -> Tensor:
     devices = range(torch.cuda.device_count())
     with torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)

@@ -16,10 +16,10 @@ from pyro.distributions import TorchDistribution
 from torch import Generator, Tensor
 
 from avse.guides.base import SpeechGuide
-from avse.guides.context import context_guide
+from avse.guides.context import context_guide, guide_of_noisy_speech
 from avse.inference.algorithm import Algorithm, Progress
 from avse.inference.em.em import EM
-from avse.inference.em.initial import NoiseInit, init_from_context
+from avse.inference.em.initial import NoiseInit
 from avse.inference.em.m_steps import NoiseStep
 from avse.inference.em.mcem import MCEM
 from avse.inference.location import location, sampled
@@ -89,10 +89,11 @@ class AmortisedEM:
     ) -> Posterior:
         """The posterior given |x|^2 = `power` (*, N, F) and lips; its draws are those of q."""
         with torch.no_grad():
-            q = (context_guide(guide) or guide).posterior(power, visual)
+            q = guide_of_noisy_speech(guide).posterior(power, visual)
+            start = location(q)
         em = EM(FixedPosterior(q, self.draws, self.spread), self.m_step, self.iterations, tolerance=0.0)
         final = FixedPosterior(q, self.final_draws, self.spread)
-        run = MCEM(self.noise_init, (init_from_context,), em, final, self.gain_floor)
+        run = MCEM(self.noise_init, (lambda *_: start,), em, final, self.gain_floor)
         return run(speech, guide, power, visual, generator, progress)
 
 

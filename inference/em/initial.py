@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from avse.guides.base import SpeechGuide
-from avse.guides.context import context_guide
+from avse.guides.context import guide_of_noisy_speech
 from avse.guides.mixture import branches
 from avse.inference.location import location
 from avse.inference.wiener import average_filter
@@ -38,7 +38,7 @@ def init_from_context(
     speech: SpeechModel, guide: SpeechGuide, power: Tensor, visual: Tensor | None, noise: NMFNoise
 ) -> Tensor:
     """z at the mean of the context guide (`avse.guides.context`), of the guide itself if it has none."""
-    return location((context_guide(guide) or guide).posterior(power, visual))
+    return location(guide_of_noisy_speech(guide).posterior(power, visual))
 
 
 def init_from_prior(

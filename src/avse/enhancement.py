@@ -265,9 +265,9 @@ def enhance(
 
     power = spectrum.abs().square()
     low = clean_share(gain, power) if not linked else clean_share(gain.flatten(0, 1), power.flatten(0, 1))
-    filtered = gain.clamp_min(posteriors[0].gain_floor).mul(spectrum)
-    filtered += low.reshape(-1, 1, 1) * pair.config.front_end.rejected(spectrum)
     del power
+    kept = low.reshape(-1, 1, 1) * pair.config.front_end.rejected().to(gain)
+    filtered = gain.clamp_min(posteriors[0].gain_floor).add_(kept).mul(spectrum)
     estimate = recording.stft.synthesis(filtered, recording.signal.shape[-1]) / (scale * recording.unit)
     del filtered
     samples = recording.samples

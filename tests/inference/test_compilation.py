@@ -1,5 +1,6 @@
 """The objective of the context guide, against its terms written out, and a run that trains it alone."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -117,6 +118,38 @@ def test_the_filtered_error_vanishes_for_the_right_filter(pair):
     wrong = told(guide, zeros, torch.full_like(zeros, -60.0), torch.full_like(clean, 3.0))
     error = InferenceCompilation(**{**OFF, "filtered": 5.0}).differentiable_loss(model, wrong, **batch)
     assert float(error - InferenceCompilation(**OFF).differentiable_loss(model, wrong, **batch)) > 0.1
+
+
+def test_cross_entropy_and_filtered_errors_are_those_written_out(pair, batch):
+    """E of -log q(z | x) over q(z | s) less its constant, and amplitudes ** .3 after both filters."""
+    model, guide = pair
+    generator = torch.Generator().manual_seed(2)
+    mean, log_variance = torch.randn(2, 2, FRAMES, LATENTS, generator=generator, dtype=torch.float64)
+    log_noise = torch.randn(2, FRAMES, BINS, generator=generator, dtype=torch.float64)
+    answer = told(guide, mean, log_variance, log_noise)
+    target = guide.posterior(batch["clean"]).base_dist
+    q = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    entropy = torch.distributions.Normal(target.loc, target.scale).entropy()
+    divergence = torch.distributions.kl_divergence(torch.distributions.Normal(target.loc, target.scale), q)
+    surprise = (divergence + entropy).mean() - math.log(2 * math.pi) / 2
+
+    padded = torch.nn.functional.pad(batch["noise"], (1, 1, 3, 3), value=math.nan)
+    smooth = padded.unfold(1, 7, 1).unfold(2, 3, 1).flatten(-2).nanmean(-1)
+    amplitude, clean = batch["power"].sqrt(), batch["clean"].sqrt()
+
+    def value(**weights: float) -> Tensor:
+        torch.manual_seed(5)
+        objective = InferenceCompilation(**{**OFF, **weights})
+        return objective.differentiable_loss(model, answer, **batch) / FRAMES
+
+    torch.manual_seed(5)
+    sigma = model.decoder(mean + q.scale * torch.randn_like(mean)).exp()
+    expected = [surprise]
+    for noise in (log_noise.exp(), smooth):
+        filtered = sigma / (sigma + noise + (POWER_FLOOR if noise is smooth else 0.0)) * amplitude
+        expected.append((clean.clamp_min(1e-4) ** 0.3 - filtered.clamp_min(1e-4) ** 0.3).square().mean())
+    for name, truth in zip(("cross_entropy", "filtered", "filtered_smooth"), expected, strict=True):
+        torch.testing.assert_close(value(**{name: 1.0}) - value(), truth, rtol=1e-9, atol=1e-9)
 
 
 def test_a_pair_without_a_context_guide_is_refused(pair, batch):

@@ -92,7 +92,8 @@ class Recipe:
         settings: optimiser, length and seed.
         augmentations: of the training frames.
         data: keyword arguments of `loader`.
-        loader: makes the training data from corpora, a front end and `data`.
+        loader: makes the training data from corpora, a front end, the lip front end of a pair with lips, a
+            seed and `data`.
         objective: the bound, made from the pair; the evidence lower bound by default.
         callbacks: further Lightning callbacks.
         corruption: of the audio input of the guide in training, or None.
@@ -583,10 +584,11 @@ def run(
         checkpoint = starting_checkpoint(out, resume, record)
         torch.manual_seed(recipe.settings.seed)
         pair = SpeechPair(recipe.pair, name=recipe.name)
+        seen = {} if recipe.pair.lips is None else {"lips": recipe.pair.lips}
         module = recipe.loader(
             corpora,
             recipe.pair.front_end,
-            lips=recipe.pair.lips,
+            **seen,
             seed=recipe.settings.seed % MAX_DATA_SEED,
             **{**recipe.data, **data},
         )
