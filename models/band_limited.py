@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel, chooses_models
+from avse.models.coupling import Coupling
 
 
 class BandLimited(SpeechModel):
@@ -28,6 +29,11 @@ class BandLimited(SpeechModel):
     def latent_program(self, visual: Tensor | None, frames: Sequence[int]) -> Tensor:
         """That of the wrapped model, without the bins that are not observed."""
         return self.speech.latent_program(visual, frames)[..., : self.bins]
+
+    @property
+    def coupling(self) -> Coupling:
+        """That of the wrapped model."""
+        return self.speech.coupling
 
     def component_models(self) -> list[SpeechModel]:
         """Those of the wrapped model, each with the observed bins."""

@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
+from avse.models.coupling import Coupling
 from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.handlers import OneZForAllAlpha
 from avse.models.networks.spectrum import SpectrumDecoder
@@ -109,6 +110,14 @@ class SpeechModel(StoredModule):
         with frames_plate(power, visual, frames), OneZForAllAlpha():
             log_variance = self.latent(visual)
             return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
+
+    @property
+    def coupling(self) -> Coupling:
+        """How the frames are coupled; a model whose frames are not independent overrides it.
+
+        Then log p(z, alpha | v) of `given` is a term of every frame; their sum is the log prior of all.
+        """
+        return Coupling.INDEPENDENT
 
     def component_models(self) -> "list[SpeechModel]":
         """The models of all values of alpha, 0 first, if alpha chooses between whole models; else none."""

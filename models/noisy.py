@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
+from avse.models.coupling import Coupling, coupling_of
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.handlers import OneZForAllAlpha
 from avse.models.parameters import StoredModule
@@ -115,6 +116,11 @@ class NoisySpeech(StoredModule):
             visual: lips (*, N, D), where the speech model has them.
         """
         return sample_noisy(self.speech, self.noise, power, visual)
+
+    @property
+    def coupling(self) -> Coupling:
+        """How the frames are coupled at given noise: as those of the speech."""
+        return coupling_of(self.speech)
 
     def with_constant_noise(self) -> "NoisySpeech":
         """The same model of z, alpha and x, without the sites of a noise estimate, which take time to trace.

@@ -35,6 +35,7 @@ from avse.models.base import (
     SpeechModel,
     chooses_models,
 )
+from avse.models.coupling import Coupling, coupling_of
 from avse.models.mixture import (
     SelectedDistribution,
     bounded_log,
@@ -76,9 +77,9 @@ class VAEMM(SpeechModel):
         pi: () for two components, the probability of the first; (K,) for more, in the order of the arguments.
 
     Raises:
-        InputError: pi are no probabilities, the sizes of the components differ, or a component has an alpha
-            that does not choose between whole models. The sizes of a component whose trunk is not a
-            `LipTrunk` are not checked.
+        InputError: pi are no probabilities, the sizes of the components differ, the frames of one are
+            coupled, or one has an alpha that does not choose between whole models. The sizes of a component
+            whose trunk is not a `LipTrunk` are not checked.
     """
 
     pi: Tensor
@@ -102,6 +103,12 @@ class VAEMM(SpeechModel):
             corruption_classifier = settings.pop(0)
         if settings:
             raise InputError(f"{settings[0]!r}: after the components come pi and the classifier alone")
+        for component in components:
+            if coupling_of(component) is not Coupling.INDEPENDENT:
+                raise InputError(
+                    f"{type(component).__name__}: its frames are {coupling_of(component).value}, and a "
+                    "mixture chooses a component frame by frame"
+                )
         # In a list: Pyro would not let a child of a model that has run be put into a larger model.
         self.components = nn.ModuleList(reversed(components))
         self.corruption_classifier = corruption_classifier

@@ -33,6 +33,7 @@ from avse.inference.posterior import Posterior
 from avse.inference.responsibilities import AlphaStep, draw_component, independent
 from avse.inference.wiener import averaged
 from avse.models.base import SpeechModel
+from avse.models.coupling import check_serves
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 
@@ -75,8 +76,10 @@ class ComponentwiseMCEM:
         """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D).
 
         Raises:
-            InputError: the guide has neither one branch nor one for each alpha.
+            InputError: the guide has neither one branch nor one for each alpha, or the model's frames are
+                coupled.
         """
+        check_serves(self, speech)
         costs: list[float] = []
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)

@@ -44,6 +44,7 @@ from avse.inference.vem.mean_field import (
     update_speech,
 )
 from avse.models.base import SpeechModel
+from avse.models.coupling import check_serves
 from avse.models.networks.lips import cached_embeddings
 
 
@@ -107,7 +108,11 @@ class VEM:
 
         Its `costs` are free energies in nats per frame and bin, each at the noise model before the iteration;
         they include the entropy of r(z) if the factor has particles.
+
+        Raises:
+            InputError: the frames of the model are not independent.
         """
+        check_serves(self, speech)
         frames = power.shape[:-1]
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)

@@ -149,7 +149,10 @@ CHOICES: dict[str, Sequence[str]] = {
     "features": list(FEATURES),
     "trunk": list(TRUNKS),
     "prior": ["network", "standard"],
-    **{f"{part}activation": list(ACTIVATIONS) for part in ("encoder_", "decoder_", "visual_", "audio_")},
+    **{
+        f"{part}activation": list(ACTIVATIONS)
+        for part in ("encoder_", "decoder_", "visual_", "audio_", "transition_")
+    },
 }
 """Arguments of the builders that are one of a few texts."""
 
