@@ -66,7 +66,7 @@ class SequenceDataModule(FrameDataModule):
         step = 1 if split == "train" else length
         starts, first = [], 0
         for count in self.lengths(split):
-            starts.append(torch.arange(first, first + count - length + 1, step))
+            starts.append(torch.arange(first, max(first, first + count - length + 1), step))
             first += count
         found = torch.cat([own for own in starts if len(own)] or [torch.zeros(0, dtype=torch.long)])
         if not len(found):
