@@ -16,6 +16,7 @@ from avse.inference.em.amortised import AmortisedEM, IfContext
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
+from avse.inference.em.fine_tuned import FineTunedEM
 from avse.inference.em.initial import (
     InitEachComponent,
     InitFromComponent,
@@ -103,6 +104,14 @@ def default_amortised() -> AmortisedEM:
     """
     return AmortisedEM(
         noise_init=QuantileInit(rank=8, quantile=0.2, factor=4.0, smoothness=5.0), gain_floor=0.02
+    )
+
+
+def default_fine_tuned() -> FineTunedEM:
+    """`default_amortised` with a guide that is fine-tuned on the recording, so that the prior is asked."""
+    amortised = default_amortised()
+    return FineTunedEM(
+        noise_init=amortised.noise_init, spread=amortised.spread, gain_floor=amortised.gain_floor
     )
 
 
@@ -242,6 +251,7 @@ def full_bayes_mcmc() -> PyroMCMC:
 PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem": default_mcem,
     "amortised": default_amortised,
+    "fine-tuned": default_fine_tuned,
     "mcem-lips": lips_mcem,
     "mcem-branches": min_vae_mcem,
     "mcem-mixture": mixture_mcem,

@@ -32,6 +32,7 @@ from avse.inference.algorithm import Algorithm
 from avse.inference.em.amortised import AmortisedEM
 from avse.inference.em.anchored import AnchoredMCEM, components
 from avse.inference.em.component_mcem import ComponentwiseMCEM
+from avse.inference.em.fine_tuned import FineTunedEM
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
 from avse.inference.mcmc.coupled import ByCoupling
@@ -187,7 +188,7 @@ def refuse_other_densities(
         InputError: it draws from a guide, from a variational factor, from components that are mixed
             afterwards, or from components of which the lips are weighted.
     """
-    if isinstance(algorithm, VEM | AmortisedEM | ComponentwiseMCEM):
+    if isinstance(algorithm, VEM | AmortisedEM | FineTunedEM | ComponentwiseMCEM):
         raise InputError(_NO_CHAINS.format(name))
     if isinstance(algorithm, AnchoredMCEM) and visual is not None and components(speech, guide) is not None:
         raise InputError(_WEIGHTED_LIPS.format(name))

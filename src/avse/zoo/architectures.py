@@ -32,8 +32,10 @@ from avse.models.networks.lips import (
     shape_mlp,
     shared_frame_mlp,
 )
+from avse.models.networks.sequence import SEQUENCE_NETWORKS, SequenceDecoder, SequenceEncoder
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
 from avse.models.networks.transition import GatedTransition
+from avse.models.recurrent_vae import RecurrentVAE
 from avse.models.robust_prior import RobustPrior
 from avse.models.vae_mm import VAEMM
 
@@ -446,6 +448,34 @@ def av_dkf(
     return model, guide
 
 
+def rvae(
+    bins: int,
+    latent_size: int = 32,
+    network: str = "dilated",
+    encoder_channels: int = 256,
+    encoder_dilations: Sequence[int] = (1, 2, 4, 8),
+    decoder_channels: int = 192,
+    decoder_dilations: Sequence[int] = (1, 2, 4),
+    features: str = "log-power",
+) -> tuple[SpeechModel, SpeechGuide]:
+    """Recurrent VAE: encoder and decoder over frames.
+
+    Args:
+        bins: F.
+        latent_size: L.
+        network: "dilated" for convolutions over frames, "lstm" for a bidirectional LSTM.
+        encoder_channels: of the hidden layers; units of each direction of the LSTM.
+        encoder_dilations: frames, of the residual blocks of "dilated".
+        decoder_channels: likewise.
+        decoder_dilations: likewise.
+        features: what the encoder reads, "log-power" or "power".
+    """
+    make = SEQUENCE_NETWORKS[network]
+    encoder = SequenceEncoder(make(bins, encoder_channels, encoder_dilations, 2 * latent_size))
+    decoder = SequenceDecoder(make(latent_size, decoder_channels, decoder_dilations, bins), bins)
+    return RecurrentVAE(StandardNormal(latent_size), decoder), AudioGuide(FEATURES[features](bins), encoder)
+
+
 def corruption_classifier(
     lips: LipView, embedding_size: int, dropout: float = 0.2
 ) -> LipCorruptionClassifier | None:
@@ -479,6 +509,7 @@ ARCHITECTURES: dict[str, Builder] = {
     "a-v-av": a_v_av,
     "dkf": dkf,
     "av-dkf": av_dkf,
+    "rvae": rvae,
 }
 
 

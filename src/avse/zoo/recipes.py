@@ -187,6 +187,21 @@ def _dkf() -> Recipe:
     )
 
 
+def _rvae() -> Recipe:
+    """A recurrent VAE of dilated convolutions, on pieces of speech."""
+    recipe = _a_vae()
+    return replace(
+        recipe,
+        pair=replace(recipe.pair, architecture="rvae", arguments={"latent_size": 32}, algorithm="fine-tuned"),
+        settings=TrainingSettings(
+            learning_rate=1e-3, max_epochs=40, patience=40, kl_warmup=600, gradient_norm=200.0, keep="last"
+        ),
+        data={"batch_size": 32, "piece_frames": 64, "epoch_pieces": 2000, "balance": 0.25},
+        objective=bound_of_sequences,
+        loader=SequenceDataModule,
+    )
+
+
 def _papers_a_vae() -> Recipe:
     """513-128-32 and 32-128-513, raw power, Adam 1e-4: Sadeghi et al., TASLP 2020."""
     arguments = {"latent_size": 32, "encoder": (128,), "decoder": (128,), "features": "power"}
@@ -546,6 +561,7 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "vae-mm": _vae_mm,
     "a-v-av": _a_v_av,
     "dkf": _dkf,
+    "rvae": _rvae,
     "a-vae-paper": _papers_a_vae,
     "v-vae-paper": _papers_v_vae,
     "av-vae-paper": _papers_av_vae,
