@@ -187,6 +187,17 @@ def _dkf() -> Recipe:
     )
 
 
+def _av_dkf() -> Recipe:
+    """As the deep Kalman filter, with a transition that sees the lips; half of the pieces have no video."""
+    audio, visual = _dkf(), _visual_prior()
+    return replace(
+        audio,
+        pair=replace(visual.pair, architecture="av-dkf"),
+        data={**audio.data, "balance": 0.75, "max_utterances": 250, "unseen_share": 0.5},
+        trainable=("model.lips", "model.transition"),
+    )
+
+
 def _rvae() -> Recipe:
     """A recurrent VAE of dilated convolutions, on pieces of speech."""
     recipe = _a_vae()
@@ -561,6 +572,7 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "vae-mm": _vae_mm,
     "a-v-av": _a_v_av,
     "dkf": _dkf,
+    "av-dkf": _av_dkf,
     "rvae": _rvae,
     "a-vae-paper": _papers_a_vae,
     "v-vae-paper": _papers_v_vae,
