@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from avse.models.alpha_chain import AlphaChain
 from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel, chooses_models
 from avse.models.coupling import Coupling
 
@@ -43,6 +44,10 @@ class BandLimited(SpeechModel):
     def log_alpha(self, visual: Tensor | None = None) -> Tensor | None:
         """That of the wrapped model."""
         return self.speech.log_alpha(visual)
+
+    def alpha_chain(self, visual: Tensor | None = None) -> AlphaChain | None:
+        """That of the wrapped model."""
+        return self.speech.alpha_chain(visual)
 
     def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
         """That of the wrapped model."""

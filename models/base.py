@@ -19,6 +19,7 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
+from avse.models.alpha_chain import AlphaChain
 from avse.models.coupling import Coupling
 from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.handlers import OneZForAllAlpha
@@ -128,6 +129,13 @@ class SpeechModel(StoredModule):
 
         A model whose `component_models` are to be components of a larger mixture defines it; inference reads
         the prior of alpha off a trace.
+        """
+        return None
+
+    def alpha_chain(self, visual: Tensor | None = None) -> AlphaChain | None:
+        """The chain of alpha over time, if it couples the frames (`Coupling.ALPHA`); else None.
+
+        Then log p(alpha | v) of `given` belongs to a frame by itself, and to the chain's first frame.
         """
         return None
 

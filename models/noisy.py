@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
-from avse.models.coupling import Coupling, coupling_of
+from avse.models.coupling import Coupling, check_alpha, coupling_of
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.handlers import OneZForAllAlpha
 from avse.models.parameters import StoredModule
@@ -167,6 +167,7 @@ def sample_noisy(
     visual: Tensor | None,
 ) -> Tensor:
     """Sample the noise (if it has sites), then alpha (if any), z and x of every frame; return x (*, N, F)."""
+    check_alpha(speech)
     values: NoiseModel | ConstantNoise = noise() if callable(noise) else noise
     *batch, frames = values.frame_gain.shape
     if not hasattr(noise, "variance"):

@@ -169,8 +169,8 @@ class VAEMM(SpeechModel):
         alpha = pyro.sample(
             ALPHA, distribution_of_alpha(self.alpha_logits(visual)), infer={"enumerate": "parallel"}
         )
-        z = pyro.sample(Z, SelectedDistribution(alpha, [_prior(model, visual) for model in models]))
-        return selected(alpha, [_log_variance(model, z, visual) for model in models], event_dim=1)
+        z = pyro.sample(Z, SelectedDistribution(alpha, [component_prior(model, visual) for model in models]))
+        return selected(alpha, [component_log_variance(model, z, visual) for model in models], event_dim=1)
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
         """As `SpeechModel.closed_form`, from `given` of all components."""
@@ -239,7 +239,7 @@ def _leaves(component: SpeechModel) -> list[SpeechModel]:
     return component.component_models() if chooses_models(component) else [component]
 
 
-def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
+def component_prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
     """p(z | v) of a component, batch shape () or (*, N); no random number is drawn.
 
     Raises:
@@ -248,7 +248,7 @@ def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribut
     return distribution_of_z(lambda: component.latent(visual), "a component of a mixture")
 
 
-def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:
+def component_log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:
     """log sigma(z, v) of a component, (*, N, F)."""
     with poutine.block():
         log_variance: Tensor = poutine.condition(component.latent, {Z: z})(visual)

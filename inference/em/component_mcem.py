@@ -14,6 +14,7 @@ It runs with any speech model; for a model without alpha it equals `MCEM`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -30,10 +31,10 @@ from avse.inference.em.m_steps import NoiseStep
 from avse.inference.importance import log_evidence, proposal
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
 from avse.inference.posterior import Posterior
-from avse.inference.responsibilities import AlphaStep, draw_component, independent
+from avse.inference.responsibilities import AlphaStep, draw_component, independent, with_chain
 from avse.inference.wiener import averaged
 from avse.models.base import SpeechModel
-from avse.models.coupling import check_serves
+from avse.models.coupling import BY_ALPHA, check_serves
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 
@@ -48,7 +49,8 @@ class ComponentwiseMCEM:
         e_step: draws of every component in an iteration.
         m_step: M-step of the noise.
         final: final draws, all of which enter the estimate.
-        alpha_step: prior and evidence -> r(alpha).
+        alpha_step: prior and evidence -> r(alpha). Of a model with a chain of alpha over time the chain takes
+            its place, with the evidence tempered alike.
         iterations: number of EM iterations.
         particles: number of importance samples of the evidence for every chain and frame.
         gain_floor: see `MCEM`.
@@ -63,6 +65,7 @@ class ComponentwiseMCEM:
     iterations: int = 12
     particles: int = 4
     gain_floor: float = 0.0
+    couplings: ClassVar = BY_ALPHA
 
     def __call__(
         self,
@@ -141,7 +144,8 @@ class ComponentwiseMCEM:
             return draws, chain_state, torch.ones_like(draws.acceptance[:, 0])
         q = proposal(draws.z, chain_state.step_size)
         evidence = log_evidence(log_joint, q, self.particles, generator).logsumexp(1)
-        return draws, chain_state, self.alpha_step(log_prior, evidence - possible(log_prior))
+        alpha_step = with_chain(self.alpha_step, model.speech.alpha_chain(visual))
+        return draws, chain_state, alpha_step(log_prior, evidence - possible(log_prior))
 
 
 def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor]:
