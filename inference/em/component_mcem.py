@@ -30,6 +30,7 @@ from avse.inference.em.initial import (
 from avse.inference.em.m_steps import NoiseStep
 from avse.inference.importance import log_evidence, proposal
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
+from avse.inference.mcmc.log_density import check_coupling, closure
 from avse.inference.posterior import Posterior
 from avse.inference.responsibilities import AlphaStep, draw_component, independent, with_chain
 from avse.inference.wiener import averaged
@@ -98,6 +99,7 @@ class ComponentwiseMCEM:
                     )
             chains = [z.expand(len(prior), *frames, z.shape[-1]) for z in initial]
             chain_state = ChainState(torch.stack(chains, dim=1))  # (A, C, *, N, L)
+            check_coupling(closure(model, power=power, visual=visual), chains[0][0])
             for _ in range(self.iterations):
                 draws, chain_state, r = self._draw(
                     self.e_step, model, chain_state, prior, power, visual, generator

@@ -61,8 +61,11 @@ def frame_terms(log_joint: LogJoint) -> LogJoint:
     return log_joint.terms if isinstance(log_joint, CoupledLogJoint) else log_joint
 
 
+@torch.no_grad()
 def check_coupling(log_joint: LogJoint, z: Tensor) -> None:
     """Compare the coupling that a model states with what its terms do when z changes in every third frame.
+
+    It costs two evaluations. Chains of a recording are checked once, before they start.
 
     Args:
         log_joint: of the model.

@@ -29,6 +29,7 @@ from avse.inference.em.initial import (
     NoiseInit,
 )
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
+from avse.inference.mcmc.log_density import check_coupling, closure
 from avse.inference.posterior import Posterior
 from avse.inference.responsibilities import AlphaStep, independent
 from avse.inference.vem.latent_factor import LatentFactor, importance_entropy, moments, target
@@ -46,6 +47,7 @@ from avse.inference.vem.mean_field import (
 from avse.models.base import SpeechModel
 from avse.models.coupling import check_serves
 from avse.models.networks.lips import cached_embeddings
+from avse.models.noisy import NoisySpeech
 
 
 class LatentStep(NamedTuple):
@@ -117,7 +119,9 @@ class VEM:
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
             initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
-            prior = log_alpha(speech, initial[0].reshape(-1, *frames, initial[0].shape[-1])[0], visual)
+            z = initial[0].reshape(-1, *frames, initial[0].shape[-1])[0]
+            check_coupling(closure(NoisySpeech(speech, noise), power=power, visual=visual), z)
+            prior = log_alpha(speech, z, visual)
             model = ComponentDensity(self.conditioning(speech, visual), prior)
             field = MeanField.start(power, noise, self.alpha_start(prior))
             chain_state = ChainState(self.factor.start(initial, len(prior), frames))

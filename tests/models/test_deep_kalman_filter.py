@@ -22,6 +22,7 @@ from avse.inference.presets import PRESETS
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, MeanOfRecordings
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.base import SpeechModel, TracedSpeech
+from avse.models.coupling import Coupling
 from avse.models.deep_kalman_filter import AVDeepKalmanFilter, DeepKalmanFilter
 from avse.models.markov_chain import MarkovChain
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, SpectrumDecoder
@@ -174,7 +175,8 @@ def test_a_mixture_takes_no_coupled_frames() -> None:
         VAEMM(dkf(), AVAE(StandardNormal(L), SpectrumDecoder(L, [8], F)))
 
 
-def test_a_function_that_couples_frames_in_secret_is_refused(pair: SpeechPair) -> None:
+@pytest.mark.parametrize("name", ["mcem", "vem", "mcem-mixture", "paper"])
+def test_a_function_that_couples_frames_in_secret_is_refused(name: str, pair: SpeechPair) -> None:
     """z is independent, but the decoder mixes neighbours: frames accepted one by one would be wrong."""
     decoder = pair.model.decoder
 
@@ -184,4 +186,19 @@ def test_a_function_that_couples_frames_in_secret_is_refused(pair: SpeechPair) -
 
     own = avse.Pair(smooth, pair.guide, pair.config.front_end)
     with pytest.raises(InputError, match="states that its frames are independent"):
-        avse.enhance(X, 16000, model=own, algorithm="mcem")
+        avse.enhance(X, 16000, model=own, algorithm=name)
+
+
+def test_a_function_that_says_so_is_served(pair: SpeechPair) -> None:
+    transition, decoder = pair.model.transition, pair.model.decoder
+
+    def walk(visual: Tensor | None = None) -> Tensor:
+        return decoder(pyro.sample("z", MarkovChain(transition)))
+
+    walk.coupling = Coupling.MARKOV  # type: ignore[attr-defined]
+    own = avse.Pair(walk, pair.guide, pair.config.front_end)
+    found = avse.enhance(X, 16000, model=own, algorithm="mcem", seed=1)
+    same = avse.enhance(X, 16000, model=pair, algorithm="mcem", seed=1)
+    np.testing.assert_allclose(found.speech, same.speech, atol=1e-4)
+    with pytest.raises(InputError, match="coupled to their neighbours"):
+        avse.enhance(X, 16000, model=own, algorithm="paper")
