@@ -113,20 +113,26 @@ def mean_moments(power: Tensor, draws: Iterable[tuple[WienerMoments, Tensor]]) -
     return WienerMoments(mean, within + between)
 
 
-NEARLY_CLEAN = 1.5e-3
-"""Power that a filter takes away over power that it lets through, -28 dB, at which `clean_share` is 1/2."""
+NEARLY_CLEAN = 8e-4
+"""Power that a filter takes away over power that it lets through, -31 dB, at which `clean_share` is 1/2."""
+LOUD_RUMBLE = 0.025
+"""Power below the high-pass over that of the speech, -16 dB, at which `clean_share` is at most 1/2."""
 
 
-def clean_share(gain: Tensor, power: Tensor) -> Tensor:
+def clean_share(gain: Tensor, power: Tensor, rejected: Tensor) -> Tensor:
     """How nearly clean a recording is, from 0 to 1, (*).
 
-    1 / (1 + (R / (0.0015 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and
-    S = sum_nf G^2 P the power of the estimated speech.
+    1 / (1 + (R / (0.0008 S))^4) / (1 + (B / (0.025 S))^4) with R = sum_nf (1 - G)^2 P the power that was
+    taken away, S = sum_nf G^2 P that of the estimated speech, and B that of what the high-pass took away. The
+    last factor is for noise that is low above all, such as that of a car, of which a filter of the bins
+    above the high-pass sees little.
 
     Args:
         gain: Wiener gain G, (*, N, F).
-        power: |x|^2 (*, N, F).
+        power: |x|^2 above the high-pass (*, N, F).
+        rejected: amplitude that the high-pass took away over that which it let through, (F,).
     """
     removed = ((1 - gain).square() * power).sum((-2, -1))
-    kept = (gain.square() * power).sum((-2, -1))
-    return 1 / (1 + (removed / (NEARLY_CLEAN * kept).clamp_min(torch.finfo(power.dtype).tiny)).square())
+    below = (rejected.square() * power).sum((-2, -1))
+    kept = (gain.square() * power).sum((-2, -1)).clamp_min(torch.finfo(power.dtype).tiny / LOUD_RUMBLE)
+    return 1 / (1 + (removed / (NEARLY_CLEAN * kept)) ** 4) / (1 + (below / (LOUD_RUMBLE * kept)) ** 4)
