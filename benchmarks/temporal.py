@@ -1,7 +1,7 @@
 """What a prior over time tells of clean speech: evidence lower bounds, frames in order and shuffled.
 
-    python benchmarks/temporal.py                                  # validation split
-    python benchmarks/temporal.py --models a-vae runs/dkf/pair
+    avse train dkf --corpus grid --root ../shared/data --out runs/dkf
+    python benchmarks/temporal.py --models a-vae runs/dkf/pair              # validation split
 
 The bound of every model on clean speech at the common level, nats a frame, higher is better; and the same
 with the frames of every utterance in random order, which takes from a temporal model what it gains (the
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=["a-vae", "dkf"], help="names or folders")
+    parser.add_argument("--models", nargs="+", default=["a-vae"], help="names or folders")
     parser.add_argument("--split", choices=["validation", "test"], default="validation")
     parser.add_argument("--utterances", type=int, default=60, help="evenly from those of the split")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -45,7 +45,7 @@ def main() -> None:
             order = torch.randperm(len(power), generator=torch.Generator().manual_seed(number))
             sums = [sums[0] + bound(pair, power, None), sums[1] + bound(pair, power[order], None)]
             count += len(power)
-        lines.append(f"| {Path(name).name} | {sums[0] / count:.1f} | {sums[1] / count:.1f} |")
+        lines.append(f"| {name} | {sums[0] / count:.1f} | {sums[1] / count:.1f} |")
     table = "\n".join(lines)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "temporal.md").write_text(table + "\n", encoding="utf-8")
