@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor
 from torch.distributions import constraints
 
@@ -88,7 +89,7 @@ class ComplexNormal(TorchDistribution):
     def __init__(self, loc: Tensor, log_variance: Tensor, validate_args: bool | None = None) -> None:
         if not loc.is_complex():
             raise TypeError("ComplexNormal needs a complex mean; for real data use pyro.distributions.Normal")
-        batch_shape = torch.broadcast_shapes(loc.shape, log_variance.shape)
+        batch_shape = torch.Size(broadcast_shape(loc.shape, log_variance.shape))
         self.loc = loc.expand(batch_shape)
         self.log_variance = log_variance.expand(batch_shape)
         super().__init__(batch_shape, validate_args=validate_args)

@@ -13,6 +13,7 @@ from typing import ClassVar
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
@@ -79,7 +80,7 @@ class SelectedDistribution(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(self, alpha: Tensor, components: Sequence[TorchDistribution]) -> None:
-        batch = torch.broadcast_shapes(alpha.shape, *(component.batch_shape for component in components))
+        batch = torch.Size(broadcast_shape(alpha.shape, *(component.batch_shape for component in components)))
         self.alpha = alpha.expand(batch)
         # New ones, even where the batch is the same: those of the caller go on to check their values.
         self.components = [component.expand(batch) for component in components]
@@ -121,7 +122,7 @@ class SelectedDistribution(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of the selected component, (*, N)."""
-        value = value.expand(torch.broadcast_shapes(value.shape, self.shape()))
+        value = value.expand(broadcast_shape(value.shape, self.shape()))
         return selected(self.alpha, [component.log_prob(value) for component in self.components])
 
     @property

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import pyro
-import torch
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from avse.data.errors import InputError
@@ -60,8 +60,8 @@ def frames_plate(
         raise ValueError(f"power, visual and frames must agree on one number of frames, not {sorted(sizes)}")
     shapes = [tuple(batch), *(tuple(data.shape[:-2]) for data in given)]
     try:
-        leading = torch.broadcast_shapes(*shapes)
-    except RuntimeError as error:
+        leading = broadcast_shape(*shapes)  # torch.broadcast_shapes imports sympy, which takes seconds
+    except ValueError as error:
         raise InputError(
             f"batches of shapes {' and '.join(str(shape) for shape in shapes if shape)}: power, visual and "
             "latents need the same channels and recordings, or none"

@@ -88,3 +88,17 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_traces_stay_light() -> None:
+    """`torch.broadcast_shapes` imports sympy, which takes seconds and changes the filters of warnings."""
+    program = """
+import sys
+import torch
+from avse.models.a_vae import AVAE, StandardNormal
+from avse.models.base import TracedSpeech
+TracedSpeech(AVAE(StandardNormal(2), torch.nn.Linear(2, 3)))(torch.zeros(4, 2))
+assert "sympy" not in sys.modules
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]

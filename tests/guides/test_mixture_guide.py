@@ -83,7 +83,7 @@ def encoders() -> tuple[SpeechGuide, SpeechGuide]:
 
 
 def guide_of(responsibilities: Responsibilities, start: int = 0) -> MixtureGuide:
-    return MixtureGuide(*encoders(), responsibilities, start).double()
+    return MixtureGuide(*encoders(), responsibilities=responsibilities, start=start).double()
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_the_bound_makes_draws_of_its_own(batch: dict[str, Tensor]) -> None:
     model, many = MINVAE(L, SpectrumDecoder(L, [H], F)).double(), 20_000
     model.decoder.output.weight.mul_(5)  # type: ignore[union-attr, operator]
     prior = VisualGuide(lambda visual: visual[..., :0], lambda empty: StandardNormal(L).double()())
-    guide = MixtureGuide(prior, prior, OptimalResponsibilities(model))
+    guide = MixtureGuide(prior, prior, responsibilities=OptimalResponsibilities(model))
     one = {name: x[:1].expand(many, -1) for name, x in batch.items()}
     trace = poutine.trace(poutine.enum(guide, first_available_dim=-2)).get_trace(**one)
     log_variance = model.given()(trace.nodes[Z]["value"]).log_variance[0]
@@ -469,7 +469,9 @@ def test_a_corrupted_branch_is_corrupted_once(kind: str, batch: dict[str, Tensor
 
     model = MODELS[kind]()
     audio, visual = encoders()
-    guide = MixtureGuide(CorruptedGuide(audio, corruption), visual, OptimalResponsibilities(model)).double()
+    guide = MixtureGuide(
+        CorruptedGuide(audio, corruption), visual, responsibilities=OptimalResponsibilities(model)
+    ).double()
     loss = AnalyticKLTraceEnumELBO(max_plate_nesting=1).differentiable_loss(model, guide, **batch)
     assert len(calls) == 1
     assert torch.equal(calls[0], batch["power"])
@@ -553,7 +555,7 @@ def test_amortised_responsibilities_are_their_network(batch: dict[str, Tensor]) 
 def test_scales_come_from_the_training_frames() -> None:
     audio = AudioGuide(LogPower(F), GaussianEncoder(F, [H], L))
     network = AmortisedResponsibilities(LogPower(F), nn.Linear(F, 1))
-    guide = MixtureGuide(audio, encoders()[1], network)
+    guide = MixtureGuide(audio, encoders()[1], responsibilities=network)
     power = torch.rand(100, F) + 0.1
     guide.fit_scales(power)
     for features in (audio.features, network.features):

@@ -500,7 +500,7 @@ def test_every_algorithm_runs_with_three_components(name: str, kind: str) -> Non
 
 def test_separate_chains_need_an_encoder_for_each_component_or_one_for_all() -> None:
     model = mixture().float().eval().requires_grad_(False)
-    two = MixtureGuide(*encoders()[:2], lambda *parts, power, visual: power[..., 0]).eval()
+    two = MixtureGuide(*encoders()[:2], responsibilities=lambda *parts, power, visual: power[..., 0]).eval()
     for guide in (two, encoders()[0].eval()):
         run = shortened("mcem-mixture")
         told = (model, guide, torch.rand(1, N, F), lips().float(), Generator().manual_seed(0))

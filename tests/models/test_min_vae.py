@@ -355,7 +355,7 @@ def test_mcem(make: Callable[[], MCEM], version: int, batch: tuple[int, ...]) ->
     guide = MixtureGuide(
         AudioGuide(RawPower(), GaussianEncoder(F, [H], L)),
         VisualGuide(lip_trunk(), VisualPrior(GaussianEncoder(E, [6], L))),
-        OptimalResponsibilities(model),
+        responsibilities=OptimalResponsibilities(model),
     )
     power, visual = torch.rand(*batch, N, F), lips().float()
     posterior = short(make())(model, guide, power, visual, Generator().manual_seed(1))

@@ -497,7 +497,7 @@ def test_mcem(make: Callable[[], MCEM], batch: tuple[int, ...]) -> None:
     guide = MixtureGuide(
         AudioGuide(RawPower(), GaussianEncoder(F, [H], L)),
         VisualGuide(lip_trunk(), VisualPrior(GaussianEncoder(E, [6], L))),
-        OptimalResponsibilities(model),
+        responsibilities=OptimalResponsibilities(model),
     )
     power, visual = torch.rand(*batch, N, F), lips().float()
     run = short(make())
@@ -653,7 +653,7 @@ def test_algorithms_follow_a_doubt_that_is_sure(algorithm: MCEM | VEM, batch: tu
     guide = MixtureGuide(
         AudioGuide(RawPower(), GaussianEncoder(F, [H], L)),
         VisualGuide(lip_trunk(), VisualPrior(GaussianEncoder(E, [6], L))),
-        OptimalResponsibilities(speech),
+        responsibilities=OptimalResponsibilities(speech),
     )
     power, visual = torch.rand(*batch, N, F), lips().float()
     posterior = algorithm(speech, guide, power, visual, Generator().manual_seed(1))
