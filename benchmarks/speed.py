@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py lips     # finding lips and their shape, of two unseen speakers
+    python benchmarks/speed.py start    # until a command answers, by how long `import torch` takes
 
 Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
 differ and are shared. Also: growth with duration, and peak memory for a recording of ten minutes (in its own
@@ -13,14 +14,17 @@ import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import common
 import numpy as np
+import soundfile as sf
 import torch
 
 import avse
@@ -111,6 +115,32 @@ def enhance_ten_minutes() -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
+def start_times(repeats: int) -> None:
+    """Print the wall time of whole processes over that of `import torch`, as machines differ."""
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "noise.wav"
+        sf.write(sound, 0.1 * np.random.default_rng(0).standard_normal(5 * RATE), RATE)
+        command = "from avse.cli.app import main; main()"
+        calls: dict[str, tuple[float, list[str]]] = {
+            "import torch": (1.0, ["import torch"]),
+            "import avse": (0.1, ["import avse"]),
+            "avse --help": (0.33, [command, "--help"]),
+            "avse enhance of a missing file": (
+                0.33,
+                [command, "enhance", str(sound.with_name("absent.wav"))],
+            ),
+            "avse enhance of 5 s": (2.0, [command, "enhance", str(sound)]),
+        }
+
+        def started(arguments: list[str]) -> Callable[[], object]:
+            return lambda: subprocess.run([sys.executable, "-c", *arguments], capture_output=True)
+
+        torch_alone, *times = best(repeats, *(started(arguments) for _, arguments in calls.values()))
+        print(f"import torch: {torch_alone:.2f} s")
+        for (name, (limit, _)), spent in zip(list(calls.items())[1:], times, strict=True):
+            show(f"{name} / import torch", spent / torch_alone, limit)
+
+
 def lips_throughput(repeats: int) -> None:
     """Print how many video frames a second of processor time become features of the shape of the mouth."""
     rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", "validation")
@@ -133,7 +163,7 @@ def lips_throughput(repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["all", "lips"], default="all")
+    parser.add_argument("part", nargs="?", choices=["all", "lips", "start"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; one, as `quality.py` runs")
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
@@ -141,6 +171,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.part == "lips":
         lips_throughput(args.repeats)
+        return
+    if args.part == "start":
+        start_times(args.repeats)
         return
     if args.ten_minutes:
         enhance_ten_minutes()

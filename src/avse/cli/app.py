@@ -15,12 +15,11 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from avse.data.errors import InputError
+from avse.data.files import check_source
 from avse.progress import progress_bar
 from avse.version import __version__
 
@@ -90,8 +89,8 @@ def default_lips(video: Path) -> Path:
 
 def main() -> None:
     """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
+    # Before torch is imported, which reads it. The matrices are small: more threads only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may be missing here
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -160,6 +159,7 @@ def enhance(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Enhance a noisy recording. The output has its length, rate and channels."""
+    check_source(noisy, "a sound file or a video")
     from avse.cli.commands import enhance_file
 
     destination = out or default_output(noisy)
@@ -211,6 +211,7 @@ def diagnose(
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
     """Draw long chains from the posterior of a noisy recording and report whether they have converged."""
+    check_source(noisy, "a sound file or a video")
     from avse.cli.commands import diagnose_file
 
     with warnings_as_notes(), progress_bar("sampling") as progress:
@@ -448,6 +449,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the sentence, the noise and the enhancement.")] = 0,
 ) -> None:
     """Make a noisy talking face without any download, enhance it, and show before and after."""
+    from rich.table import Table
+
     from avse.cli.commands import run_demo
 
     with warnings_as_notes(), progress_bar("enhancing") as progress:

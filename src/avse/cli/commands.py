@@ -1,6 +1,7 @@
 """What the commands do, as functions from files to files.
 
-Matplotlib and ArviZ are imported by what draws and diagnoses, so that other commands start without them.
+Torch, Pyro, Matplotlib and ArviZ are imported by the functions that need them, after the files that are given
+have been read: a mistake is answered before they are loaded.
 """
 
 import json
@@ -8,7 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,13 @@ from numpy.typing import NDArray
 from avse.checks import checked_count, checked_device, checked_seed
 from avse.cli.extras import extras
 from avse.data.audio import check_writable, read_audio, write_audio
-from avse.data.corpora.base import Corpus
-from avse.data.corpora.folder import FolderCorpus
-from avse.data.corpora.grid import GridCorpus
-from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, check_distinct, made_folder
-from avse.data.lips import Lips, Reason, read_lips
-from avse.data.lips.files import lips_from, save_lips
-from avse.data.lips.video import has_pictures
-from avse.enhancement import enhance
-from avse.inference.presets import algorithm_named
-from avse.recording import pair_named
-from avse.zoo.pair import SpeechPair
+
+if TYPE_CHECKING:
+    from avse.data.corpora.base import Corpus
+    from avse.data.lips import Lips
+    from avse.zoo.pair import SpeechPair
 
 
 def enhance_file(
@@ -60,12 +55,16 @@ def enhance_file(
     check_distinct(input=noisy, output=out, report=report, figure=figure)
     check_distinct(video=video, output=out, report=report, figure=figure)  # a video may be its own input
     checked_seed(seed)
-    checked_device(device)
     audio = read_audio(noisy, audio_track)
     check_writable(out)
     for path in (report, figure):
         if path is not None:
             check_destination(path)
+    from avse.enhancement import enhance
+    from avse.inference.presets import algorithm_named
+    from avse.recording import pair_named
+
+    checked_device(device)
     if figure is not None:
         from avse.evaluation.figures import check_figure_format, plain_text, write_figure
 
@@ -130,7 +129,9 @@ def diagnose_file(
     from avse.evaluation.posterior.diagnosis import verdict
     from avse.evaluation.posterior.report import posterior_report
     from avse.inference.mcmc.kernels import HMC
+    from avse.inference.presets import algorithm_named
     from avse.posterior_run import INITIAL_STEP_SIZE, ChainSettings, summarize_posterior
+    from avse.recording import pair_named
 
     kernel = HMC(INITIAL_STEP_SIZE, leapfrog_steps)
     settings = ChainSettings(chains, draws, warmup, kernel) if chains else None
@@ -172,10 +173,15 @@ def _lips_of(
     noisy: Path,
     video: Path | None,
     fps: float | None,
-    model: str | SpeechPair,
+    model: "str | SpeechPair",
     audio_track: int | None = None,
-) -> tuple[Lips | None, list[str]]:
+) -> "tuple[Lips | None, list[str]]":
     """The lips to look at, if any, and why there are none where one would expect them."""
+    from avse.data.lips import read_lips
+    from avse.data.lips.files import lips_from
+    from avse.data.lips.video import has_pictures
+    from avse.zoo.pair import SpeechPair
+
     if video is not None:
         return lips_from(video, fps), []
     if not has_pictures(noisy) or (isinstance(model, SpeechPair) and model.config.lips is None):
@@ -196,6 +202,9 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     Raises:
         InputError: no usable video, no face, or an output that cannot be written.
     """
+    from avse.data.lips import Reason, read_lips
+    from avse.data.lips.files import save_lips
+
     check_distinct(video=video, output=out, figure=figure)
     if out.suffix.lower() != ".npz":
         raise InputError(f"{out}: lips are saved as .npz; let the name end so")
@@ -290,7 +299,7 @@ def train_model(
     }
 
 
-def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
+def named_corpus(name: str, root: Path | None, seed: int) -> "Corpus":
     """The corpus of a name.
 
     Raises:
@@ -300,6 +309,10 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
         with extras("synthetic"):
             from avse.data.corpora.synthetic import SyntheticCorpus
         return SyntheticCorpus(seed=seed)
+    from avse.data.corpora.folder import FolderCorpus
+    from avse.data.corpora.grid import GridCorpus
+    from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
+
     corpora: dict[str, Callable[..., Corpus]] = {
         "folder": FolderCorpus,
         "grid": GridCorpus,
@@ -320,6 +333,9 @@ def run_demo(
     Returns the metrics of each recording by its name, and the files written.
     """
     made_folder(out)
+    from avse.data.lips import Reason
+    from avse.enhancement import enhance
+
     with extras("synthetic", "metrics"):
         from avse.data.corpora.synthetic.demo import talking_face
         from avse.evaluation.figures import metrics_figure, write_figure
