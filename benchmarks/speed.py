@@ -3,6 +3,7 @@
     python benchmarks/speed.py
     python benchmarks/speed.py lips     # finding lips and their shape, of two unseen speakers
     python benchmarks/speed.py start    # until a command answers, by how long `import torch` takes
+    python benchmarks/speed.py many     # 16 recordings: one by one, by enhance_many, in one batch
 
 Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
 differ and are shared. Also: growth with duration, and peak memory for a recording of ten minutes (in its own
@@ -11,6 +12,7 @@ face, crop, landmarks and shapes. Its data is looked for in AVSE_DATA (default .
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -38,11 +40,12 @@ from avse.inference.component_density import closed
 from avse.inference.component_density import traced as by_traces
 from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.log_density import traced
-from avse.inference.presets import papers_mcem, papers_vem
+from avse.inference.presets import algorithm_named, papers_mcem, papers_vem
 from avse.inference.vem.vem import VEM
 from avse.models.base import SpeechModel
 from avse.models.networks.spectrum import SpectrumDecoder
 from avse.models.vae_mm import VAEMM
+from avse.recording import Recording
 from avse.zoo.pair import PairConfig, SpeechPair
 
 RATE = 16000
@@ -141,6 +144,46 @@ def start_times(repeats: int) -> None:
             show(f"{name} / import torch", spent / torch_alone, limit)
 
 
+def many_recordings(repeats: int) -> None:
+    """Print what 16 recordings of 3 to 6 s cost in processor time: apart, together, and as one batch.
+
+    The batch is of recordings of one length, without masks, so that it is the least that a batch can cost.
+    Wall time on two processes is that after they have started.
+    """
+    draws = np.random.default_rng(0)
+    sounds = [draws.standard_normal(int(seconds * RATE)) * 0.1 for seconds in np.linspace(3, 6, 16)]
+    apart, together = best(
+        repeats,
+        lambda: [avse.enhance(sound, RATE) for sound in sounds],
+        lambda: list(avse.enhance_many(sounds, RATE)),
+        clock=time.process_time,
+    )
+    print(f"16 recordings one by one: {apart:.2f} s of processor time")
+    show("enhance_many / one by one, processor time", together / apart, 0.95)
+
+    def on_two() -> None:
+        list(avse.enhance_many(sounds, RATE, jobs=2))
+
+    on_two()
+    wall_apart, wall_two = best(repeats, lambda: [avse.enhance(sound, RATE) for sound in sounds], on_two)
+    print(f"throughput of two processes / one by one: {wall_apart / wall_two:.2f} on {os.cpu_count()} cores")
+
+    own = Recording.prepare(sounds[8], RATE, avse.load("a-vae"))
+    algorithm, _ = algorithm_named("amortised")
+
+    def posterior(power: torch.Tensor) -> None:
+        algorithm(own.speech, own.guide, power, None, torch.Generator().manual_seed(0), lambda fraction: None)
+
+    batch = own.power.repeat(16, 1, 1)
+    single, whole = best(
+        repeats,
+        lambda: [posterior(own.power) for _ in range(16)],
+        lambda: posterior(batch),
+        clock=time.process_time,
+    )
+    print(f"16 posteriors in one batch / one by one, processor time: {whole / single:.2f}")
+
+
 def lips_throughput(repeats: int) -> None:
     """Print how many video frames a second of processor time become features of the shape of the mouth."""
     rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", "validation")
@@ -163,7 +206,7 @@ def lips_throughput(repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["all", "lips", "start"], default="all")
+    parser.add_argument("part", nargs="?", choices=["all", "lips", "start", "many"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; one, as `quality.py` runs")
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
@@ -174,6 +217,9 @@ def main() -> None:
         return
     if args.part == "start":
         start_times(args.repeats)
+        return
+    if args.part == "many":
+        many_recordings(args.repeats)
         return
     if args.ten_minutes:
         enhance_ten_minutes()

@@ -10,18 +10,31 @@ from avse.version import __version__
 
 if TYPE_CHECKING:
     from avse.enhancement import Enhancement, enhance
+    from avse.many import Outcome, enhance_many
     from avse.zoo.own import Pair
     from avse.zoo.pair import PairConfig, SpeechPair
     from avse.zoo.registry import load
 
-__all__ = ["Enhancement", "Pair", "PairConfig", "SpeechPair", "__version__", "enhance", "load"]
+__all__ = [
+    "Enhancement",
+    "Outcome",
+    "Pair",
+    "PairConfig",
+    "SpeechPair",
+    "__version__",
+    "enhance",
+    "enhance_many",
+    "load",
+]
 
 _MODULES = {
     "Enhancement": "avse.enhancement",
+    "Outcome": "avse.many",
     "Pair": "avse.zoo.own",
     "PairConfig": "avse.zoo.pair",
     "SpeechPair": "avse.zoo.pair",
     "enhance": "avse.enhancement",
+    "enhance_many": "avse.many",
     "load": "avse.zoo.registry",
 }
 _PARTS = ("data", "guides", "inference", "models", "recording", "zoo")

@@ -71,8 +71,16 @@ def test_shipped_is_the_function_and_not_the_module_of_that_name() -> None:
 
 
 @pytest.mark.slow
-def test_parts_of_the_package_are_there_after_one_import() -> None:
-    imported("import avse; assert 'amortised' in avse.inference.presets.PRESETS; avse.data.audio.read_audio")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import avse; assert 'amortised' in avse.inference.presets.PRESETS; avse.data.audio.read_audio",
+        "import avse; from avse.recording import Recording",
+        "from avse import zoo; zoo.load",
+    ],
+)
+def test_parts_of_the_package_are_there_after_one_import(code: str) -> None:
+    imported(code)
 
 
 def test_the_command_line_asks_for_one_thread_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

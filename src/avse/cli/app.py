@@ -13,15 +13,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from avse.data.errors import InputError
 from avse.data.files import check_source
+from avse.data.folders import copies, is_many
 from avse.progress import progress_bar
 from avse.version import __version__
+
+if TYPE_CHECKING:
+    from avse.many import Outcome
 
 app = typer.Typer(
     help="Unsupervised audio-visual speech enhancement with probabilistic models.",
@@ -134,7 +138,13 @@ def show_note(text: object) -> None:
 
 @app.command()
 def enhance(
-    noisy: Annotated[Path, typer.Argument(help="Sound file, or video with sound, whose lips are used, too.")],
+    noisy: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Sound file, or video with sound, whose lips are used, too; or several, folders of them, or "
+            "patterns such as 'speaker*/*.wav'."
+        ),
+    ],
     video: Annotated[
         Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
     ] = None,
@@ -145,9 +155,11 @@ def enhance(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write; default NAME_enhanced.wav, for others than .wav FILE.enhanced.wav."
+            help="Where to write; default NAME_enhanced.wav, for others than .wav FILE.enhanced.wav. For "
+            "several recordings a folder, which mirrors their names and subfolders."
         ),
     ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes for several recordings.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw spectrograms, gain and objective.")] = None,
@@ -158,14 +170,47 @@ def enhance(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Enhance a noisy recording. The output has its length, rate and channels."""
-    check_source(noisy, "a sound file or a video")
+    """Enhance noisy recordings. Each output has the length, rate and channels of its input.
+
+    Of several recordings those are skipped whose output is there, so that the same command goes on where it
+    was interrupted; one that fails does not stop the others.
+    """
+    if len(noisy) > 1 or is_many(noisy[0]):
+        one_alone = {"--video": video, "--fps": fps, "--json": report, "--figure": figure}
+        for option, value in one_alone.items():
+            if value is not None:
+                raise InputError(f"{option} is for one recording: leave it out, or give one file")
+        if out is None:
+            raise InputError("several recordings need a folder to go to: give --out")
+        work = copies(noisy, out)
+        from avse.cli.many import enhance_copies
+
+        with warnings_as_notes(), progress_bar("enhancing") as progress:
+            show_outcomes(
+                enhance_copies(
+                    work,
+                    out,
+                    video_offset=video_offset,
+                    model=model,
+                    algorithm=algorithm,
+                    seed=seed,
+                    audio_track=audio_track,
+                    link_channels=link_channels,
+                    device=device,
+                    jobs=jobs,
+                    progress=progress,
+                ),
+                len(work),
+            )
+        return
+    source = noisy[0]
+    check_source(source, "a sound file or a video")
     from avse.cli.commands import enhance_file
 
-    destination = out or default_output(noisy)
+    destination = out or default_output(source)
     with warnings_as_notes(), progress_bar("enhancing") as progress:
         summary = enhance_file(
-            noisy,
+            source,
             destination,
             video=video,
             fps=fps,
@@ -183,6 +228,33 @@ def enhance(
     for note in summary["notes"]:
         show_note(note)
     print(destination)
+
+
+def show_outcomes(outcomes: "Iterator[Outcome]", total: int) -> None:
+    """Print the outputs as they come, then what was skipped and what failed.
+
+    Raises:
+        typer.Exit: with the code of a mistake of the user, as some recordings failed.
+    """
+    failures, skipped = [], 0
+    for outcome in outcomes:
+        for note in (outcome.report or {}).get("notes", ()):
+            show_note(f"{outcome.source}: {note}")
+        if outcome.status == "failed":
+            failures.append(outcome)
+        elif outcome.status == "skipped":
+            skipped += 1
+        else:
+            print(outcome.output, flush=True)
+    if skipped:
+        show_note(f"{skipped} of {total} recordings were skipped, as their outputs are there")
+    if failures:
+        show_note(f"{len(failures)} of {total} recordings could not be enhanced:")
+        for outcome in failures:
+            error = outcome.error or ""
+            named = error.startswith(str(outcome.source))
+            print(f"avse: {one_line(error if named else f'{outcome.source}: {error}')}", file=sys.stderr)
+        raise typer.Exit(USER_ERROR)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from avse.data.files import atomic_path, check_destination, check_distinct, made
 if TYPE_CHECKING:
     from avse.data.corpora.base import Corpus
     from avse.data.lips import Lips
+    from avse.recording import Loader
     from avse.zoo.pair import SpeechPair
 
 
@@ -42,12 +43,13 @@ def enhance_file(
     report: Path | None = None,
     figure: Path | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    load: "Loader | None" = None,
 ) -> dict[str, Any]:
     """Enhance a file and write the result; returns the report.
 
     Everything that can be refused is refused before the computation starts. A noisy file with pictures is its
     own video, unless another is given or the model listens only. If no face is found in it, `model` "auto"
-    goes by the sound alone, and the report says so.
+    goes by the sound alone, and the report says so. Models are read by `load`, as for `enhance_with`.
 
     Raises:
         InputError: input, output, model or algorithm cannot be used.
@@ -60,7 +62,7 @@ def enhance_file(
     for path in (report, figure):
         if path is not None:
             check_destination(path)
-    from avse.enhancement import enhance
+    from avse.enhancement import enhance_with
     from avse.inference.presets import algorithm_named
     from avse.recording import pair_named
 
@@ -71,9 +73,9 @@ def enhance_file(
         check_figure_format(figure)
     if algorithm != "auto":
         algorithm_named(algorithm)
-    pair = model if model == "auto" else pair_named(model)
+    pair = model if model == "auto" else pair_named(model, load)
     lips, excuse = _lips_of(noisy, video, fps, pair, audio_track)
-    enhancement = enhance(
+    enhancement = enhance_with(
         audio.samples,
         audio.sample_rate,
         video=lips,
@@ -84,6 +86,7 @@ def enhance_file(
         link_channels=link_channels,
         device=device,
         progress=progress,
+        load=load,
     )
     summary: dict[str, Any] = {
         **enhancement.report,
