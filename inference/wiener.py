@@ -127,6 +127,15 @@ def clean_share(gain: Tensor, power: Tensor) -> Tensor:
         gain: Wiener gain G, (*, N, F).
         power: |x|^2 (*, N, F).
     """
+    return clean_share_of(*powers_apart(gain, power))
+
+
+def powers_apart(gain: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+    """R and S of `clean_share`: the power that a filter takes away, and what it lets through, (*) each."""
     removed = ((1 - gain).square() * power).sum((-2, -1))
-    kept = (gain.square() * power).sum((-2, -1))
-    return 1 / (1 + (removed / (NEARLY_CLEAN * kept).clamp_min(torch.finfo(power.dtype).tiny)).square())
+    return removed, (gain.square() * power).sum((-2, -1))
+
+
+def clean_share_of(removed: Tensor, kept: Tensor) -> Tensor:
+    """`clean_share` from the powers R and S, (*) each."""
+    return 1 / (1 + (removed / (NEARLY_CLEAN * kept).clamp_min(torch.finfo(kept.dtype).tiny)).square())

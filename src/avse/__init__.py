@@ -11,6 +11,7 @@ from avse.version import __version__
 if TYPE_CHECKING:
     from avse.enhancement import Enhancement, enhance
     from avse.many import Outcome, enhance_many
+    from avse.stream import Stream
     from avse.zoo.own import Pair
     from avse.zoo.pair import PairConfig, SpeechPair
     from avse.zoo.registry import load
@@ -21,6 +22,7 @@ __all__ = [
     "Pair",
     "PairConfig",
     "SpeechPair",
+    "Stream",
     "__version__",
     "enhance",
     "enhance_many",
@@ -33,6 +35,7 @@ _MODULES = {
     "Pair": "avse.zoo.own",
     "PairConfig": "avse.zoo.pair",
     "SpeechPair": "avse.zoo.pair",
+    "Stream": "avse.stream",
     "enhance": "avse.enhancement",
     "enhance_many": "avse.many",
     "load": "avse.zoo.registry",

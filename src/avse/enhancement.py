@@ -313,7 +313,7 @@ def enhance_with(
         posteriors,
         infer,
         algorithm_name,
-        requested={"model": _requested(model), "algorithm": _requested(algorithm)},
+        requested={"model": requested_name(model), "algorithm": requested_name(algorithm)},
         video_given=video is not None,
         video_offset=video_offset,
         linked=linked,
@@ -339,6 +339,6 @@ def enhance_with(
     )
 
 
-def _requested(choice: object) -> str:
+def requested_name(choice: object) -> str:
     """A name or path as it was given; "object" for a loaded pair or an algorithm object."""
     return str(choice) if isinstance(choice, str | Path) else "object"

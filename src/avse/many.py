@@ -13,15 +13,16 @@ from torch import Tensor
 
 import avse.zoo as zoo
 from avse.checks import checked_count, checked_device, checked_seed
-from avse.data.audio import read_audio, write_audio
+from avse.data.audio import long_audio, read_audio, write_audio
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, made_folder
 from avse.data.folders import Copy, copies, files_of, is_many
-from avse.enhancement import Enhancement, enhance_with
+from avse.enhancement import Enhancement, enhance_with, requested_name
 from avse.evaluation.processes import in_processes
 from avse.inference.algorithm import Algorithm
 from avse.inference.presets import algorithm_named
-from avse.recording import Loader, pair_named
+from avse.long import enhance_blocks, fits_blocks
+from avse.recording import SEGMENT, Loader, pair_named
 from avse.zoo.pair import SpeechPair
 
 Sound = NDArray[Any] | Tensor | str | Path
@@ -242,9 +243,29 @@ def _enhanced(sound: _Samples, settings: Settings, load: Loader) -> Outcome:
 
 
 def _written(copy: Copy, settings: Settings, load: Loader) -> Outcome:
+    made_folder(copy.output.parent)
+    blocks = long_audio(copy.source, SEGMENT)
+    if blocks is not None:
+        model = "a-vae" if isinstance(settings.model, str) and settings.model == "auto" else settings.model
+        pair = pair_named(model, load)
+        if fits_blocks(pair, settings.algorithm):
+            requested = {
+                "model": requested_name(settings.model),
+                "algorithm": requested_name(settings.algorithm),
+            }
+            report = enhance_blocks(
+                blocks,
+                copy.output,
+                pair,
+                settings.algorithm,
+                requested=requested,
+                seed=settings.seed,
+                link_channels=settings.link_channels,
+                device=settings.device,
+            )
+            return Outcome(copy.source, "enhanced", copy.output, report=report)
     audio = read_audio(copy.source)
     found = enhance_with(audio.samples, audio.sample_rate, load=load, **vars(settings))
-    made_folder(copy.output.parent)
     speech = found.speech[:, 0] if audio.samples.shape[1] == 1 else found.speech
     write_audio(copy.output, speech, audio.sample_rate, audio.subtype)
     return Outcome(copy.source, "enhanced", copy.output, report=found.report)

@@ -139,12 +139,12 @@ def show_note(text: object) -> None:
 @app.command()
 def enhance(
     noisy: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Sound file, or video with sound, whose lips are used, too; or several, folders of them, or "
             "patterns such as 'speaker*/*.wav'."
         ),
-    ],
+    ] = None,
     video: Annotated[
         Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
     ] = None,
@@ -169,19 +169,44 @@ def enhance(
         typer.Option(help="One filter for all channels; default for two channels, the stereo image stays."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Live: PCM from stdin to stdout, at most half a second late."),
+    ] = False,
+    rate: Annotated[int, typer.Option(help="Of --stream: samples a second.")] = 16000,
+    channels: Annotated[int, typer.Option(help="Of --stream: interleaved channels.")] = 1,
+    sample_format: Annotated[str, typer.Option(help="Of --stream: s16le or f32le.")] = "s16le",
 ) -> None:
     """Enhance noisy recordings. Each output has the length, rate and channels of its input.
 
     Of several recordings those are skipped whose output is there, so that the same command goes on where it
     was interrupted; one that fails does not stop the others.
     """
+    one_file = {"--video": video, "--fps": fps, "--json": report, "--figure": figure}
+    if stream:
+        refuse_options({"NOISY": noisy, "--out": out, **one_file}, "--stream reads stdin and writes stdout")
+        from avse.cli.live import enhance_pcm
+
+        enhance_pcm(
+            sys.stdin.buffer,
+            sys.stdout.buffer,
+            show_note,
+            rate=rate,
+            channels=channels,
+            sample_format=sample_format,
+            model=model,
+            algorithm=algorithm,
+            seed=seed,
+            link_channels=link_channels,
+            device=device,
+        )
+        return
+    if not noisy:
+        raise InputError("nothing to enhance: give a sound file, a video, a folder or a pattern, or --stream")
     if len(noisy) > 1 or is_many(noisy[0]):
-        one_alone = {"--video": video, "--fps": fps, "--json": report, "--figure": figure}
-        for option, value in one_alone.items():
-            if value is not None:
-                raise InputError(f"{option} is for one recording: leave it out, or give one file")
+        refuse_options(one_file, "several recordings are given, and that is for one")
         if out is None:
-            raise InputError("several recordings need a folder to go to: give --out")
+            raise InputError(f"{noisy[0]}: several recordings need a folder to go to; give --out")
         work = copies(noisy, out)
         from avse.cli.many import enhance_copies
 
@@ -228,6 +253,17 @@ def enhance(
     for note in summary["notes"]:
         show_note(note)
     print(destination)
+
+
+def refuse_options(given: dict[str, object], reason: str) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        InputError: one of the values, by name, is neither None nor empty.
+    """
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name}: {reason}; leave it out")
 
 
 def show_outcomes(outcomes: "Iterator[Outcome]", total: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from avse.checks import checked_count, checked_device, checked_seed
 from avse.cli.extras import extras
-from avse.data.audio import check_writable, read_audio, write_audio
+from avse.data.audio import check_writable, long_audio, read_audio, write_audio
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, check_distinct, made_folder
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from avse.data.lips import Lips
     from avse.recording import Loader
     from avse.zoo.pair import SpeechPair
+
+
+WHOLE = 30.0
+"""s; longer files of sound are enhanced block by block, as long as `avse.recording.SEGMENT`."""
 
 
 def enhance_file(
@@ -49,7 +53,9 @@ def enhance_file(
 
     Everything that can be refused is refused before the computation starts. A noisy file with pictures is its
     own video, unless another is given or the model listens only. If no face is found in it, `model` "auto"
-    goes by the sound alone, and the report says so. Models are read by `load`, as for `enhance_with`.
+    goes by the sound alone, and the report says so. Models are read by `load`, as for `enhance_with`. Files
+    of more than `WHOLE` seconds are enhanced in bounded memory (`avse.long`), where the model uses no lips,
+    the algorithm is amortised EM, and no figure is wanted.
 
     Raises:
         InputError: input, output, model or algorithm cannot be used.
@@ -57,13 +63,16 @@ def enhance_file(
     check_distinct(input=noisy, output=out, report=report, figure=figure)
     check_distinct(video=video, output=out, report=report, figure=figure)  # a video may be its own input
     checked_seed(seed)
-    audio = read_audio(noisy, audio_track)
+    # A figure needs the whole, and sound beside pictures is no long file of sound.
+    blocks = long_audio(noisy, WHOLE) if figure is None and not audio_track else None
+    audio = read_audio(noisy, audio_track) if blocks is None else None
     check_writable(out)
     for path in (report, figure):
         if path is not None:
             check_destination(path)
     from avse.enhancement import enhance_with
     from avse.inference.presets import algorithm_named
+    from avse.long import enhance_blocks, fits_blocks
     from avse.recording import pair_named
 
     checked_device(device)
@@ -75,6 +84,25 @@ def enhance_file(
         algorithm_named(algorithm)
     pair = model if model == "auto" else pair_named(model, load)
     lips, excuse = _lips_of(noisy, video, fps, pair, audio_track)
+    if blocks is not None:
+        own = pair_named("a-vae" if pair == "auto" else pair, load)
+        if lips is None and fits_blocks(own, algorithm):
+            found = enhance_blocks(
+                blocks,
+                out,
+                own,
+                algorithm,
+                requested={"model": model, "algorithm": algorithm},
+                seed=seed,
+                link_channels=link_channels,
+                device=device,
+                progress=progress,
+            )
+            summary = _summary(found, excuse, noisy, out)
+            if report is not None:
+                write_json(report, summary)
+            return summary
+    audio = read_audio(noisy, audio_track) if audio is None else audio
     enhancement = enhance_with(
         audio.samples,
         audio.sample_rate,
@@ -88,13 +116,8 @@ def enhance_file(
         progress=progress,
         load=load,
     )
-    summary: dict[str, Any] = {
-        **enhancement.report,
-        "notes": [*excuse, *enhancement.report["notes"]],
-        "file": str(noisy),
-        "output": str(out),
-    }
     write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
+    summary = _summary(enhancement.report, excuse, noisy, out)
     if figure is not None:
         try:
             write_figure(figure, enhancement.figure(title=plain_text(noisy.name)))
@@ -103,6 +126,10 @@ def enhance_file(
     if report is not None:
         write_json(report, summary)
     return summary
+
+
+def _summary(report: dict[str, Any], excuse: list[str], noisy: Path, out: Path) -> dict[str, Any]:
+    return {**report, "notes": [*excuse, *report["notes"]], "file": str(noisy), "output": str(out)}
 
 
 def diagnose_file(
