@@ -3,6 +3,7 @@
     python benchmarks/speed.py
     python benchmarks/speed.py lips     # finding lips and their shape, of two unseen speakers
     python benchmarks/speed.py start    # until a command answers, by how long `import torch` takes
+    python benchmarks/speed.py long     # files of 1 to 60 minutes, block by block: memory and time; a quarter hour
     python benchmarks/speed.py many     # 16 recordings: one by one, by enhance_many, in one batch
 
 Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
@@ -30,6 +31,7 @@ import soundfile as sf
 import torch
 
 import avse
+from avse.cli.commands import enhance_file
 from avse.data.front_end import FrontEnd
 from avse.data.lips import read_lips
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
@@ -144,6 +146,33 @@ def start_times(repeats: int) -> None:
             show(f"{name} / import torch", spent / torch_alone, limit)
 
 
+def enhance_one_file(path: Path) -> None:
+    """Enhance a file into another; print the peak memory of this process in GiB and its processor time in s."""
+    start = time.process_time()
+    enhance_file(path, path.with_name("enhanced.wav"))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.process_time() - start)
+
+
+def long_files(minutes: Sequence[float]) -> None:
+    """Print memory and processor time of files of so many minutes, mono at 16 kHz, each in its own process."""
+    draws, spent = np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "noise.wav"
+        for length in minutes:
+            with sf.SoundFile(sound, "w", RATE, 1) as file:
+                for _ in range(round(length * 60)):
+                    file.write(0.1 * draws.uniform(0.3, 1) * draws.standard_normal(RATE))
+            call = [sys.executable, __file__, "long", "--one-file", str(sound)]
+            child = subprocess.run(call, capture_output=True, text=True, check=True)
+            peak, seconds = map(float, child.stdout.split())
+            spent.append(seconds)
+            print(f"{length:g} min: {seconds / length / 60:.3f} s of processor time a second")
+            show(f"peak memory for {length:g} min (GiB)", peak, 1.0)
+    if len(minutes) > 1:
+        exponent = np.polyfit(np.log(minutes), np.log(spent), 1)[0]
+        show("exponent of the time in the length", float(exponent), 1.05)
+
+
 def many_recordings(repeats: int) -> None:
     """Print what 16 recordings of 3 to 6 s cost in processor time: apart, together, and as one batch.
 
@@ -206,9 +235,11 @@ def lips_throughput(repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["all", "lips", "start", "many"], default="all")
+    parser.add_argument("part", nargs="?", choices=["all", "lips", "start", "many", "long"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; one, as `quality.py` runs")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20, 60], help="of the part long")
+    parser.add_argument("--one-file", type=Path, help="only enhance a file; used by the script")
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -218,8 +249,14 @@ def main() -> None:
     if args.part == "start":
         start_times(args.repeats)
         return
+    if args.part == "long":
+        long_files(args.minutes)
+        return
     if args.part == "many":
         many_recordings(args.repeats)
+        return
+    if args.one_file:
+        enhance_one_file(args.one_file)
         return
     if args.ten_minutes:
         enhance_ten_minutes()

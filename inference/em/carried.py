@@ -1,9 +1,13 @@
 """Inference block by block: the noise model of a window starts where that of the window before ended.
 
-A window holds frames of the past, which the window before had, too, then those of the block, and some of what
-comes after. W starts at the last W; H starts at the last H in frames that both windows have, and at its mean
-over the last of those in new frames. Fitted on, the noise has no seams, and a noise that changes is followed
-as fast as the frames of the past leave the window.
+A window holds frames of the past, which the window before had, too, then those of the block, and some frames
+after them. H starts at the last H in frames that both windows have, and at its mean over the last of those in
+new frames. W starts at
+
+    (1 - NEW) W + NEW P,    P_fk = mean of |x|^2_nf over the new frames n, scaled to sum 1 over f,
+
+since a spectrum that has become 0 in some bin stays so under multiplicative updates. Fitted on, the noise has
+no seams, and a noise that changes is followed.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +20,8 @@ from avse.models.nmf import NMFNoise, smallest_variance
 
 RECENT = 16
 """Frames whose mean activations new frames start from."""
+NEW = 0.05
+"""Share of the new frames in the spectra that a window starts from."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,15 @@ class CarriedNoise:
 
     def __call__(self, power: Tensor, generator: Generator) -> NMFNoise:
         """A noise model for |x|^2 = `power` (*, N, F), N >= M."""
-        H = self.noise.H
-        recent = H[..., -RECENT:].mean(-1, keepdim=True)
-        new = recent.expand(*H.shape[:-1], power.shape[-2] - H.shape[-1])
+        H, W = self.noise.H, self.noise.W
+        new = power.shape[-2] - H.shape[-1]
         floor = smallest_variance(power)
-        return replace(
-            self.noise, H=torch.cat([H, new], -1), frame_gain=torch.ones_like(power[..., 0]), floor=floor
-        )
+        if new:
+            recent = H[..., -RECENT:].mean(-1, keepdim=True)
+            H = torch.cat([H, recent.expand(*H.shape[:-1], new)], -1)
+            mean = torch.maximum(power[..., -new:, :].mean(-2), floor[..., 0])
+            W = torch.lerp(W, (mean / mean.sum(-1, keepdim=True)).unsqueeze(-1), NEW)
+        return replace(self.noise, W=W, H=H, frame_gain=torch.ones_like(power[..., 0]), floor=floor)
 
 
 def later_frames(noise: NMFNoise, begin: int, power_ratio: float) -> NMFNoise:

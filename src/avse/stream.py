@@ -2,10 +2,10 @@
 
     samples -> model rate -> STFT -> windows of frames: past | block | lookahead -> filter of block -> samples
 
-The noise model of a window starts from that of the window before (`avse.inference.em.carried`), so that there
-are no seams. The common level is that of the frames so far, the last `MEMORY` seconds above all. Results do
-not depend on how the samples are cut into pieces. A recording that fits the first window is enhanced as
-`avse.enhance` does it.
+The noise model of a window starts from that of the window before (`avse.inference.em.carried`), and over the
+frames of the lookahead the filter of a window fades into that of the next one, so that there are no seams. The
+common level is that of the frames so far, the last `MEMORY` seconds above all. Results do not depend on how the
+samples are cut into pieces. A recording that fits the first window is enhanced as `avse.enhance` does it.
 """
 
 import math
@@ -155,11 +155,11 @@ class Stream:
         """
         array = np.asarray(samples)
         self._flat = array.ndim == 1
-        if array.ndim not in (1, 2) or array.reshape(len(array), -1).shape[1] != self.channels:
+        if array.ndim not in (1, 2) or (array.shape[1] if array.ndim == 2 else 1) != self.channels:
             raise InputError(f"samples of shape {array.shape}: give (T,) or (T, {self.channels})")
         if array.dtype.kind != "f":
             raise InputError(f"samples of type {array.dtype}: give floats, full scale 1")
-        columns = array.reshape(len(array), -1).astype(np.float32)
+        columns = array.reshape(len(array), self.channels).astype(np.float32)
         if not (np.abs(columns) <= MAX_PEAK).all():  # NaN, too
             raise InputError(f"samples that are not finite or beyond {MAX_PEAK:g}: divide them by their peak")
         ready = []
@@ -242,6 +242,16 @@ def forgotten(frames: int, stft: STFT) -> float:
     return math.exp(-frames / (MEMORY * stft.frame_rate))
 
 
+def faded_in(before: Tensor | None, gain: Tensor) -> Tensor:
+    """The gain of a block (*, N, F); its first frames fade over from what the window before said of them."""
+    if before is None:
+        return gain
+    count = min(before.shape[-2], gain.shape[-2])
+    ramp = torch.linspace(0, 1, count + 2).to(gain)[1:-1, None]
+    first = torch.lerp(before[..., :count, :], gain[..., :count, :], ramp)
+    return torch.cat([first, gain[..., count:, :]], -2)
+
+
 class _Fit:
     """What is known of the noise of one channel, or of the mean over linked channels."""
 
@@ -250,6 +260,7 @@ class _Fit:
         self.generator = generator
         self.noise: NMFNoise | None = None
         self.scale = 1.0
+        self.ahead: Tensor | None = None  # the gain of the frames of the lookahead
         self.removed = self.kept = self.share = 0.0
 
     def low_share(self, gain: Tensor, power: Tensor, faded: float) -> float:
@@ -360,7 +371,8 @@ class _Windows:
             fit.level.add(group[new], float(peaks[index]))
             found, floor = self._posterior_gain(fit, group)
             where = slice(None) if self._linked else slice(index, index + 1)
-            gain[where, :, : self._bins] = found[..., own, :]
+            gain[where, :, : self._bins] = faded_in(fit.ahead, found[..., own, :])
+            fit.ahead = found[..., own.stop :, :]
             faded = forgotten(block, self._stft)
             # For linked channels the powers are summed over them, as in `avse.enhance`.
             heard = power[where, own].flatten(0, 1)

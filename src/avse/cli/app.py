@@ -10,7 +10,7 @@ import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -255,7 +255,7 @@ def enhance(
     print(destination)
 
 
-def refuse_options(given: dict[str, object], reason: str) -> None:
+def refuse_options(given: Mapping[str, object], reason: str) -> None:
     """Refuse what does not go together.
 
     Raises:
