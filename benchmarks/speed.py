@@ -3,7 +3,7 @@
     python benchmarks/speed.py
     python benchmarks/speed.py lips     # finding lips and their shape, of two unseen speakers
     python benchmarks/speed.py start    # until a command answers, by how long `import torch` takes
-    python benchmarks/speed.py long     # files of 1 to 60 minutes, block by block: memory and time; a quarter hour
+    python benchmarks/speed.py long     # files of 1 to 60 minutes: memory and time; a quarter hour
     python benchmarks/speed.py many     # 16 recordings: one by one, by enhance_many, in one batch
 
 Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
@@ -147,14 +147,14 @@ def start_times(repeats: int) -> None:
 
 
 def enhance_one_file(path: Path) -> None:
-    """Enhance a file into another; print the peak memory of this process in GiB and its processor time in s."""
+    """Enhance a file into another; print the peak memory of this process in GiB and processor time in s."""
     start = time.process_time()
     enhance_file(path, path.with_name("enhanced.wav"))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.process_time() - start)
 
 
 def long_files(minutes: Sequence[float]) -> None:
-    """Print memory and processor time of files of so many minutes, mono at 16 kHz, each in its own process."""
+    """Print memory and processor time of files of so many minutes, mono at 16 kHz, a process each."""
     draws, spent = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as folder:
         sound = Path(folder) / "noise.wav"
@@ -162,11 +162,11 @@ def long_files(minutes: Sequence[float]) -> None:
             with sf.SoundFile(sound, "w", RATE, 1) as file:
                 for _ in range(round(length * 60)):
                     file.write(0.1 * draws.uniform(0.3, 1) * draws.standard_normal(RATE))
-            call = [sys.executable, __file__, "long", "--one-file", str(sound)]
+            call = [sys.executable, __file__, "--one-file", str(sound)]
             child = subprocess.run(call, capture_output=True, text=True, check=True)
             peak, seconds = map(float, child.stdout.split())
             spent.append(seconds)
-            print(f"{length:g} min: {seconds / length / 60:.3f} s of processor time a second")
+            print(f"{length:g} min: {seconds / length / 60:.3f} s of processor time a second", flush=True)
             show(f"peak memory for {length:g} min (GiB)", peak, 1.0)
     if len(minutes) > 1:
         exponent = np.polyfit(np.log(minutes), np.log(spent), 1)[0]
@@ -243,6 +243,9 @@ def main() -> None:
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.one_file:
+        enhance_one_file(args.one_file)
+        return
     if args.part == "lips":
         lips_throughput(args.repeats)
         return
@@ -254,9 +257,6 @@ def main() -> None:
         return
     if args.part == "many":
         many_recordings(args.repeats)
-        return
-    if args.one_file:
-        enhance_one_file(args.one_file)
         return
     if args.ten_minutes:
         enhance_ten_minutes()

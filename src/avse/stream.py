@@ -3,9 +3,9 @@
     samples -> model rate -> STFT -> windows of frames: past | block | lookahead -> filter of block -> samples
 
 The noise model of a window starts from that of the window before (`avse.inference.em.carried`), and over the
-frames of the lookahead the filter of a window fades into that of the next one, so that there are no seams. The
-common level is that of the frames so far, the last `MEMORY` seconds above all. Results do not depend on how the
-samples are cut into pieces. A recording that fits the first window is enhanced as `avse.enhance` does it.
+frames of the lookahead the filter of a window fades into that of the next one, so that there are no seams.
+The common level is that of the frames so far, the last `MEMORY` seconds above all. Results do not depend on
+how the samples are cut into pieces. A recording that fits the first window is enhanced as by `avse.enhance`.
 """
 
 import math
