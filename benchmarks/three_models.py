@@ -87,7 +87,7 @@ def three_models(pi: Sequence[float]) -> Pair:
         VisualGuide(Part(visual.guide.lips, pixels), visual.guide.network),
         AudioVisualGuide(guide.features, Part(guide.lips, shapes), guide.encoder),
     ]
-    return Pair(model.eval(), MixtureGuide.of(guides, OptimalResponsibilities(model)).eval())
+    return Pair(model.eval(), MixtureGuide(*guides, responsibilities=OptimalResponsibilities(model)).eval())
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ were enumerated in the model alone, all components would share one encoder. The 
 alpha = K - 1 down to alpha = 0, as the components of a VAE-MM.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -45,51 +45,27 @@ MAX_LOG_ODDS = 30.0
 class MixtureGuide(SpeechGuide):
     """r(alpha | s, v) q(z | s, v, alpha).
 
-        MixtureGuide(a_vae.guide, av_vae.guide, OptimalResponsibilities(model))
-        MixtureGuide.of([a_vae.guide, v_vae.guide, av_vae.guide], OptimalResponsibilities(model))
+        MixtureGuide(a_vae.guide, av_vae.guide, responsibilities=OptimalResponsibilities(model))
+        MixtureGuide(a_vae.guide, v_vae.guide, av_vae.guide, responsibilities=OptimalResponsibilities(model))
 
     To train it on corrupted sound, `corrupted` wraps each branch separately.
 
     Args:
-        first: q(z | alpha = 1), such as an `AudioGuide`.
-        second: q(z | alpha = 0), such as a `VisualGuide`.
+        guides: q(z | alpha) from alpha = K - 1 down to alpha = 0, in the order of the components of a
+            `VAEMM`: of two, an `AudioGuide` and then a `VisualGuide`, for example. The branches of one that
+            is a mixture guide take its place; its r(alpha) is not used.
         responsibilities: `OptimalResponsibilities` of the model, or a network that is trained with the
             encoders, such as `AmortisedResponsibilities`.
         start: value of alpha whose encoder gives `posterior`, the initial values of inference in a recording.
             By default 0, that of the lips in the papers, which does not depend on the noise.
 
     Raises:
-        InputError: `start` is no value of alpha, or the model of `OptimalResponsibilities` is a mixture of
-            another number of models.
+        InputError: fewer than two guides, `start` is no value of alpha, or the model of
+            `OptimalResponsibilities` is a mixture of another number of models.
     """
 
-    def __init__(
-        self, first: SpeechGuide, second: SpeechGuide, responsibilities: Responsibilities, start: int = 0
-    ) -> None:
+    def __init__(self, *guides: SpeechGuide, responsibilities: Responsibilities, start: int = 0) -> None:
         super().__init__()
-        self._set([first, second], responsibilities, start)
-
-    @classmethod
-    def of(
-        cls, guides: Sequence[SpeechGuide], responsibilities: Responsibilities, start: int = 0
-    ) -> "MixtureGuide":
-        """The guide of K branches.
-
-        Args:
-            guides: q(z | alpha) from alpha = K - 1 down to alpha = 0, in the order of the components of a
-                `VAEMM`. The branches of one that is a mixture guide take its place; its r(alpha) is not used.
-            responsibilities: as above.
-            start: as above.
-
-        Raises:
-            InputError: as above, or fewer than two guides.
-        """
-        guide = cls.__new__(cls)
-        SpeechGuide.__init__(guide)
-        guide._set(guides, responsibilities, start)
-        return guide
-
-    def _set(self, guides: Sequence[SpeechGuide], responsibilities: Responsibilities, start: int) -> None:
         # In a list: Pyro would not let a child of a guide that has run be put into a larger guide.
         self.branches = nn.ModuleList(branch for guide in reversed(guides) for branch in branches(guide))
         values = len(self.branches)
@@ -159,7 +135,7 @@ def _(guide: BandLimitedGuide) -> list[SpeechGuide]:
 @corrupted.register
 def _(guide: MixtureGuide, corruption: Corruption) -> MixtureGuide:
     parts = [corrupted(branch, corruption) for branch in reversed(branches(guide))]
-    return MixtureGuide.of(parts, guide.responsibilities, guide.start)
+    return MixtureGuide(*parts, responsibilities=guide.responsibilities, start=guide.start)
 
 
 class BranchGuide(SpeechGuide):

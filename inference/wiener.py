@@ -113,29 +113,52 @@ def mean_moments(power: Tensor, draws: Iterable[tuple[WienerMoments, Tensor]]) -
     return WienerMoments(mean, within + between)
 
 
-NEARLY_CLEAN = 1.5e-3
-"""Power that a filter takes away over power that it lets through, -28 dB, at which `clean_share` is 1/2."""
+NEARLY_CLEAN = 8e-4
+"""Power that a filter takes away over power that it lets through, -31 dB, at which `clean_share` is 1/2."""
+LOUD_RUMBLE = 0.025
+"""Power below the high-pass over that of the speech, -16 dB, at which `clean_share` is at most 1/2."""
 
 
-def clean_share(gain: Tensor, power: Tensor) -> Tensor:
+class Powers(NamedTuple):
+    """What `clean_share` depends on, (*) each; those of parts of a recording add up.
+
+    Attributes:
+        removed: R, the power that a filter takes away.
+        below: B, the power of what the high-pass took away.
+        kept: S, the power of the estimated speech.
+    """
+
+    removed: Tensor
+    below: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(cls, gain: Tensor, power: Tensor, rejected: Tensor) -> "Powers":
+        """The powers of a recording or a part of it; see `clean_share`."""
+        return cls(
+            removed=((1 - gain).square() * power).sum((-2, -1)),
+            below=(rejected.square() * power).sum((-2, -1)),
+            kept=(gain.square() * power).sum((-2, -1)),
+        )
+
+    def clean_share(self) -> Tensor:
+        """See `clean_share`, (*)."""
+        kept = self.kept.clamp_min(torch.finfo(self.kept.dtype).tiny / LOUD_RUMBLE)
+        noise, rumble = self.removed / (NEARLY_CLEAN * kept), self.below / (LOUD_RUMBLE * kept)
+        return 1 / (1 + noise**4) / (1 + rumble**4)
+
+
+def clean_share(gain: Tensor, power: Tensor, rejected: Tensor) -> Tensor:
     """How nearly clean a recording is, from 0 to 1, (*).
 
-    1 / (1 + (R / (0.0015 S))^2) with R = sum_nf (1 - G)^2 P the power that was taken away and
-    S = sum_nf G^2 P the power of the estimated speech.
+    1 / (1 + (R / (0.0008 S))^4) / (1 + (B / (0.025 S))^4) with R = sum_nf (1 - G)^2 P the power that was
+    taken away, S = sum_nf G^2 P that of the estimated speech, and B that of what the high-pass took away. The
+    last factor is for noise that is low above all, such as that of a car, of which a filter of the bins
+    above the high-pass sees little.
 
     Args:
         gain: Wiener gain G, (*, N, F).
-        power: |x|^2 (*, N, F).
+        power: |x|^2 above the high-pass (*, N, F).
+        rejected: amplitude that the high-pass took away over that which it let through, (F,).
     """
-    return clean_share_of(*powers_apart(gain, power))
-
-
-def powers_apart(gain: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
-    """R and S of `clean_share`: the power that a filter takes away, and what it lets through, (*) each."""
-    removed = ((1 - gain).square() * power).sum((-2, -1))
-    return removed, (gain.square() * power).sum((-2, -1))
-
-
-def clean_share_of(removed: Tensor, kept: Tensor) -> Tensor:
-    """`clean_share` from the powers R and S, (*) each."""
-    return 1 / (1 + (removed / (NEARLY_CLEAN * kept).clamp_min(torch.finfo(kept.dtype).tiny)).square())
+    return Powers.of(gain, power, rejected).clean_share()

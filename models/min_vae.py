@@ -37,12 +37,13 @@ class MINVAE(SpeechModel):
 
         model = MINVAE(32, v_vae.model.decoder)                                      # version 1
         model = MINVAE(32, av_vae.model.decoder, av_vae.model.lips)                  # version 2
-        guide = MixtureGuide(a_vae.guide, v_vae.guide, OptimalResponsibilities(model))
+        guide = MixtureGuide(a_vae.guide, v_vae.guide, responsibilities=OptimalResponsibilities(model))
 
     A third encoder, of sound and lips together, has the smallest alpha here:
 
         model = MINVAE(32, decoder, encoders=("audio", "visual", "audio_visual"))
-        guide = MixtureGuide.of([a_vae.guide, v_vae.guide, av_vae.guide], OptimalResponsibilities(model))
+        guides = a_vae.guide, v_vae.guide, av_vae.guide
+        guide = MixtureGuide(*guides, responsibilities=OptimalResponsibilities(model))
 
     Args:
         latent_size: L.

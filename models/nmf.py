@@ -33,6 +33,8 @@ from avse.models.parameters import StoredModule
 Draws = Tensor | Sequence[Tensor]
 """Draws of (*, N, F): a tensor (R, *, N, F) or a sequence of R tensors."""
 
+PERTURBATION_SEED = 0
+"""Of the perturbation that sets the components of `QuantileInit` apart."""
 FLOOR = 1e-10
 """Smallest noise variance relative to the mean power of the recording; it prevents division by zero."""
 
@@ -283,6 +285,10 @@ class QuantileInit:
     Speech is weak in most bins of most frames, so that a low quantile depends on the noise alone. The 20 %
     quantile of an exponential power lies at 0.22 of its mean, which a factor above 1 compensates.
 
+    The components start from the same quantile, and a perturbation of log W and log H sets them apart. It is
+    the same for every recording: the start of EM depends on the recording alone, and the seed changes
+    nothing but the draws of z.
+
     Args:
         rank: K; every component starts from the quantile, perturbed by `spread`.
         quantile: in [0, 1].
@@ -298,16 +304,18 @@ class QuantileInit:
     smoothness: float = 20.0
 
     def __call__(self, power: Tensor, generator: Generator) -> NMFNoise:
-        """A noise model for |x|^2 = `power` (*, N, F)."""
+        """A noise model for |x|^2 = `power` (*, N, F); the generator is not used."""
         floor = _checked_floor(power, self.rank)
         *batch, frames, bins = power.shape
-        source: dict[str, Any] = {"generator": generator, "dtype": power.dtype, "device": power.device}
         rank_in_time = max(1, round(self.quantile * frames))
         level = self.factor * torch.maximum(
             power.kthvalue(rank_in_time, dim=-2).values, floor[..., 0]
         )  # (*, F)
-        W = level.unsqueeze(-1) * torch.exp(self.spread * torch.randn(*batch, bins, self.rank, **source))
-        H = torch.exp(self.spread * torch.randn(*batch, self.rank, frames, **source))
+        fixed = Generator().manual_seed(PERTURBATION_SEED)
+        change_of_W = torch.randn(bins, self.rank, generator=fixed).to(power)
+        change_of_H = torch.randn(self.rank, frames, generator=fixed).to(power)
+        W = level.unsqueeze(-1) * torch.exp(self.spread * change_of_W)
+        H = torch.exp(self.spread * change_of_H).expand(*batch, -1, -1)
         scale = W.sum(-2, keepdim=True)
         return NMFNoise(
             W / scale, H * scale.mT / self.rank, torch.ones_like(power[..., 0]), self.smoothness, floor

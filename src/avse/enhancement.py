@@ -295,9 +295,11 @@ def enhance_with(
         posteriors.append(posterior)
 
     power = spectrum.abs().square()
-    low = clean_share(gain, power) if not linked else clean_share(gain.flatten(0, 1), power.flatten(0, 1))
-    del power
-    kept = low.reshape(-1, 1, 1) * pair.config.front_end.rejected().to(gain)
+    rejected = pair.config.front_end.rejected().to(gain)
+    one_for_all = (gain.flatten(0, 1), power.flatten(0, 1)) if linked else (gain, power)
+    low = clean_share(*one_for_all, rejected)
+    del power, one_for_all
+    kept = low.reshape(-1, 1, 1) * rejected
     filtered = gain.clamp_min(posteriors[0].gain_floor).add_(kept).mul(spectrum)
     estimate = recording.stft.synthesis(filtered, recording.signal.shape[-1]) / (scale * recording.unit)
     del filtered

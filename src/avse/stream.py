@@ -28,7 +28,7 @@ from avse.inference.algorithm import Algorithm
 from avse.inference.em.amortised import AmortisedEM
 from avse.inference.em.carried import continued, later_frames
 from avse.inference.presets import algorithm_named
-from avse.inference.wiener import clean_share_of, powers_apart
+from avse.inference.wiener import Powers
 from avse.models.nmf import NMFNoise
 from avse.recording import MAX_PEAK, checked_sample_rate, pair_named, within_band
 from avse.zoo.pair import SpeechPair
@@ -261,15 +261,14 @@ class _Fit:
         self.noise: NMFNoise | None = None
         self.scale = 1.0
         self.ahead: Tensor | None = None  # the gain of the frames of the lookahead
-        self.removed = self.kept = self.share = 0.0
+        self.powers: Tensor | None = None  # of `clean_share`
+        self.share = 0.0
 
-    def low_share(self, gain: Tensor, power: Tensor, faded: float) -> float:
-        """How nearly clean the sound has been, `clean_share`, with these frames (N, F) heard, too."""
-        removed, kept = powers_apart(gain, power)
-        self.removed = faded * self.removed + float(removed)
-        self.kept = faded * self.kept + float(kept)
-        sums = torch.tensor([self.removed, self.kept], dtype=torch.float64)
-        self.share = float(clean_share_of(*sums))
+    def low_share(self, powers: Powers, faded: float) -> float:
+        """How nearly clean the sound has been, `clean_share`, with the powers of these frames heard, too."""
+        new = torch.stack(list(powers)).double()
+        self.powers = new if self.powers is None else faded * self.powers + new
+        self.share = float(Powers(*self.powers).clean_share())
         return self.share
 
 
@@ -376,7 +375,8 @@ class _Windows:
             faded = forgotten(block, self._stft)
             # For linked channels the powers are summed over them, as in `avse.enhance`.
             heard = power[where, own].flatten(0, 1)
-            share = fit.low_share(gain[where].flatten(0, 1), heard, faded)
+            powers = Powers.of(gain[where].flatten(0, 1), heard, self._rejected)
+            share = fit.low_share(powers, faded)
             gain[where] = gain[where].clamp_min(floor) + share * self._rejected
         self._known = max(0, window.shape[1] - self._past - block)
         self._add(gain * window[:, own])

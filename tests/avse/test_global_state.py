@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import random, warnings
-import lightning, numpy as np, pyro, scipy.signal, torch  # which change the filters of warnings
+import numpy as np, pyro, scipy.signal, torch  # which change the filters of warnings
 
 torch.manual_seed(5); np.random.seed(5); random.seed(5)
 
@@ -39,7 +39,7 @@ assert not changed, changed
 """
 
 USES = {
-    "import and enhance": """import avse, avse.inference.svi.training, avse.evaluation.benchmark
+    "import and enhance": """import avse, avse.evaluation.benchmark
 x = 0.1 * np.random.default_rng(0).standard_normal(4000)
 for name, algorithm in (("a-vae", "mcem"), ("min-vae-v2", "vem"), ("vae-mm", "auto")):
     video = None if name == "a-vae" else np.zeros((8, 67, 67), np.uint8)
@@ -50,6 +50,9 @@ from avse.inference.presets import default_vem
 x = 0.1 * np.random.default_rng(0).standard_normal(2000)
 vem = replace(default_vem(), conditioning=traced, iterations=1)
 avse.enhance(x, 16000, model=avse.load("a-vae").requires_grad_(), algorithm=vem)""",
+    "import of training": """import lightning  # which changes the filters of warnings
+before = state()
+import avse.inference.svi.training""",
     "MCMC of Pyro": """import avse
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, JointSampler, PyroMCMC
 from avse.inference.presets import default_mcem
@@ -62,7 +65,9 @@ for sampler, prior in ((nuts, None), (nuts, GammaNMF.around), (AlternatingSample
 }
 
 
-@pytest.mark.parametrize("use", ["import and enhance", pytest.param("MCMC of Pyro", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "use", ["import and enhance", *(pytest.param(use, marks=pytest.mark.slow) for use in list(USES)[1:])]
+)
 def test_nothing_global_changes(use: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("{body}", USES[use])],

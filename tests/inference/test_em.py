@@ -140,7 +140,7 @@ def probabilistic_pca(s: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "e_step",
     [
-        Chain(MALA(0.3), 40, 10, target_acceptance=0.57),
+        Chain(MALA(0.3), 20, 5, target_acceptance=0.57),
         pytest.param(Chain(HMC(0.2, leapfrog_steps=4), 10, 4, target_acceptance=0.8), marks=pytest.mark.slow),
         pytest.param(PyroChain(PyroHMC, 8, 4, {"num_steps": 8}), marks=pytest.mark.slow),
     ],

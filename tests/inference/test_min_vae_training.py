@@ -98,7 +98,7 @@ def trained(truth: Truth) -> Trained:
     audio = AudioGuide(LogPower(F), GaussianEncoder(F, [16], L))
     trunk = LipTrunk(nn.Sequential(nn.Linear(F, 16), nn.Tanh()), 16)
     visual = VisualGuide(trunk, VisualPrior(GaussianEncoder(16, [], L)))
-    guide = MixtureGuide(audio, visual, OptimalResponsibilities(model)).double()
+    guide = MixtureGuide(audio, visual, responsibilities=OptimalResponsibilities(model)).double()
     guide.fit_scales(truth.power)
     fit(SVI(model.double(), guide, TrainingSettings()), truth, STEPS, 0.05)
     return Trained(model, guide.eval())
@@ -158,7 +158,7 @@ def test_a_network_learns_the_optimal_responsibilities(truth: Truth, trained: Tr
     layers = nn.Sequential(mlp([F, 16], "tanh"), nn.Linear(16, 1))
     network = AmortisedResponsibilities(LogPower(F), layers).double()
     branches = [trained.guide.branch(alpha) for alpha in (1, 0)]
-    guide = MixtureGuide(branches[0], branches[1], network)
+    guide = MixtureGuide(branches[0], branches[1], responsibilities=network)
     network.features.fit(truth.power)
     for part in (trained.model, *branches):
         part.requires_grad_(False)

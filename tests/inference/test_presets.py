@@ -96,7 +96,7 @@ def test_starts_of_every_branch_and_of_one() -> None:
     seeing, looks = av_vae(F, VIEW, L, 4, prior_hidden=(4,), encoder=(4,), decoder=(4,))
     hearing, listens = a_vae(F, L, encoder=(4,), decoder=(4,))
     model = VAEMM(hearing, seeing, 0.3).eval()
-    guide = MixtureGuide(listens, looks, OptimalResponsibilities(model), start=1).eval()
+    guide = MixtureGuide(listens, looks, responsibilities=OptimalResponsibilities(model), start=1).eval()
     power, visual = data()
     noise = QuantileInit(rank=2)(power, torch.Generator().manual_seed(0))
     told = (model, guide, power, visual, noise)
@@ -119,7 +119,8 @@ def test_a_chain_for_every_branch() -> None:
     hearing, listens = a_vae(F, L, encoder=(4,), decoder=(4,))
     _, looks = v_vae(F, VIEW, L, 4, encoder=(4,), decoder=(4,))
     power, visual = data()
-    guide = MixtureGuide(listens, looks, lambda first, second, power, visual: power[..., 0], start=1).eval()
+    logits = lambda first, second, power, visual: power[..., 0]  # noqa: E731
+    guide = MixtureGuide(listens, looks, responsibilities=logits, start=1).eval()
     for asked, chains in ((guide, 3), (listens, 2)):
         posterior = min_vae_mcem()(hearing, asked, power, visual, torch.Generator().manual_seed(0))
         assert posterior.z.shape[0] == chains

@@ -681,7 +681,9 @@ def test_a_conjugate_mean_field_reaches_its_fixed_point() -> None:
 
 
 @pytest.mark.parametrize("factor", [Shared(), Structured(16)], ids=lambda f: type(f).__name__)
-@pytest.mark.parametrize("make", MODELS)
+@pytest.mark.parametrize(
+    "make", [MODELS[0], *(pytest.param(make, marks=pytest.mark.slow) for make in MODELS[1:])]
+)
 def test_the_algorithm_reaches_the_fixed_point_of_the_grid(make: Callable, factor: LatentFactor) -> None:
     """m, nu and r(alpha) of 300 equal frames, against exact steps on a dense grid.
 
@@ -1067,7 +1069,7 @@ def test_mixtures_of_the_zoo(make: str, factor: LatentFactor) -> None:
         model, second = MINVAE(L, seen.model.decoder), seen.guide  # type: ignore[arg-type]
     else:
         model, second = MINVAE(L, looked.model.decoder, looked.model.lips), seen.guide  # type: ignore[arg-type]
-    guide = MixtureGuide(heard.guide, second, OptimalResponsibilities(model))
+    guide = MixtureGuide(heard.guide, second, responsibilities=OptimalResponsibilities(model))
     algorithm = replace(
         short(papers_vem()), factor=factor, latent_inits=(InitEachComponent(init_from_encoder),)
     )

@@ -48,8 +48,8 @@ def pairs() -> dict[str, tuple[SpeechModel, SpeechGuide]]:
     found = {
         "a-vae": (hearing, listens),
         "av-vae": (seeing, looks),
-        "vae-mm": (mixture, MixtureGuide(listens, looks, OptimalResponsibilities(mixture))),
-        "min-vae": (own, MixtureGuide(listens, looks, OptimalResponsibilities(own))),
+        "vae-mm": (mixture, MixtureGuide(listens, looks, responsibilities=OptimalResponsibilities(mixture))),
+        "min-vae": (own, MixtureGuide(listens, looks, responsibilities=OptimalResponsibilities(own))),
         "only latent": (OnlyLatent(), listens),
     }
     for model, guide in found.values():

@@ -166,15 +166,26 @@ def test_posterior_variance_covers_the_uncertainty_of_z() -> None:
     assert score(within) > 5
 
 
-@pytest.mark.parametrize(("level", "low", "high"), [(0.0, 0.0, 0.01), (28.2, 0.3, 0.7), (40.0, 0.98, 1.0)])
+@pytest.mark.parametrize(("level", "low", "high"), [(0.0, 0.0, 0.01), (31.0, 0.3, 0.7), (40.0, 0.98, 1.0)])
 def test_clean_share_follows_the_level_of_the_noise(level: float, low: float, high: float) -> None:
     """Noise in one half of the bins, which an ideal filter takes away."""
     noise = 10 ** (-level / 10)
     power = torch.cat([torch.ones(N, F, dtype=torch.float64), torch.full((N, F), noise).double()], -1)
     gain = torch.cat([torch.ones(N, F), torch.zeros(N, F)], -1).double()
-    assert low <= float(clean_share(gain, power)) <= high
-    assert clean_share(gain.expand(3, N, 2 * F), power.expand(3, N, 2 * F)).shape == (3,)
+    rejected = torch.zeros(2 * F, dtype=torch.float64)
+    assert low <= float(clean_share(gain, power, rejected)) <= high
+    several = clean_share(gain.expand(3, N, 2 * F), power.expand(3, N, 2 * F), rejected)
+    assert several.shape == (3,)
+
+
+@pytest.mark.parametrize(("level", "low", "high"), [(5.0, 0.0, 0.01), (16.0, 0.3, 0.7), (25.0, 0.98, 1.0)])
+def test_clean_share_follows_what_is_below_the_high_pass(level: float, low: float, high: float) -> None:
+    """The first of F bins held 10^(-level / 10) of the power of the others; the filter takes nothing away."""
+    power, gain = torch.ones(N, F, dtype=torch.float64), torch.ones(N, F, dtype=torch.float64)
+    rejected = torch.zeros(F, dtype=torch.float64)
+    rejected[0] = (F * 10 ** (-level / 10)) ** 0.5
+    assert low <= float(clean_share(gain, power, rejected)) <= high
 
 
 def test_clean_share_of_silence_is_finite() -> None:
-    assert float(clean_share(torch.zeros(N, F), torch.zeros(N, F))) == 1
+    assert float(clean_share(torch.zeros(N, F), torch.zeros(N, F), torch.ones(F))) == 1

@@ -353,7 +353,7 @@ def test_linear_gaussian_components_have_known_responsibilities() -> None:
     """With exact encoders r* = softmax(log pi + log N(s; mu, A A' + sigma I)), and the bound is log p(s)."""
     model, s = LinearGaussianMixture(), 2 * torch.randn(N, F, dtype=torch.float64)
     parts: list[SpeechGuide] = [ExactGuide(model, alpha) for alpha in (2, 1, 0)]
-    guide = MixtureGuide.of(parts, OptimalResponsibilities(model))
+    guide = MixtureGuide(*parts, responsibilities=OptimalResponsibilities(model))
     posteriors = [part.posterior(s) for part in parts]
     found = guide.responsibilities(*posteriors, power=s, visual=None).softmax(0)
     evidence = model.log_evidence(s)
@@ -363,7 +363,7 @@ def test_linear_gaussian_components_have_known_responsibilities() -> None:
         assert elbo.loss(model, guide, power=s) == pytest.approx(
             -evidence.logsumexp(0).sum().item(), rel=1e-8
         )
-    wrong = MixtureGuide.of(parts[::-1], OptimalResponsibilities(model))  # negative control
+    wrong = MixtureGuide(*parts[::-1], responsibilities=OptimalResponsibilities(model))  # negative control
     assert TraceEnum_ELBO(max_plate_nesting=1).loss(model, wrong, power=s) > -evidence.logsumexp(0).sum() + 1
 
 
@@ -371,7 +371,7 @@ def test_linear_gaussian_components_have_known_responsibilities() -> None:
 def test_optimal_responsibilities_are_the_formula(kind: str) -> None:
     """log pi_k - J(k) at the draws made, with the closed-form KL; 30 nats are the largest difference of J."""
     model, visual = mixture() if kind == "mixture" else min_vae(), lips()
-    guide = MixtureGuide.of(encoders(), OptimalResponsibilities(model)).double()
+    guide = MixtureGuide(*encoders(), responsibilities=OptimalResponsibilities(model)).double()
     power = torch.rand(N, F, dtype=torch.float64)
     parts = [guide.branch(alpha).posterior(power, visual) for alpha in (2, 1, 0)]
     draws: list[Tensor] = []
@@ -400,7 +400,7 @@ def test_enumerated_bound_is_the_sum_over_branches() -> None:
     """sum_a r(a) [log p(a) - log r(a) - J(a)] at the draws that were made, r told beforehand."""
     model, visual, power = mixture(), lips(), torch.rand(N, F, dtype=torch.float64)
     logits = torch.randn(3, N, dtype=torch.float64)
-    guide = MixtureGuide.of(encoders(), lambda *parts, power, visual: logits).double()
+    guide = MixtureGuide(*encoders(), responsibilities=lambda *parts, power, visual: logits).double()
     pyro.set_rng_seed(1)
     loss = TraceEnum_ELBO(max_plate_nesting=1).loss(model, guide, power=power, visual=visual)
     pyro.set_rng_seed(1)
@@ -417,7 +417,7 @@ def test_branches_start_and_wrappers() -> None:
     model, visual, power = mixture(), lips(), torch.rand(N, F, dtype=torch.float64)
     parts = encoders()
     for start in range(3):
-        guide = MixtureGuide.of(parts, OptimalResponsibilities(model), start).double()
+        guide = MixtureGuide(*parts, responsibilities=OptimalResponsibilities(model), start=start).double()
         assert branches(guide) == parts[::-1]
         for own in (guide, BandLimitedGuide(guide, F), BranchGuide(guide, start)):
             mean = own.posterior(power, visual).mean
@@ -427,22 +427,22 @@ def test_branches_start_and_wrappers() -> None:
         assert worse.start == start
         assert len(branches(worse)) == 3
     two = VAEMM(a_vae(), av_vae())
-    inner = MixtureGuide(parts[1], parts[2], OptimalResponsibilities(two))
-    nested = MixtureGuide.of([parts[0], inner], OptimalResponsibilities(model))
+    inner = MixtureGuide(parts[1], parts[2], responsibilities=OptimalResponsibilities(two))
+    nested = MixtureGuide(parts[0], inner, responsibilities=OptimalResponsibilities(model))
     assert branches(nested) == parts[::-1]
     with pytest.raises(InputError, match="start = 3"):
-        MixtureGuide.of(parts, OptimalResponsibilities(model), 3)
+        MixtureGuide(*parts, responsibilities=OptimalResponsibilities(model), start=3)
     with pytest.raises(InputError, match="2 guides for a mixture of 3 models"):
-        MixtureGuide(*parts[:2], OptimalResponsibilities(model))
+        MixtureGuide(*parts[:2], responsibilities=OptimalResponsibilities(model))
     with pytest.raises(InputError, match="two or more"):
-        MixtureGuide.of(parts[:1], OptimalResponsibilities(model))
+        MixtureGuide(*parts[:1], responsibilities=OptimalResponsibilities(model))
     with pytest.raises(InputError, match="give"):
-        MixtureGuide.of(parts, lambda *parts, power, visual: power[:2, 0])(power, visual)
+        MixtureGuide(*parts, responsibilities=lambda *parts, power, visual: power[:2, 0])(power, visual)
 
 
 def test_amortised_responsibilities_of_three_branches() -> None:
     layers, power, visual = nn.Linear(F, 3), torch.rand(C, N, F, dtype=torch.float64), lips()
-    guide = MixtureGuide.of(encoders(), AmortisedResponsibilities(RawPower(), layers)).double()
+    guide = MixtureGuide(*encoders(), responsibilities=AmortisedResponsibilities(RawPower(), layers)).double()
     trace = poutine.trace(guide).get_trace(power=power, visual=visual)
     torch.testing.assert_close(trace.nodes[ALPHA]["fn"].probs, layers(power).softmax(-1))
     assert trace.nodes[Z]["value"].shape == (C, N, L)
@@ -480,7 +480,11 @@ def test_every_algorithm_runs_with_three_components(name: str, kind: str) -> Non
         "min-vae": min_vae,
     }
     model = models[kind]().float().eval().requires_grad_(False)
-    guide = MixtureGuide.of(encoders(), OptimalResponsibilities(model)).eval().requires_grad_(False)
+    guide = (
+        MixtureGuide(*encoders(), responsibilities=OptimalResponsibilities(model))
+        .eval()
+        .requires_grad_(False)
+    )
     power, visual = torch.rand(1, N, F), lips().float()
     algorithm = shortened(name)
     if name == "mcem-anchored" and kind != "min-vae":
@@ -510,7 +514,7 @@ def test_separate_chains_need_an_encoder_for_each_component_or_one_for_all() -> 
 def test_impossible_components_are_left_out_by_separate_chains() -> None:
     """As the mixture of the two that are possible, whose draws come from the same generator."""
     model = VAEMM(a_vae(), a_vae(), av_vae(), pi=(0.5, 0.0, 0.5)).float().eval().requires_grad_(False)
-    guide = MixtureGuide.of(encoders(), OptimalResponsibilities(model)).eval()
+    guide = MixtureGuide(*encoders(), responsibilities=OptimalResponsibilities(model)).eval()
     power, visual = torch.rand(1, N, F), lips().float()
     for name in ("mcem-mixture", "vem", "paper-vem"):
         posterior = shortened(name)(model, guide, power, visual, Generator().manual_seed(0))

@@ -208,16 +208,32 @@ def test_edges_stay_finite(
 
 
 @pytest.mark.parametrize("start", [RandomInit(4), QuantileInit(4)])
-def test_starts_follow_from_the_seed(start: RandomInit | QuantileInit) -> None:
+def test_starts_are_normalised(start: RandomInit | QuantileInit, generator: torch.Generator) -> None:
+    found = start(torch.rand(2, N, F), generator)
+    assert found.W.shape == (2, F, 4)
+    assert found.H.shape == (2, 4, N)
+    torch.testing.assert_close(found.W.sum(-2), torch.ones(2, 4))
+    assert (found.frame_gain == 1).all()
+
+
+def test_random_start_follows_from_the_seed() -> None:
     power = torch.rand(2, N, F)
-    first, again, other = (start(power, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (RandomInit(4)(power, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.W, again.W)
     assert torch.equal(first.H, again.H)
     assert not torch.equal(first.W, other.W)
-    assert first.W.shape == (2, F, 4)
-    assert first.H.shape == (2, 4, N)
-    torch.testing.assert_close(first.W.sum(-2), torch.ones(2, 4))
-    assert (first.frame_gain == 1).all()
+
+
+def test_quantile_start_follows_from_the_recording_alone() -> None:
+    """Whatever the generator, and whatever recordings stand beside it; components differ from each other."""
+    power = torch.rand(1, N, F)
+    first, other = (QuantileInit(4)(power, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    beside = QuantileInit(4)(torch.cat([torch.rand(1, N, F), power]), torch.Generator().manual_seed(1))
+    for found in (other.W, beside.W[1:]):
+        torch.testing.assert_close(found, first.W)
+    for found in (other.H, beside.H[1:]):
+        torch.testing.assert_close(found, first.H)
+    assert first.W[0].T.unique(dim=0).shape == (4, F)
 
 
 def test_random_start_has_the_power_of_the_recording(generator: torch.Generator) -> None:

@@ -103,7 +103,16 @@ def test_every_architecture_is_here() -> None:
     assert {architecture for architecture, _ in PAIRS.values()} == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize(("elbo", "batch"), [*((elbo, ()) for elbo in ELBOS), ("enum", (2,))])
+@pytest.mark.parametrize(
+    ("elbo", "batch"),
+    [
+        ("enum", ()),
+        ("mean-field", ()),
+        pytest.param("enum", (2,), marks=pytest.mark.slow),
+        pytest.param("trace", (), marks=pytest.mark.slow),
+        pytest.param("renyi", (), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", PAIRS)
 def test_svi_trains_every_pair(name: str, elbo: str, batch: tuple[int, ...]) -> None:
     """The objective falls, and every parameter of model and guide that has a gradient moves."""

@@ -23,10 +23,10 @@ WORKERS = 4
 CASES = [
     ("a-vae", "amortised"),
     ("a-vae", "mcem"),
-    ("av-vae", "mcem-lips"),
+    pytest.param("av-vae", "mcem-lips", marks=pytest.mark.slow),
     ("vae-mm", "mcem-mixture"),
-    ("min-vae-v1", "mcem-branches"),
-    ("vae-mm", "vem"),
+    pytest.param("min-vae-v1", "mcem-branches", marks=pytest.mark.slow),
+    pytest.param("vae-mm", "vem", marks=pytest.mark.slow),
     ("min-vae-v2", "paper-vem"),
 ]
 

@@ -53,7 +53,7 @@ def face() -> TalkingFace:
     return talking_face(0)
 
 
-@pytest.fixture(scope="module", params=[-5.0, 5.0])
+@pytest.fixture(scope="module", params=[-5.0, pytest.param(5.0, marks=pytest.mark.slow)])
 def noisy_and_audio_only(
     request: pytest.FixtureRequest, face: TalkingFace
 ) -> tuple[NDArray[np.floating], float]:

@@ -306,7 +306,10 @@ def min_vae(
     )
     head = GaussianEncoder(embedding_size, visual_encoder, latent_size, visual_activation)
     guide = MixtureGuide(
-        audio_guide, VisualGuide(shared_trunk, VisualPrior(head)), OptimalResponsibilities(model), start=1
+        audio_guide,
+        VisualGuide(shared_trunk, VisualPrior(head)),
+        responsibilities=OptimalResponsibilities(model),
+        start=1,
     )
     return model, guide
 
@@ -335,7 +338,7 @@ def vae_mm(
     visual_model, visual_guide = av_vae(bins, lips, **(second or {}))
     classifier = corruption_classifier(lips, corruption_embedding_size, dropout)
     model = VAEMM(audio_model, visual_model, pi=pi, corruption_classifier=classifier)
-    return model, MixtureGuide(audio_guide, visual_guide, OptimalResponsibilities(model))
+    return model, MixtureGuide(audio_guide, visual_guide, responsibilities=OptimalResponsibilities(model))
 
 
 def a_v_av(
@@ -366,7 +369,7 @@ def a_v_av(
     classifier = corruption_classifier(lips, corruption_embedding_size, dropout)
     model = VAEMM(audio_model, visual_model, both_model, pi=tuple(pi), corruption_classifier=classifier)
     guides = [audio_guide, visual_guide, both_guide]
-    return model, MixtureGuide.of(guides, OptimalResponsibilities(model))
+    return model, MixtureGuide(*guides, responsibilities=OptimalResponsibilities(model))
 
 
 def corruption_classifier(

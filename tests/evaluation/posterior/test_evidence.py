@@ -116,7 +116,7 @@ def test_evidence_of_a_frame_is_the_integral(mixture: bool, generator: Generator
     assert ((found.log_evidence - wrong).abs() > 5 * found.standard_error).any()
 
 
-@pytest.mark.parametrize("stuck", [False, True])
+@pytest.mark.parametrize("stuck", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_evidence_of_the_linear_gaussian_model(stuck: bool, generator: Generator) -> None:
     """8 latents, 200 frames, closed form: mean error within 5 standard errors of 0 (false alarms 6e-7). From
     draws in a wrong place the estimate is too low, and the shape k says that something is wrong."""
