@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,7 +86,7 @@ def enhance_many(
     Every recording is enhanced as `avse.enhance` does it alone, with the same seed. The model is read once,
     and each process holds one recording at a time. A recording whose output is there, and not older than it,
     is skipped: the same call goes on where an interrupted one was. The folder keeps the settings, and outputs
-    of other settings are refused.
+    of other settings are refused. Of videos the sound alone is used; `avse enhance FOLDER` sees their lips.
 
     Args:
         sources: a folder, whose sound files and videos are taken with their subfolders; a pattern such as
@@ -156,8 +157,13 @@ def check_settings(settings: Settings) -> None:
         pair_named(settings.model)
 
 
-def claim(out: str | Path, settings: Settings) -> None:
+def claim(out: str | Path, settings: Settings, **others: float | None) -> None:
     """Make the folder of the results, and write there which settings they are made with.
+
+    Args:
+        out: the folder.
+        settings: of all recordings; weights are told by their fingerprint, but for the model "auto".
+        others: further settings that the results depend on, by name.
 
     Raises:
         InputError: it cannot be written, or holds results of other settings.
@@ -165,10 +171,12 @@ def claim(out: str | Path, settings: Settings) -> None:
     path = made_folder(out) / SETTINGS
     model, algorithm = settings.model, settings.algorithm
     mine = {
-        "model": model.fingerprint() if isinstance(model, SpeechPair) else str(model),
+        "model": model if isinstance(model, str) else type(model).__name__,
+        "weights_sha256": None if model == "auto" else pair_named(model).fingerprint(),
         "algorithm": algorithm if isinstance(algorithm, str) else type(algorithm).__name__,
         "seed": settings.seed,
         "link_channels": settings.link_channels,
+        **others,
     }
     if path.exists():
         try:
@@ -264,7 +272,10 @@ def _written(copy: Copy, settings: Settings, load: Loader) -> Outcome:
                 device=settings.device,
             )
             return Outcome(copy.source, "enhanced", copy.output, report=report)
-    audio = read_audio(copy.source)
+    with warnings.catch_warnings():
+        if blocks is not None:
+            warnings.simplefilter("ignore")  # `long_audio` has told
+        audio = read_audio(copy.source)
     found = enhance_with(audio.samples, audio.sample_rate, load=load, **vars(settings))
     speech = found.speech[:, 0] if audio.samples.shape[1] == 1 else found.speech
     write_audio(copy.output, speech, audio.sample_rate, audio.subtype)

@@ -6,6 +6,7 @@ have been read: a mistake is answered before they are loaded.
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,10 @@ def enhance_file(
             if report is not None:
                 write_json(report, summary)
             return summary
-    audio = read_audio(noisy, audio_track) if audio is None else audio
+    if audio is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `long_audio` has told
+            audio = read_audio(noisy, audio_track)
     enhancement = enhance_with(
         audio.samples,
         audio.sample_rate,

@@ -37,7 +37,7 @@ def enhance_copies(
     checked_count(jobs, "--jobs")
     settings = Settings(model, algorithm, checked_seed(seed), link_channels, device)
     check_settings(settings)
-    claim(out, settings)
+    claim(out, settings, video_offset=video_offset, audio_track=audio_track)
     function = partial(_enhanced, video_offset=video_offset, audio_track=audio_track)
     return outcomes(work, function, settings, jobs, progress)
 
