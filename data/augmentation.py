@@ -18,9 +18,16 @@ from avse.data.synthetic_noise import cosine_series
 Augmentation = Callable[[Batch], Batch]
 
 
+def _each(power: Tensor) -> tuple[int, ...]:
+    """Shape of one number for each of the B first indices of power (B, .., F), to be broadcast with it."""
+    return (len(power), *[1] * (power.dim() - 1))
+
+
 @dataclass(frozen=True)
 class LevelAugmentation:
     """Multiply every frame's power by a random gain, uniform in dB, so that loud and quiet are both modelled.
+
+    All frames of a sequence get the same one.
 
     Args:
         low: smallest gain, dB.
@@ -31,9 +38,9 @@ class LevelAugmentation:
     high: float = 5.0
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with "power" (B, F) scaled."""
+        """The batch with "power" (B, F) or (B, N, F) scaled."""
         power = batch["power"]
-        level = torch.empty(power.shape[0], 1, device=power.device, dtype=power.dtype)
+        level = torch.empty(_each(power), device=power.device, dtype=power.dtype)
         return {**batch, "power": power * 10 ** (level.uniform_(self.low, self.high) / 10)}
 
 
@@ -52,10 +59,11 @@ class EqualiserAugmentation:
     order: int = 4
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with "power" (B, F) filtered."""
+        """The batch with "power" (B, F) or (B, N, F) filtered, all frames of a sequence alike."""
         power = batch["power"]
         coefficients = torch.randn(len(power), self.order, device=power.device, dtype=power.dtype)
         response = cosine_series(self.deviation * coefficients, power.shape[-1])
+        response = response.reshape(*_each(power)[:-1], -1)
         return {**batch, "power": power * 10 ** (response / 10)}
 
 

@@ -3,7 +3,8 @@
 The sound of an utterance is resampled to the STFT's rate and brought to the common level, as every recording
 is at test time; the cache holds |X|^2 (N, F) of each utterance in float32. Where lips are wanted, every frame
 is shown the video frames around its instant, which are put together when a batch is made; lips may be
-corrupted on purpose. Frames are independent for the models of this package: a batch is any set of frames.
+corrupted on purpose. A batch is any set of frames, for models whose frames are independent; consecutive ones
+are in `avse.data.sequences`.
 """
 
 import warnings
@@ -197,6 +198,7 @@ class FrameDataModule(TrainingData):
         self.balance, self.unseen_share = balance, unseen_share
         self.seed = seed
         self._frames: dict[Split, FrameDataset] = {}
+        self._lengths: dict[Split, list[int]] = {}
         self._weights: Tensor | None = None
 
     def utterances(self, split: Split) -> list[Utterance]:
@@ -227,6 +229,7 @@ class FrameDataModule(TrainingData):
             if not loud.any():
                 names = ", ".join(corpus.name for corpus in self.corpora)
                 raise InputError(f"corpus {names}: the {split} split is digital silence; record it again")
+            self._lengths[split] = [int(own.sum()) for own in loud.split([len(p) for p in powers])]
             lips = bad = None
             if self.lips is not None:
                 copies = self.lip_corruption.copies if self.lip_corruption and split == "train" else 1
@@ -244,6 +247,11 @@ class FrameDataModule(TrainingData):
                 self._weights = weights[loud].repeat(copies)
             self._frames[split] = FrameDataset(power[loud], lips, self.lips, bad)
         return self._frames[split]
+
+    def lengths(self, split: Split) -> list[int]:
+        """Number of frames of every utterance of `frames`, in their order."""
+        self.frames(split)
+        return self._lengths[split]
 
     def _powers(self, heard: Sequence[tuple[Utterance, float]], label: str) -> list[Tensor]:
         """|X|^2 of utterances at a speed, under a bar on stderr that is called `label`.

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 from torch import Tensor
 
 from avse.guides.base import SpeechGuide
+from avse.models.networks.sequence import SequenceEncoder
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower
 
 
@@ -16,7 +17,7 @@ class AudioGuide(SpeechGuide):
 
     Args:
         features: power (*, N, F) -> features (*, N, F).
-        encoder: features -> mean and log variance of z, (*, N, L) each.
+        encoder: features -> mean and log variance of z, (*, N, L) each; of single frames or of all of them.
         context: guide of noisy recordings for the same model, see `avse.guides.context`; it has no part in
             q(z | s).
     """
@@ -24,7 +25,7 @@ class AudioGuide(SpeechGuide):
     def __init__(
         self,
         features: RawPower | LogPower,
-        encoder: GaussianEncoder,
+        encoder: GaussianEncoder | SequenceEncoder,
         context: SpeechGuide | None = None,
     ) -> None:
         super().__init__()

@@ -54,6 +54,7 @@ from avse.data.errors import InputError
 from avse.data.stft import STFT
 from avse.inference.responsibilities import draw_component
 from avse.models.base import SpeechModel
+from avse.models.coupling import check_alpha
 from avse.models.distributions import PowerSpectrum
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
@@ -303,6 +304,7 @@ def _draws(
     model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None, pointwise: Pointwise
 ) -> Draws:
     """What follows from z (R, *, N, L); in float64, since differences between draws may be small."""
+    check_alpha(model)
     log_prior, log_variance = model.speech.given(visual)(z)
     log_prior, noise_variance = log_prior.double(), model.noise.variance().double()
     speech_variance = model.noise.frame_gain.double().unsqueeze(-1) * log_variance.double().exp()

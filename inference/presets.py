@@ -16,6 +16,7 @@ from avse.inference.em.amortised import AmortisedEM, IfContext
 from avse.inference.em.anchored import AnchoredMCEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.em import EM
+from avse.inference.em.fine_tuned import FineTunedEM
 from avse.inference.em.initial import (
     InitEachComponent,
     InitFromComponent,
@@ -27,6 +28,7 @@ from avse.inference.em.initial import (
 from avse.inference.em.m_steps import NoiseStep
 from avse.inference.em.mcem import MCEM
 from avse.inference.mcmc.chain import Chain
+from avse.inference.mcmc.coupled import ByCoupling
 from avse.inference.mcmc.kernels import HMC, MALA, RandomWalk
 from avse.inference.mcmc.pyro_e_step import PyroChain
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, FrameSampler, PyroMCMC
@@ -78,9 +80,10 @@ def default_mcem() -> MCEM:
 
     Noise initialised by a quantile, with smooth activations (`avse.models.nmf`); no frame gain, since the
     speech model covers the level. Two chains per frame, initialised by the encoder at a first estimate of the
-    speech and at the noisy speech; the draws of both are averaged. MALA with one step size per frame.
+    speech and at the noisy speech; the draws of both are averaged. MALA with one step size per frame, on
+    every second frame in turn where a model couples its frames to their neighbours.
     """
-    langevin = MALA(step_size=0.1)
+    langevin = ByCoupling(MALA(step_size=0.1))
     return MCEM(
         noise_init=QuantileInit(rank=8, quantile=0.2, factor=4.0, smoothness=20.0),
         latent_inits=(InitFromEncodedEstimate(), init_from_encoder),
@@ -101,6 +104,14 @@ def default_amortised() -> AmortisedEM:
     """
     return AmortisedEM(
         noise_init=QuantileInit(rank=8, quantile=0.2, factor=4.0, smoothness=5.0), gain_floor=0.02
+    )
+
+
+def default_fine_tuned() -> FineTunedEM:
+    """`default_amortised` with a guide that is fine-tuned on the recording, so that the prior is asked."""
+    amortised = default_amortised()
+    return FineTunedEM(
+        noise_init=amortised.noise_init, spread=amortised.spread, gain_floor=amortised.gain_floor
     )
 
 
@@ -215,7 +226,7 @@ def traced_vem() -> VEM:
 
 def pyro_mcmc() -> PyroMCMC:
     """`default_mcem`, then four chains of HMC on z under `pyro.infer.MCMC` at its noise: empirical Bayes."""
-    return PyroMCMC(default_mcem(), FrameSampler(HMC(0.1, 8)), chains=4, draws=30, warmup=30)
+    return PyroMCMC(default_mcem(), FrameSampler(), chains=4, draws=30, warmup=30)
 
 
 def pyro_mcem() -> MCEM:
@@ -234,14 +245,13 @@ def full_bayes_mcmc() -> PyroMCMC:
     The prior of W and H is that of `GammaNMF.around` the fitted noise: uniform spectra, exponential
     activations of the fitted level, and the smoothness of the fit.
     """
-    return PyroMCMC(
-        default_mcem(), AlternatingSampler(HMC(0.1, 8)), GammaNMF.around, chains=4, draws=30, warmup=30
-    )
+    return PyroMCMC(default_mcem(), AlternatingSampler(), GammaNMF.around, chains=4, draws=30, warmup=30)
 
 
 PRESETS: dict[str, Callable[[], Algorithm]] = {
     "mcem": default_mcem,
     "amortised": default_amortised,
+    "fine-tuned": default_fine_tuned,
     "mcem-lips": lips_mcem,
     "mcem-branches": min_vae_mcem,
     "mcem-mixture": mixture_mcem,

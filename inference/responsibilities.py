@@ -13,7 +13,7 @@ matrices, computed by a parallel scan in log2 N rounds instead of N steps.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pyro import poutine
@@ -21,6 +21,8 @@ from pyro.infer import config_enumerate, infer_discrete
 from torch import Generator, Tensor
 
 from avse.data.errors import InputError
+from avse.models.alpha_chain import AlphaChain, prefixes
+from avse.models.coupling import check_alpha
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import ALPHA, Z
 
@@ -86,15 +88,19 @@ class MarkovSmoothing:
         return (before + after).softmax(-1).movedim(-1, 0)
 
 
-def prefixes(matrices: Tensor) -> Tensor:
-    """Products M_1 .. M_n of logarithms of matrices (.., N, A, A), for every n, in log2 N rounds."""
-    products, span = matrices, 1
-    while span < matrices.shape[-3]:
-        earlier, later = products[..., :-span, :, :], products[..., span:, :, :]
-        joined = (earlier.unsqueeze(-1) + later.unsqueeze(-3)).logsumexp(-2)
-        products = torch.cat([products[..., :span, :, :], joined], dim=-3)
-        span *= 2
-    return products
+def with_chain(step: AlphaStep, chain: AlphaChain | None) -> AlphaStep:
+    """A step in which alpha follows the chain of a model over time; the step itself where it has none.
+
+    The evidence is tempered as by the step.
+    """
+    if chain is None:
+        return step
+
+    def smoothed(log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+        below = log_evidence - log_evidence.amax(0)
+        return chain.smoothed(below.nan_to_num(nan=0.0).clamp_min(-MAX_FRAME_LOG_ODDS))
+
+    return replace(step, step=smoothed) if isinstance(step, Tempered) else smoothed
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ def responsibilities(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tenso
         power: |x|^2 (*, N, F).
         visual: lips, where the model has them.
     """
+    check_alpha(model)
     return model.log_joint(z, power, visual).softmax(0)
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from avse.models.alpha_chain import AlphaChain
 from avse.models.base import ConditionedSpeech, Evaluation, SpeechModel, chooses_models
+from avse.models.coupling import Coupling
 
 
 class BandLimited(SpeechModel):
@@ -29,6 +31,11 @@ class BandLimited(SpeechModel):
         """That of the wrapped model, without the bins that are not observed."""
         return self.speech.latent_program(visual, frames)[..., : self.bins]
 
+    @property
+    def coupling(self) -> Coupling:
+        """That of the wrapped model."""
+        return self.speech.coupling
+
     def component_models(self) -> list[SpeechModel]:
         """Those of the wrapped model, each with the observed bins."""
         models = self.speech.component_models() if chooses_models(self.speech) else []
@@ -37,6 +44,10 @@ class BandLimited(SpeechModel):
     def log_alpha(self, visual: Tensor | None = None) -> Tensor | None:
         """That of the wrapped model."""
         return self.speech.log_alpha(visual)
+
+    def alpha_chain(self, visual: Tensor | None = None) -> AlphaChain | None:
+        """That of the wrapped model."""
+        return self.speech.alpha_chain(visual)
 
     def alpha_logit(self, visual: Tensor | None = None) -> Tensor | None:
         """That of the wrapped model."""

@@ -19,6 +19,8 @@ from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
+from avse.models.alpha_chain import AlphaChain
+from avse.models.coupling import Coupling
 from avse.models.distributions import PowerSpectrum, spectrum_cost
 from avse.models.handlers import OneZForAllAlpha
 from avse.models.networks.spectrum import SpectrumDecoder
@@ -110,6 +112,14 @@ class SpeechModel(StoredModule):
             log_variance = self.latent(visual)
             return pyro.sample(S, PowerSpectrum(log_variance).to_event(1), obs=power)
 
+    @property
+    def coupling(self) -> Coupling:
+        """How the frames are coupled; a model whose frames are not independent overrides it.
+
+        Then log p(z, alpha | v) of `given` is a term of every frame; their sum is the log prior of all.
+        """
+        return Coupling.INDEPENDENT
+
     def component_models(self) -> "list[SpeechModel]":
         """The models of all values of alpha, 0 first, if alpha chooses between whole models; else none."""
         return []
@@ -119,6 +129,13 @@ class SpeechModel(StoredModule):
 
         A model whose `component_models` are to be components of a larger mixture defines it; inference reads
         the prior of alpha off a trace.
+        """
+        return None
+
+    def alpha_chain(self, visual: Tensor | None = None) -> AlphaChain | None:
+        """The chain of alpha over time, if it couples the frames (`Coupling.ALPHA`); else None.
+
+        Then log p(alpha | v) of `given` belongs to a frame by itself, and to the chain's first frame.
         """
         return None
 

@@ -109,7 +109,7 @@ class SelectedDistribution(TorchDistribution):
 
     def _drawn(self, draw: Callable[[TorchDistribution], Tensor], sample_shape: torch.Size) -> Tensor:
         drawn = [draw(component) for component in reversed(self.components)][::-1]
-        return selected(self.alpha.expand(*sample_shape, *self.batch_shape), drawn, len(self.event_shape))
+        return selected(self.alpha.expand((*sample_shape, *self.batch_shape)), drawn, len(self.event_shape))
 
     def sample(self, sample_shape: torch.Size = NO_SHAPE) -> Tensor:
         """A draw (*sample_shape, *, L), without gradient."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from avse.data.errors import InputError
 from avse.models.base import Evaluation, LogJointFn, SpeechModel
+from avse.models.coupling import Coupling, check_alpha, coupling_of
 from avse.models.distributions import PowerSpectrum, exponential_cost
 from avse.models.handlers import OneZForAllAlpha
 from avse.models.parameters import StoredModule
@@ -116,6 +117,11 @@ class NoisySpeech(StoredModule):
         """
         return sample_noisy(self.speech, self.noise, power, visual)
 
+    @property
+    def coupling(self) -> Coupling:
+        """How the frames are coupled at given noise: as those of the speech."""
+        return coupling_of(self.speech)
+
     def with_constant_noise(self) -> "NoisySpeech":
         """The same model of z, alpha and x, without the sites of a noise estimate, which take time to trace.
 
@@ -161,6 +167,7 @@ def sample_noisy(
     visual: Tensor | None,
 ) -> Tensor:
     """Sample the noise (if it has sites), then alpha (if any), z and x of every frame; return x (*, N, F)."""
+    check_alpha(speech)
     values: NoiseModel | ConstantNoise = noise() if callable(noise) else noise
     *batch, frames = values.frame_gain.shape
     if not hasattr(noise, "variance"):

@@ -7,6 +7,8 @@ def model(power=None, visual=None):                 # of the whole, with plates 
     with pyro.plate("frames", power.shape[-2], dim=-1):
         z = pyro.sample("z", dist.Laplace(torch.zeros(32), 1.0).to_event(1))
         pyro.sample("s", PowerSpectrum(decoder(z)).to_event(1), obs=power)
+
+A function that couples the frames says so in an attribute, `model.coupling = Coupling.MARKOV`.
 """
 
 import inspect
@@ -21,6 +23,7 @@ from torch import Tensor
 
 from avse.data.errors import InputError
 from avse.models.base import SpeechModel
+from avse.models.coupling import Coupling, coupling_of
 from avse.models.distributions import PowerSpectrum
 from avse.models.sites import S, Z
 
@@ -39,6 +42,11 @@ class LatentFunction(SpeechModel):
         super().__init__()
         self.function = function
 
+    @property
+    def coupling(self) -> Coupling:
+        """The attribute `coupling` of the function, independent if it has none."""
+        return coupling_of(self.function)
+
     def latent(self, visual: Tensor | None = None) -> Tensor:
         """As `SpeechModel.latent`."""
         log_variance: Tensor = call(self.function, visual=visual)
@@ -56,6 +64,11 @@ class SpeechProgram(SpeechModel):
     def __init__(self, program: Program, bins: int) -> None:
         super().__init__()
         self.program, self.bins = program, bins
+
+    @property
+    def coupling(self) -> Coupling:
+        """The attribute `coupling` of the program, independent if it has none."""
+        return coupling_of(self.program)
 
     def forward(
         self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None

@@ -35,6 +35,7 @@ from avse.models.base import (
     SpeechModel,
     chooses_models,
 )
+from avse.models.coupling import Coupling, coupling_of
 from avse.models.mixture import (
     SelectedDistribution,
     bounded_log,
@@ -76,9 +77,9 @@ class VAEMM(SpeechModel):
         pi: () for two components, the probability of the first; (K,) for more, in the order of the arguments.
 
     Raises:
-        InputError: pi are no probabilities, the sizes of the components differ, or a component has an alpha
-            that does not choose between whole models. The sizes of a component whose trunk is not a
-            `LipTrunk` are not checked.
+        InputError: pi are no probabilities, the sizes of the components differ, the frames of one are
+            coupled, or one has an alpha that does not choose between whole models. The sizes of a component
+            whose trunk is not a `LipTrunk` are not checked.
     """
 
     pi: Tensor
@@ -102,6 +103,12 @@ class VAEMM(SpeechModel):
             corruption_classifier = settings.pop(0)
         if settings:
             raise InputError(f"{settings[0]!r}: after the components come pi and the classifier alone")
+        for component in components:
+            if coupling_of(component) is not Coupling.INDEPENDENT:
+                raise InputError(
+                    f"{type(component).__name__}: its frames are {coupling_of(component).value}, and a "
+                    "mixture chooses a component frame by frame"
+                )
         # In a list: Pyro would not let a child of a model that has run be put into a larger model.
         self.components = nn.ModuleList(reversed(components))
         self.corruption_classifier = corruption_classifier
@@ -162,8 +169,8 @@ class VAEMM(SpeechModel):
         alpha = pyro.sample(
             ALPHA, distribution_of_alpha(self.alpha_logits(visual)), infer={"enumerate": "parallel"}
         )
-        z = pyro.sample(Z, SelectedDistribution(alpha, [_prior(model, visual) for model in models]))
-        return selected(alpha, [_log_variance(model, z, visual) for model in models], event_dim=1)
+        z = pyro.sample(Z, SelectedDistribution(alpha, [component_prior(model, visual) for model in models]))
+        return selected(alpha, [component_log_variance(model, z, visual) for model in models], event_dim=1)
 
     def closed_form(self, visual: Tensor | None = None) -> ConditionedSpeech:
         """As `SpeechModel.closed_form`, from `given` of all components."""
@@ -232,7 +239,7 @@ def _leaves(component: SpeechModel) -> list[SpeechModel]:
     return component.component_models() if chooses_models(component) else [component]
 
 
-def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
+def component_prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribution:
     """p(z | v) of a component, batch shape () or (*, N); no random number is drawn.
 
     Raises:
@@ -241,7 +248,7 @@ def _prior(component: SpeechModel, visual: Tensor | None) -> dist.TorchDistribut
     return distribution_of_z(lambda: component.latent(visual), "a component of a mixture")
 
 
-def _log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:
+def component_log_variance(component: SpeechModel, z: Tensor, visual: Tensor | None) -> Tensor:
     """log sigma(z, v) of a component, (*, N, F)."""
     with poutine.block():
         log_variance: Tensor = poutine.condition(component.latent, {Z: z})(visual)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from avse.data.stft import STFT
 from avse.inference.mcmc.log_density import sum_out_alpha
+from avse.models.coupling import check_alpha
 from avse.models.distributions import exponential_cost
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
@@ -47,6 +48,7 @@ Functional = Callable[[GivenZ], Tensor]
 
 def given_z(model: NoisySpeech, z: Tensor, power: Tensor, visual: Tensor | None = None) -> GivenZ:
     """Densities and Wiener gains of a recording |x|^2 = `power` (*, N, F) at z (*, N, L)."""
+    check_alpha(model)
     log_prior, log_variance = model.speech.given(visual)(z)
     noise_variance = model.noise.variance()
     prior_variance = (log_variance + model.noise.frame_gain.log().unsqueeze(-1)).exp()

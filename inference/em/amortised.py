@@ -10,6 +10,7 @@ speech for noise.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -27,6 +28,7 @@ from avse.inference.mcmc.chain import ChainState, Draws
 from avse.inference.mcmc.log_density import LogJoint
 from avse.inference.posterior import Posterior
 from avse.models.base import SpeechModel
+from avse.models.coupling import EVERY_COUPLING
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class FixedPosterior:
     distribution: TorchDistribution
     draws: int
     spread: float = 1.0
+    couplings: ClassVar = EVERY_COUPLING
 
     def __call__(
         self, log_joint: LogJoint, chain_state: ChainState, generator: Generator

@@ -32,6 +32,7 @@ from avse.inference.em.mcem import MCEM
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import averaged
 from avse.models.base import SpeechModel, chooses_models
+from avse.models.coupling import check_alpha
 from avse.models.distributions import exponential_cost
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
@@ -215,8 +216,9 @@ class AnchoredMCEM:
         """The posterior given |x|^2 = `power` (*, N, F) and lips.
 
         Raises:
-            InputError: a mixture of more than two models.
+            InputError: a mixture of more than two models, or one whose alpha is a chain over time.
         """
+        check_alpha(speech)
         found = components(speech, guide)
         if found is None or visual is None:
             return self.audio(speech, guide, power, visual, generator, progress)

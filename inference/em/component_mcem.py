@@ -14,6 +14,7 @@ It runs with any speech model; for a model without alpha it equals `MCEM`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -29,10 +30,12 @@ from avse.inference.em.initial import (
 from avse.inference.em.m_steps import NoiseStep
 from avse.inference.importance import log_evidence, proposal
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
+from avse.inference.mcmc.log_density import check_coupling, closure
 from avse.inference.posterior import Posterior
-from avse.inference.responsibilities import AlphaStep, draw_component, independent
+from avse.inference.responsibilities import AlphaStep, draw_component, independent, with_chain
 from avse.inference.wiener import averaged
 from avse.models.base import SpeechModel
+from avse.models.coupling import BY_ALPHA, check_serves
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 
@@ -47,7 +50,8 @@ class ComponentwiseMCEM:
         e_step: draws of every component in an iteration.
         m_step: M-step of the noise.
         final: final draws, all of which enter the estimate.
-        alpha_step: prior and evidence -> r(alpha).
+        alpha_step: prior and evidence -> r(alpha). Of a model with a chain of alpha over time the chain takes
+            its place, with the evidence tempered alike.
         iterations: number of EM iterations.
         particles: number of importance samples of the evidence for every chain and frame.
         gain_floor: see `MCEM`.
@@ -62,6 +66,7 @@ class ComponentwiseMCEM:
     iterations: int = 12
     particles: int = 4
     gain_floor: float = 0.0
+    couplings: ClassVar = BY_ALPHA
 
     def __call__(
         self,
@@ -75,8 +80,10 @@ class ComponentwiseMCEM:
         """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D).
 
         Raises:
-            InputError: the guide has neither one branch nor one for each alpha.
+            InputError: the guide has neither one branch nor one for each alpha, or the model's frames are
+                coupled.
         """
+        check_serves(self, speech)
         costs: list[float] = []
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
@@ -92,6 +99,7 @@ class ComponentwiseMCEM:
                     )
             chains = [z.expand(len(prior), *frames, z.shape[-1]) for z in initial]
             chain_state = ChainState(torch.stack(chains, dim=1))  # (A, C, *, N, L)
+            check_coupling(closure(model, power=power, visual=visual), chains[0][0])
             for _ in range(self.iterations):
                 draws, chain_state, r = self._draw(
                     self.e_step, model, chain_state, prior, power, visual, generator
@@ -138,7 +146,8 @@ class ComponentwiseMCEM:
             return draws, chain_state, torch.ones_like(draws.acceptance[:, 0])
         q = proposal(draws.z, chain_state.step_size)
         evidence = log_evidence(log_joint, q, self.particles, generator).logsumexp(1)
-        return draws, chain_state, self.alpha_step(log_prior, evidence - possible(log_prior))
+        alpha_step = with_chain(self.alpha_step, model.speech.alpha_chain(visual))
+        return draws, chain_state, alpha_step(log_prior, evidence - possible(log_prior))
 
 
 def _weighted(model: NoisySpeech, z: Tensor, r: Tensor, visual: Tensor | None) -> tuple[Tensor, Tensor]:

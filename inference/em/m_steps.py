@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avse.models.coupling import check_alpha
 from avse.models.distributions import exponential_cost
 from avse.models.linear_gaussian import LinearGaussian
 from avse.models.nmf import NMFNoise
@@ -42,6 +43,7 @@ class NoiseStep:
             power: |x|^2 (*, N, F).
             visual: lips, where the model has them.
         """
+        check_alpha(model)
         with torch.no_grad():
             z = z.reshape(-1, *power.shape[:-1], z.shape[-1])
             speech_variance, weights = weighted_speech_variance(model, z, power, visual)

@@ -15,9 +15,11 @@ from avse.inference.em.em import EM, EMStep
 from avse.inference.em.initial import LatentInit, NoiseInit
 from avse.inference.mcmc.chain import ChainState, EStep
 from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
+from avse.inference.mcmc.log_density import check_coupling
 from avse.inference.posterior import Posterior
 from avse.inference.wiener import average_filter
 from avse.models.base import SpeechModel
+from avse.models.coupling import check_serves
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 
@@ -51,18 +53,26 @@ class MCEM:
         generator: Generator,
         progress: Progress = lambda fraction: None,
     ) -> Posterior:
-        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D)."""
+        """The posterior given |x|^2 = `power` (*, N, F) and the lips `visual` (*, N, D).
+
+        Raises:
+            InputError: E-step or final draws do not serve the coupling of the model's frames, or the model
+                states a wrong one.
+        """
+        check_serves(self.em.e_step, speech)
+        check_serves(self.final, speech)
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
             initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
             z = torch.cat([z.reshape(-1, *power.shape[:-1], z.shape[-1]) for z in initial])
 
+            start = NoisySpeech(speech, noise)
+            check_coupling(self.em.joint(start, power=power, visual=visual), z[0])
+
             def report(step: EMStep) -> None:
                 progress(0.9 * (step.iteration + 1) / self.em.iterations)
 
-            fitted = self.em.run(
-                NoisySpeech(speech, noise), ChainState(z), generator, report, power=power, visual=visual
-            )
+            fitted = self.em.run(start, ChainState(z), generator, report, power=power, visual=visual)
             log_joint = self.em.joint(fitted.model, power=power, visual=visual)
             draws, chain_state = self.final(log_joint, fitted.chain_state, generator)
             average = average_filter(fitted.model, draws.z.flatten(0, 1), power, visual)

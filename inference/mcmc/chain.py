@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from avse.data.errors import InputError
 from avse.inference.mcmc.kernels import Info, Kernel, State, adapted
 from avse.inference.mcmc.log_density import LogJoint
+from avse.models.coupling import INDEPENDENT_FRAMES, Coupling, check_serves
 
 
 class ChainState(NamedTuple):
@@ -89,11 +90,21 @@ class Chain:
         if not 0 <= self.warmup < self.num_steps:
             raise InputError(f"{self.num_steps} steps keep no draw after a warmup of {self.warmup}")
 
+    @property
+    def couplings(self) -> frozenset[Coupling]:
+        """Those of the kernel."""
+        return getattr(self.kernel, "couplings", INDEPENDENT_FRAMES)
+
     @torch.no_grad()
     def __call__(
         self, log_joint: LogJoint, chain_state: ChainState, generator: Generator
     ) -> tuple[Draws, ChainState]:
-        """Run the chains of all frames."""
+        """Run the chains of all frames.
+
+        Raises:
+            InputError: the kernel does not serve the coupling of the frames.
+        """
+        check_serves(self.kernel, log_joint)
         state = self.kernel.init(chain_state.z, log_joint)
         step_size = chain_state.step_size
         if step_size is None:

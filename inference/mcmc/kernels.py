@@ -2,7 +2,8 @@
 
 A kernel is a pure function (state, log joint, step size, generator) -> (state, info), with one step size per
 frame. The frames must be independent given the parameters (no recurrent prior or decoder); otherwise
-accepting per frame does not leave the target invariant. The state carries the log density (and its gradient,
+accepting per frame does not leave the target invariant, and the kernels of `avse.inference.mcmc.coupled` are
+made of these. The state carries the log density (and its gradient,
 where it is used), so that one transition costs one evaluation, and one of L leapfrog steps costs L.
 """
 

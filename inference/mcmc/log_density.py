@@ -1,23 +1,94 @@
 """The log joint density of every frame as a function of z, which is all that a sampler needs of a model.
 
+Where the frames of a model are coupled (`avse.models.coupling`) it is a `CoupledLogJoint`, which kernels for
+independent frames cannot call.
+
 `frame_log_joint` computes it from one trace of any Pyro model with a site "z" inside a frames plate.
 `closure` uses the method `log_joint_fn(**data)` of a model instead of a trace, if the model has that method.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import Tensor
 
 from avse.data.errors import InputError
 from avse.models.base import TRACE_LOCK
+from avse.models.coupling import Coupling, coupling_of
 from avse.models.parameters import local_parameters
 from avse.models.sites import Z
 
 Model = Callable[..., object]
 LogJoint = Callable[[Tensor], Tensor]
-"""z (*, N, L) -> log p(data, z) of every frame, (*, N), with alpha (if any) summed out."""
+"""z (*, N, L) -> log p(data, z) of every frame, (*, N), with alpha (if any) summed out. Of coupled frames see
+`CoupledLogJoint`."""
+
+
+@dataclass(frozen=True)
+class CoupledLogJoint:
+    """A log joint whose terms are no densities of single frames.
+
+    Args:
+        terms: z (*, N, L) -> a term of every frame, (*, N), whose sum is log p(data, z).
+        coupling: of the frames.
+    """
+
+    terms: LogJoint
+    coupling: Coupling
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Not possible: see `frame_terms`.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            f"the frames of this model are {self.coupling.value}, and there is no log density of one frame: "
+            "use a kernel of avse.inference.mcmc.coupled"
+        )
+
+
+def with_coupling(log_joint: LogJoint, coupling: Coupling) -> LogJoint:
+    """The log joint itself for independent frames, else a `CoupledLogJoint`."""
+    return log_joint if coupling is Coupling.INDEPENDENT else CoupledLogJoint(log_joint, coupling)
+
+
+def frame_terms(log_joint: LogJoint) -> LogJoint:
+    """z (*, N, L) -> terms (*, N) that sum to the log joint, of coupled frames as of independent ones."""
+    return log_joint.terms if isinstance(log_joint, CoupledLogJoint) else log_joint
+
+
+@torch.no_grad()
+def check_coupling(log_joint: LogJoint, z: Tensor) -> None:
+    """Compare the coupling that a model states with what its terms do when z changes in every third frame.
+
+    It costs two evaluations. Chains of a recording are checked once, before they start.
+
+    Args:
+        log_joint: of the model.
+        z: any latents (*, N, L).
+
+    Raises:
+        InputError: terms of frames changed that do not depend on those z as the model states it.
+    """
+    coupling = coupling_of(log_joint)
+    if coupling is Coupling.SEQUENCE or z.shape[-2] < 2:
+        return
+    terms, changed = frame_terms(log_joint), z.clone()
+    changed[..., ::3, :] += 1.0
+    before, after = terms(z), terms(changed)
+    same = torch.isclose(after, before, rtol=1e-4, atol=1e-3)
+    same[..., ::3] = True
+    if coupling is Coupling.MARKOV:
+        same[..., 1::3] = True
+    if not bool((same | before.isnan() | after.isnan()).all()):
+        raise InputError(
+            f"this model states that its frames are {coupling.value}, but the density of a frame depends on "
+            "z of others: give it the right property `coupling` (avse.models.coupling)"
+        )
 
 
 def frame_log_joint(model: Model, z: Tensor, **data: Tensor | None) -> Tensor:
@@ -76,7 +147,8 @@ def traced(model: Model, **data: Tensor | None) -> LogJoint:
     """
     constant = getattr(model, "with_constant_noise", None)
     frames: Model = model if constant is None else constant()
-    return lambda z: sum_out_alpha(frame_log_joint(frames, z, **data))
+    log_joint: LogJoint = lambda z: sum_out_alpha(frame_log_joint(frames, z, **data))  # noqa: E731
+    return with_coupling(log_joint, coupling_of(model))
 
 
 def closure(model: Model, **data: Tensor | None) -> LogJoint:
@@ -88,7 +160,7 @@ def closure(model: Model, **data: Tensor | None) -> LogJoint:
     if log_joint_fn is None:
         return traced(model, **data)
     log_joint = log_joint_fn(**data)
-    return lambda z: sum_out_alpha(log_joint(z))
+    return with_coupling(lambda z: sum_out_alpha(log_joint(z)), coupling_of(model))
 
 
 def sum_out_alpha(log_joint: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from avse.inference.mcmc.log_density import LogJoint, closure, sum_out_alpha
 from avse.inference.mcmc.pyro_kernel import TransitionStatistics
 from avse.models.base import TRACE_LOCK
 from avse.models.bayesian_nmf import GammaNMF
+from avse.models.coupling import check_serves
 from avse.models.distributions import exponential_cost
 from avse.models.noisy import NoisySpeech
 from avse.models.sites import Z
@@ -123,8 +124,10 @@ class AlternatingKernel(MCMCKernel):
         """Prepare the model for the data, which are given by name: power (N, F) and perhaps visual (N, D).
 
         Raises:
-            InputError: power of several channels, which would share W and H.
+            InputError: power of several channels, which would share W and H, or a kernel that does not serve
+                the coupling of the model's frames.
         """
+        check_serves(self.kernel, self.model)
         if kwargs["power"].dim() != 2:
             raise InputError(
                 f"power of shape {tuple(kwargs['power'].shape)}: W and H are sampled for one channel (N, F) "

@@ -8,7 +8,7 @@ those of single frames; it is the reference that the kernels of this package are
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.infer import HMC as PyroHMC
@@ -17,8 +17,9 @@ from torch import Generator, Tensor
 
 from avse.data.errors import InputError
 from avse.inference.mcmc.chain import ChainState, Draws
-from avse.inference.mcmc.log_density import LogJoint
+from avse.inference.mcmc.log_density import LogJoint, frame_terms
 from avse.models.base import TRACE_LOCK
+from avse.models.coupling import EVERY_COUPLING
 from avse.models.sites import Z
 
 INITIAL_STEP_SIZE = 0.1
@@ -46,6 +47,7 @@ class PyroChain:
     num_steps: int = 40
     warmup: int = 30
     options: Mapping[str, Any] | None = None
+    couplings: ClassVar = EVERY_COUPLING
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < self.num_steps:
@@ -55,6 +57,7 @@ class PyroChain:
         self, log_joint: LogJoint, chain_state: ChainState, generator: Generator
     ) -> tuple[Draws, ChainState]:
         """As `EStep.__call__`; the acceptance rate, of the kept transitions, is the same in all frames."""
+        log_joint = frame_terms(log_joint)
         batched = chain_state.z.dim() > 2
         chains = chain_state.z if batched else chain_state.z.unsqueeze(0)
         step_sizes = [INITIAL_STEP_SIZE] * len(chains)

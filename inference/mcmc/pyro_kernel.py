@@ -31,7 +31,8 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from avse.inference.mcmc.kernels import Kernel, State, adapted
-from avse.inference.mcmc.log_density import Model, closure
+from avse.inference.mcmc.log_density import Model, check_coupling, closure
+from avse.models.coupling import check_serves
 from avse.models.sites import Z
 
 
@@ -105,7 +106,12 @@ class FrameMCMCKernel(MCMCKernel):
         self._initial_z = params[Z]
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
-        """Build the log joint from the arguments of `MCMC.run`, and evaluate it at the initial values."""
+        """Build the log joint from the arguments of `MCMC.run`, and evaluate it at the initial values.
+
+        Raises:
+            InputError: the kernel does not serve the coupling of the model's frames.
+        """
+        check_serves(self.kernel, self.model)
         if args:
             raise ValueError("pass the data by name, as in mcmc.run(power=power)")
         if not self._seeded or self._process != os.getpid():
@@ -116,6 +122,7 @@ class FrameMCMCKernel(MCMCKernel):
         self._warmup = warmup_steps
         self._num_steps = 0
         self._log_joint = closure(self.model, **kwargs)
+        check_coupling(self._log_joint, self._initial_z)
         self._state = self.kernel.init(self._initial_z, self._log_joint)
         self._step_size = torch.full_like(self._state.log_joint, self.kernel.step_size)
         self._accepted = torch.zeros_like(self._state.log_joint)

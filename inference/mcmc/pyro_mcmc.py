@@ -10,7 +10,7 @@ out. The Wiener gain is averaged over all draws, each with its own noise where t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pyro.infer import HMC as PyroHMC
@@ -22,6 +22,7 @@ from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Algorithm, Progress
 from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
+from avse.inference.mcmc.coupled import ByCoupling
 from avse.inference.mcmc.kernels import HMC, Kernel
 from avse.inference.mcmc.noise_kernel import NOISE_KERNEL, AlternatingKernel
 from avse.inference.mcmc.pyro_kernel import ChainsKernel, FrameMCMCKernel, VectorizedMCMC
@@ -29,13 +30,14 @@ from avse.inference.posterior import Posterior, join_channels
 from avse.inference.wiener import average_filter, average_filter_of_noise_draws
 from avse.models.base import TRACE_LOCK, SpeechModel
 from avse.models.bayesian_nmf import GammaNMF
+from avse.models.coupling import EVERY_COUPLING, INDEPENDENT_FRAMES, Coupling, check_serves
 from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import NMFNoise
 from avse.models.noisy import NoisySpeech
 from avse.models.parameters import local_parameters
 from avse.models.sites import Z
 
-Z_KERNEL = HMC(0.1, leapfrog_steps=8)
+Z_KERNEL = ByCoupling(HMC(0.1, leapfrog_steps=8))
 
 NoisePrior = Callable[[NMFNoise], GammaNMF]
 """Fitted noise of one recording -> prior of its factors."""
@@ -69,6 +71,11 @@ class FrameSampler:
 
     kernel: Kernel = Z_KERNEL
     target_acceptance: float | None = 0.7
+
+    @property
+    def couplings(self) -> frozenset[Coupling]:
+        """Those of the kernel."""
+        return getattr(self.kernel, "couplings", INDEPENDENT_FRAMES)
 
     def __call__(
         self,
@@ -107,6 +114,11 @@ class AlternatingSampler:
     target_acceptance: float = 0.7
     noise_kernel: Kernel = NOISE_KERNEL
 
+    @property
+    def couplings(self) -> frozenset[Coupling]:
+        """Those of the kernel of z."""
+        return getattr(self.kernel, "couplings", INDEPENDENT_FRAMES)
+
     def __call__(
         self,
         model: NoisySpeech,
@@ -144,6 +156,7 @@ class JointSampler:
 
     kernel: type[PyroHMC] = NUTS
     options: Mapping[str, Any] | None = None
+    couplings: ClassVar = EVERY_COUPLING
 
     def __call__(
         self,
@@ -255,8 +268,10 @@ class PyroMCMC:
         With a noise prior, power is (N, F), or (C, N, F) with W and H of its own for each channel.
 
         Raises:
-            InputError: further dimensions with a noise prior.
+            InputError: further dimensions with a noise prior, or a sampler that does not serve the coupling
+                of the model's frames.
         """
+        check_serves(self.sampler, speech)
         if self.noise_prior is not None and power.dim() > 2:
             if power.dim() > 3:
                 raise InputError(

@@ -7,6 +7,7 @@ Pyro's `TraceEnum_ELBO` replaces the inner KL by its value at the one z that was
 have the same mean; the closed form removes that Monte Carlo noise from the gradient of the encoder.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -52,8 +53,11 @@ def _put_closed_form(guide_site: dict[str, Any], model_site: dict[str, Any], wei
     """Make the pair of sites contribute -weight KL(q || p) to the ELBO, if the KL has a closed form."""
     if poutine.util.site_is_subsample(guide_site) or not guide_site["fn"].has_rsample:
         return
+    # Of a Markov chain the divergence is that of every transition, from the z before that was drawn.
+    conditional = getattr(model_site["fn"], "conditional", None)
+    p = model_site["fn"] if conditional is None else conditional(model_site["value"])
     try:
-        divergence = weight * torch.distributions.kl_divergence(guide_site["fn"], model_site["fn"])
+        divergence = weight * torch.distributions.kl_divergence(guide_site["fn"], p)
     except NotImplementedError:
         return
     if divergence.shape != guide_site["log_prob"].shape:
@@ -73,6 +77,31 @@ class Objective(Protocol):
     def differentiable_loss(self, model: Any, guide: Any, **batch: torch.Tensor) -> torch.Tensor:
         """Minus the lower bound, summed over frames, nats."""
         ...
+
+
+class MeanOfRecordings:
+    """A bound of several recordings (*, N, F), divided by their number, so that it is that of one.
+
+    Args:
+        bound: summed over recordings.
+    """
+
+    def __init__(self, bound: Objective) -> None:
+        self.bound = bound
+
+    @property
+    def kl_weight(self) -> float:
+        """Factor of the closed-form KL; 1 gives the evidence lower bound."""
+        return self.bound.kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, weight: float) -> None:
+        self.bound.kl_weight = weight
+
+    def differentiable_loss(self, model: Any, guide: Any, **batch: torch.Tensor) -> torch.Tensor:
+        """Minus the mean bound, summed over the frames of a recording, nats."""
+        recordings = math.prod(batch["power"].shape[:-2])
+        return self.bound.differentiable_loss(model, guide, **batch) / recordings
 
 
 class SumOfBounds:

@@ -29,6 +29,7 @@ from avse.inference.em.initial import (
     NoiseInit,
 )
 from avse.inference.mcmc.chain import ChainState, Draws, EStep
+from avse.inference.mcmc.log_density import check_coupling, closure
 from avse.inference.posterior import Posterior
 from avse.inference.responsibilities import AlphaStep, independent
 from avse.inference.vem.latent_factor import LatentFactor, importance_entropy, moments, target
@@ -44,7 +45,9 @@ from avse.inference.vem.mean_field import (
     update_speech,
 )
 from avse.models.base import SpeechModel
+from avse.models.coupling import check_serves
 from avse.models.networks.lips import cached_embeddings
+from avse.models.noisy import NoisySpeech
 
 
 class LatentStep(NamedTuple):
@@ -107,12 +110,18 @@ class VEM:
 
         Its `costs` are free energies in nats per frame and bin, each at the noise model before the iteration;
         they include the entropy of r(z) if the factor has particles.
+
+        Raises:
+            InputError: the frames of the model are not independent.
         """
+        check_serves(self, speech)
         frames = power.shape[:-1]
         with torch.no_grad(), cached_embeddings():
             noise = self.noise_init(power, generator)
             initial = [init(speech, guide, power, visual, noise) for init in self.latent_inits]
-            prior = log_alpha(speech, initial[0].reshape(-1, *frames, initial[0].shape[-1])[0], visual)
+            z = initial[0].reshape(-1, *frames, initial[0].shape[-1])[0]
+            check_coupling(closure(NoisySpeech(speech, noise), power=power, visual=visual), z)
+            prior = log_alpha(speech, z, visual)
             model = ComponentDensity(self.conditioning(speech, visual), prior)
             field = MeanField.start(power, noise, self.alpha_start(prior))
             chain_state = ChainState(self.factor.start(initial, len(prior), frames))

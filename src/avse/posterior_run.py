@@ -32,8 +32,10 @@ from avse.inference.algorithm import Algorithm
 from avse.inference.em.amortised import AmortisedEM
 from avse.inference.em.anchored import AnchoredMCEM, components
 from avse.inference.em.component_mcem import ComponentwiseMCEM
+from avse.inference.em.fine_tuned import FineTunedEM
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
+from avse.inference.mcmc.coupled import ByCoupling
 from avse.inference.mcmc.kernels import HMC, Info, Kernel, State
 from avse.inference.mcmc.log_density import LogJoint, closure
 from avse.inference.mcmc.pyro_mcmc import initial_z
@@ -42,6 +44,7 @@ from avse.inference.presets import algorithm_named
 from avse.inference.vem.vem import VEM
 from avse.inference.wiener import average_filter
 from avse.models.base import SpeechModel
+from avse.models.coupling import INDEPENDENT_FRAMES, Coupling
 from avse.models.networks.lips import cached_embeddings
 from avse.models.noisy import NoisySpeech
 from avse.recording import SEGMENT, Recording, checked_sample_rate, checked_samples, pair_and_lips
@@ -70,7 +73,7 @@ class ChainSettings:
         chains: C, the number of chains; each starts at a different draw of the fitted posterior.
         draws: D, the number of draws kept per chain.
         warmup: number of transitions before them, during which step sizes adapt; None means `draws`.
-        kernel: transition kernel.
+        kernel: transition kernel, used as `ByCoupling` does where the frames of a model are coupled.
 
     Raises:
         InputError: too few chains or draws to assess convergence, or a negative warmup.
@@ -106,6 +109,11 @@ class KernelWithProgress:
 
     kernel: Kernel
     report: Callable[[], None]
+
+    @property
+    def couplings(self) -> frozenset[Coupling]:
+        """Those of the kernel."""
+        return getattr(self.kernel, "couplings", INDEPENDENT_FRAMES)
 
     @property
     def step_size(self) -> float:
@@ -147,7 +155,8 @@ def draw_chains(
     """
     num_steps = settings.num_warmup + settings.draws
     steps = iter(range(1, num_steps + 1))
-    kernel = KernelWithProgress(settings.kernel, lambda: progress(next(steps) / num_steps))
+    report = lambda: progress(next(steps) / num_steps)  # noqa: E731
+    kernel = KernelWithProgress(ByCoupling(settings.kernel), report)
     chain = Chain(kernel, num_steps, settings.num_warmup, target_acceptance=TARGET_ACCEPTANCE)
     with torch.no_grad(), cached_embeddings():
         start = ChainState(initial_z(fitted.z, settings.chains))
@@ -179,7 +188,7 @@ def refuse_other_densities(
         InputError: it draws from a guide, from a variational factor, from components that are mixed
             afterwards, or from components of which the lips are weighted.
     """
-    if isinstance(algorithm, VEM | AmortisedEM | ComponentwiseMCEM):
+    if isinstance(algorithm, VEM | AmortisedEM | FineTunedEM | ComponentwiseMCEM):
         raise InputError(_NO_CHAINS.format(name))
     if isinstance(algorithm, AnchoredMCEM) and visual is not None and components(speech, guide) is not None:
         raise InputError(_WEIGHTED_LIPS.format(name))

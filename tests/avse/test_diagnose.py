@@ -201,6 +201,7 @@ def test_own_draws_that_tell_nothing_are_refused(algorithm: PyroMCMC, words: str
 
 OF_OTHER_DENSITIES = {
     "amortised": "a-vae",
+    "fine-tuned": "a-vae",
     "vem": "a-vae",
     "vem-traced": "a-vae",
     "paper-vem": "a-vae",
@@ -221,7 +222,7 @@ def test_every_preset_is_known_by_its_draws() -> None:
 def with_comparable_counts(preset: str) -> Any:
     """A preset cut down to one iteration, with two chains of five draws, so that counts are no reason."""
     algorithm: Any = PRESETS[preset]()
-    if preset == "amortised":
+    if preset in ("amortised", "fine-tuned"):
         return algorithm  # it has one chain, of draws that are independent
     inits = (init_from_prior, init_from_encoder) if preset != "mcem-mixture" else algorithm.latent_inits
     return replace(algorithm, iterations=1, latent_inits=inits, final=Chain(RandomWalk(0.1), 6, 1))

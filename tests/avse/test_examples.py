@@ -40,6 +40,9 @@ ARGUMENTS = {
     "svi_in_plain_pyro.py": ["--epochs", "2", "--out", "pair", "--figure", "figure.png"],
     "swap_the_guide.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--figure", "figure.png"],
     "swap_the_prior.py": [*("--seconds", "0.5", "--algorithms", "mcem", "vem"), *("--figure", "figure.png")],
+    "temporal_prior.py": [
+        *("--sentences", "3", "--frames", "12", "--burst", "4", "--draws", "6", "--figure", "figure.png"),
+    ],
     "train_a_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
     "train_av_vae.py": ["--speakers", "3", "--sentences", "2", "--epochs", "2", "--out", "run"],
 }
@@ -56,6 +59,7 @@ WRITES = {
     "svi_in_plain_pyro.py": ["figure.png", "pair/model.safetensors"],
     "swap_the_guide.py": ["figure.png", "runs/swap-the-guide/second-look/report.json"],
     "swap_the_prior.py": ["figure.png"],
+    "temporal_prior.py": ["figure.png"],
     "train_a_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
     "train_av_vae.py": ["run/checkpoints/best.ckpt", "run/report.json", "run/training.png"],
 }
@@ -67,6 +71,7 @@ PRINTS = {
     "evaluate_your_own_model.py": [r"\| a-vae \| auto .* 1 \| 0 \|", r"\| heavy tails \| auto .* 1 \| 0 \|"],
     "svi_in_plain_pyro.py": [r"epoch 1: ELBO .*held-out"],
     "swap_the_guide.py": ["one glance", "second look"],
+    "temporal_prior.py": [r"single frames: .* dB wide", r"prior over time: .* dB wide"],
     "swap_the_prior.py": [r"mcem .*\(1\).*\(1\).*\(2\)", r"vem .*\(1\).*\(1\).*\(2\)"],
 }
 VIDEOS = {

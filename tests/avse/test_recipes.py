@@ -12,6 +12,7 @@ from avse import zoo
 from avse.data.corpora.synthetic import SyntheticCorpus
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
+from avse.data.sequences import SequenceDataModule
 from avse.data.simulation import MixtureSimulator, SimulationDataModule
 from avse.data.stft import STFT
 from avse.guides.visual import VisualGuide
@@ -30,6 +31,10 @@ SIMULATED = {
     "simulator": MixtureSimulator(FRONT_END, seconds=0.5, voices=2, pool=2, reuse=2),
 }
 """An epoch of simulated recordings that takes a second."""
+SMALL_EPOCHS = {
+    SimulationDataModule: SIMULATED,
+    SequenceDataModule: {"batch_size": 4, "piece_frames": 16, "epoch_pieces": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_recipe_trains_a_pair_that_enhances(name: str, tmp_path: Path, cache: Path) -> None:
     recipe = RECIPES[name]()
-    small = SIMULATED if recipe.loader is SimulationDataModule else {}
+    small = SMALL_EPOCHS.get(recipe.loader, {})
     recipe = replace(recipe, settings=replace(recipe.settings, max_epochs=1), data={**recipe.data, **small})
     pair, report = run(recipe, [CORPUS], tmp_path, cache=cache)
     assert np.isfinite(report.validation_elbo)

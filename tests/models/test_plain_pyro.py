@@ -67,7 +67,19 @@ PAIRS: dict[str, tuple[str, dict[str, Any]]] = {
         "a-v-av",
         {"first": AUDIO, "second": VISUAL, "third": VISUAL, "corruption_embedding_size": 3},
     ),
+    "dkf": ("dkf", {**AUDIO, "transition_hidden": 4}),
+    "av-dkf": ("av-dkf", {**VISUAL, "transition_hidden": 4}),
+    "rvae": (
+        "rvae",
+        {
+            "latent_size": LATENTS,
+            **{f"{part}_channels": 6 for part in ("encoder", "decoder")},
+            **{f"{part}_dilations": [1] for part in ("encoder", "decoder")},
+        },
+    ),
 }
+UNSEEING = {"a-vae", "dkf", "rvae"}
+"""Pairs without lips."""
 MIXTURES = {"min-vae-1": 2, "min-vae-2": 2, "vae-mm": 2, "a-v-av": 3}
 """Name -> number of values of alpha."""
 ELBOS: dict[str, Callable[[], Any]] = {
@@ -81,7 +93,7 @@ ELBOS: dict[str, Callable[[], Any]] = {
 def make(name: str) -> SpeechPair:
     architecture, arguments = PAIRS[name]
     torch.manual_seed(1)
-    pair = SpeechPair(PairConfig(architecture, arguments, FRONT_END, None if name == "a-vae" else LIPS))
+    pair = SpeechPair(PairConfig(architecture, arguments, FRONT_END, None if name in UNSEEING else LIPS))
     power, _ = data()
     pair.model.fit_scales(power)
     pair.guide.fit_scales(power)

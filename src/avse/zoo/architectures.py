@@ -21,6 +21,7 @@ from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.base import SpeechModel
+from avse.models.deep_kalman_filter import AVDeepKalmanFilter, DeepKalmanFilter
 from avse.models.min_vae import MINVAE
 from avse.models.networks.context import DilatedNetwork
 from avse.models.networks.lips import (
@@ -31,7 +32,10 @@ from avse.models.networks.lips import (
     shape_mlp,
     shared_frame_mlp,
 )
+from avse.models.networks.sequence import SEQUENCE_NETWORKS, SequenceDecoder, SequenceEncoder
 from avse.models.networks.spectrum import GaussianEncoder, LogPower, RawPower, SpectrumDecoder
+from avse.models.networks.transition import GatedTransition
+from avse.models.recurrent_vae import RecurrentVAE
 from avse.models.robust_prior import RobustPrior
 from avse.models.vae_mm import VAEMM
 
@@ -372,6 +376,109 @@ def a_v_av(
     return model, MixtureGuide(*guides, responsibilities=OptimalResponsibilities(model))
 
 
+def dkf(
+    bins: int,
+    latent_size: int = 32,
+    transition_hidden: int = 128,
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    transition_activation: str = "silu",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "silu",
+) -> tuple[SpeechModel, SpeechGuide]:
+    """Deep Kalman filter: a gated transition between the frames, encoder and decoder of an A-VAE.
+
+    Args:
+        bins: F.
+        latent_size: L.
+        transition_hidden: size of the hidden layers of the transition.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads, "log-power" or "power".
+        transition_activation: of its hidden layers.
+        encoder_activation: likewise.
+        decoder_activation: likewise.
+    """
+    model = DeepKalmanFilter(
+        GatedTransition(latent_size, transition_hidden, transition_activation),
+        SpectrumDecoder(latent_size, decoder, bins, decoder_activation),
+    )
+    guide = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+    )
+    return model, guide
+
+
+def av_dkf(
+    bins: int,
+    lips: LipView,
+    latent_size: int = 32,
+    transition_hidden: int = 128,
+    embedding_size: int = 96,
+    encoder: Sequence[int] = (384, 384),
+    decoder: Sequence[int] = (256, 256),
+    features: str = "log-power",
+    transition_activation: str = "silu",
+    encoder_activation: str = "tanh",
+    decoder_activation: str = "silu",
+    dropout: float = 0.3,
+) -> tuple[SpeechModel, SpeechGuide]:
+    """Deep Kalman filter of which the transition alone sees the lips.
+
+    Args:
+        bins: F.
+        lips: how they are shown.
+        latent_size: L.
+        transition_hidden: size of the hidden layers of the transition.
+        embedding_size: E, of what the trunk makes of the lips.
+        encoder: hidden sizes of the encoder.
+        decoder: hidden sizes of the decoder.
+        features: what the encoder reads, "log-power" or "power".
+        transition_activation: of its hidden layers.
+        encoder_activation: likewise.
+        decoder_activation: likewise.
+        dropout: of the trunk.
+    """
+    model = AVDeepKalmanFilter(
+        lip_trunk(lips, embedding_size, dropout=dropout),
+        GatedTransition(latent_size, transition_hidden, transition_activation, embedding_size),
+        SpectrumDecoder(latent_size, decoder, bins, decoder_activation),
+    )
+    guide = AudioGuide(
+        FEATURES[features](bins), GaussianEncoder(bins, encoder, latent_size, encoder_activation)
+    )
+    return model, guide
+
+
+def rvae(
+    bins: int,
+    latent_size: int = 32,
+    network: str = "dilated",
+    encoder_channels: int = 256,
+    encoder_dilations: Sequence[int] = (1, 2, 4, 8),
+    decoder_channels: int = 192,
+    decoder_dilations: Sequence[int] = (1, 2, 4),
+    features: str = "log-power",
+) -> tuple[SpeechModel, SpeechGuide]:
+    """Recurrent VAE: encoder and decoder over frames.
+
+    Args:
+        bins: F.
+        latent_size: L.
+        network: "dilated" for convolutions over frames, "lstm" for a bidirectional LSTM.
+        encoder_channels: of the hidden layers; units of each direction of the LSTM.
+        encoder_dilations: frames, of the residual blocks of "dilated".
+        decoder_channels: likewise.
+        decoder_dilations: likewise.
+        features: what the encoder reads, "log-power" or "power".
+    """
+    make = SEQUENCE_NETWORKS[network]
+    encoder = SequenceEncoder(make(bins, encoder_channels, encoder_dilations, 2 * latent_size))
+    decoder = SequenceDecoder(make(latent_size, decoder_channels, decoder_dilations, bins), bins)
+    return RecurrentVAE(StandardNormal(latent_size), decoder), AudioGuide(FEATURES[features](bins), encoder)
+
+
 def corruption_classifier(
     lips: LipView, embedding_size: int, dropout: float = 0.2
 ) -> LipCorruptionClassifier | None:
@@ -403,6 +510,9 @@ ARCHITECTURES: dict[str, Builder] = {
     "min-vae": min_vae,
     "vae-mm": vae_mm,
     "a-v-av": a_v_av,
+    "dkf": dkf,
+    "av-dkf": av_dkf,
+    "rvae": rvae,
 }
 
 

@@ -27,6 +27,7 @@ from avse.data.front_end import FrontEnd
 from avse.data.lips.corruption import LipCorruption
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
+from avse.data.sequences import SequenceDataModule
 from avse.data.simulation import SimulationDataModule
 from avse.data.stft import STFT
 from avse.guides.mixture import BranchGuide, MixtureGuide
@@ -38,6 +39,7 @@ from avse.inference.svi.compilation import InferenceCompilation
 from avse.inference.svi.elbo import (
     AlphaLikelihood,
     AnalyticKLTraceEnumELBO,
+    MeanOfRecordings,
     Objective,
     PriorMixedELBO,
     SumOfBounds,
@@ -164,6 +166,50 @@ def _a_vae_context() -> Recipe:
         pretrained=(start,),
         trainable=("guide.context",),
         loader=SimulationDataModule,
+    )
+
+
+def _dkf() -> Recipe:
+    """The transition of a deep Kalman filter, on pieces of speech; encoder and decoder of the A-VAE stay."""
+    recipe = _a_vae()
+    voice = ("model.decoder", "guide.features", "guide.encoder")
+    return replace(
+        recipe,
+        pair=replace(recipe.pair, architecture="dkf"),
+        settings=TrainingSettings(
+            learning_rate=2e-3, max_epochs=20, patience=20, gradient_norm=200.0, keep="last"
+        ),
+        data={"batch_size": 32, "piece_frames": 64, "epoch_pieces": 2000, "balance": 0.25},
+        objective=bound_of_sequences,
+        pretrained=(PretrainedInit("a-vae", {name: name for name in voice}),),
+        trainable=("model.transition",),
+        loader=SequenceDataModule,
+    )
+
+
+def _av_dkf() -> Recipe:
+    """As the deep Kalman filter, with a transition that sees the lips; half of the pieces have no video."""
+    audio, visual = _dkf(), _visual_prior()
+    return replace(
+        audio,
+        pair=replace(visual.pair, architecture="av-dkf"),
+        data={**audio.data, "balance": 0.75, "max_utterances": 250, "unseen_share": 0.5},
+        trainable=("model.lips", "model.transition"),
+    )
+
+
+def _rvae() -> Recipe:
+    """A recurrent VAE of dilated convolutions, on pieces of speech."""
+    recipe = _a_vae()
+    return replace(
+        recipe,
+        pair=replace(recipe.pair, architecture="rvae", arguments={"latent_size": 32}, algorithm="fine-tuned"),
+        settings=TrainingSettings(
+            learning_rate=1e-3, max_epochs=40, patience=40, kl_warmup=600, gradient_norm=200.0, keep="last"
+        ),
+        data={"batch_size": 32, "piece_frames": 64, "epoch_pieces": 2000, "balance": 0.25},
+        objective=bound_of_sequences,
+        loader=SequenceDataModule,
     )
 
 
@@ -471,6 +517,11 @@ def without_corruption(recipe: Recipe) -> Recipe:
     return replace(recipe, corruption=None)
 
 
+def bound_of_sequences(pair: SpeechPair) -> Objective:
+    """The evidence lower bound of pieces of speech (B, N, F)."""
+    return MeanOfRecordings(AnalyticKLTraceEnumELBO(max_plate_nesting=2))
+
+
 def components_apart(pair: SpeechPair) -> Objective:
     """The bound of the A-VAE and the prior-mixed bound of the AV-VAE of a VAE-MM, summed."""
     model, guide = pair.model, pair.guide
@@ -520,6 +571,9 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "min-vae-v2": _min_vae_v2,
     "vae-mm": _vae_mm,
     "a-v-av": _a_v_av,
+    "dkf": _dkf,
+    "av-dkf": _av_dkf,
+    "rvae": _rvae,
     "a-vae-paper": _papers_a_vae,
     "v-vae-paper": _papers_v_vae,
     "av-vae-paper": _papers_av_vae,

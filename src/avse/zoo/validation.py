@@ -22,6 +22,7 @@ from avse.data.front_end import FrontEnd, Level
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.inference.presets import PRESETS
+from avse.models.networks.sequence import SEQUENCE_NETWORKS
 from avse.models.networks.spectrum import ACTIVATIONS
 from avse.zoo.architectures import ARCHITECTURES, FEATURES, NESTED_ARGUMENTS, TRUNKS
 from avse.zoo.migration import check_names, one_line, shortened
@@ -133,7 +134,10 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
         else:
             may_be_empty = name in MAY_BE_EMPTY and (architecture, name) != CONDITIONED_ENCODER
             _check_layers(
-                value, where, 0 if may_be_empty else 1, MAX_DILATION if name == DILATIONS else MAX_SIZE
+                value,
+                where,
+                0 if may_be_empty else 1,
+                MAX_DILATION if name.endswith("_dilations") else MAX_SIZE,
             )
     if DILATIONS in arguments and bool(arguments[DILATIONS]) != (arguments["context_channels"] > 0):
         raise InputError(
@@ -149,7 +153,11 @@ CHOICES: dict[str, Sequence[str]] = {
     "features": list(FEATURES),
     "trunk": list(TRUNKS),
     "prior": ["network", "standard"],
-    **{f"{part}activation": list(ACTIVATIONS) for part in ("encoder_", "decoder_", "visual_", "audio_")},
+    "network": list(SEQUENCE_NETWORKS),
+    **{
+        f"{part}activation": list(ACTIVATIONS)
+        for part in ("encoder_", "decoder_", "visual_", "audio_", "transition_")
+    },
 }
 """Arguments of the builders that are one of a few texts."""
 
