@@ -80,7 +80,7 @@ def check_coupling(log_joint: LogJoint, z: Tensor) -> None:
     terms, changed = frame_terms(log_joint), z.clone()
     changed[..., ::3, :] += 1.0
     before, after = terms(z), terms(changed)
-    same = torch.isclose(after, before, rtol=1e-4, atol=1e-3)
+    same = torch.isclose(after, before, rtol=1e-5, atol=1e-3)
     same[..., ::3] = True
     if coupling is Coupling.MARKOV:
         same[..., 1::3] = True
