@@ -39,7 +39,7 @@ from avse.enhancement import Enhancement
 from avse.evaluation import benchmark, tables
 from avse.evaluation.measures import measure
 from avse.evaluation.metrics import improvements, si_sdr, stoi
-from avse.evaluation.runner import in_processes
+from avse.evaluation.processes import in_processes
 from avse.evaluation.scores import scored
 from avse.guides.wrappers import CorruptedGuide, corrupted
 from avse.inference.algorithm import Algorithm

@@ -2,6 +2,9 @@
 
     python benchmarks/speed.py
     python benchmarks/speed.py lips     # finding lips and their shape, of two unseen speakers
+    python benchmarks/speed.py start    # until a command answers, by how long `import torch` takes
+    python benchmarks/speed.py long     # files of 1 to 60 minutes: memory and time; a quarter hour
+    python benchmarks/speed.py many     # 16 recordings: one by one, by enhance_many, in one batch
 
 Everything is measured in one run, each figure the least of several repeats in turn, as ratios: machines
 differ and are shared. Also: growth with duration, and peak memory for a recording of ten minutes (in its own
@@ -10,20 +13,25 @@ face, crop, landmarks and shapes. Its data is looked for in AVSE_DATA (default .
 """
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import common
 import numpy as np
+import soundfile as sf
 import torch
 
 import avse
+from avse.cli.commands import enhance_file
 from avse.data.front_end import FrontEnd
 from avse.data.lips import read_lips
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
@@ -34,11 +42,12 @@ from avse.inference.component_density import closed
 from avse.inference.component_density import traced as by_traces
 from avse.inference.mcmc.chain import Chain
 from avse.inference.mcmc.log_density import traced
-from avse.inference.presets import papers_mcem, papers_vem
+from avse.inference.presets import algorithm_named, papers_mcem, papers_vem
 from avse.inference.vem.vem import VEM
 from avse.models.base import SpeechModel
 from avse.models.networks.spectrum import SpectrumDecoder
 from avse.models.vae_mm import VAEMM
+from avse.recording import Recording
 from avse.zoo.pair import PairConfig, SpeechPair
 
 RATE = 16000
@@ -111,6 +120,99 @@ def enhance_ten_minutes() -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
+def start_times(repeats: int) -> None:
+    """Print the wall time of whole processes over that of `import torch`, as machines differ."""
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "noise.wav"
+        sf.write(sound, 0.1 * np.random.default_rng(0).standard_normal(5 * RATE), RATE)
+        command = "from avse.cli.app import main; main()"
+        calls: dict[str, tuple[float, list[str]]] = {
+            "import torch": (1.0, ["import torch"]),
+            "import avse": (0.1, ["import avse"]),
+            "avse --help": (0.33, [command, "--help"]),
+            "avse enhance of a missing file": (
+                0.33,
+                [command, "enhance", str(sound.with_name("absent.wav"))],
+            ),
+            "avse enhance of 5 s": (2.0, [command, "enhance", str(sound)]),
+        }
+
+        def started(arguments: list[str]) -> Callable[[], object]:
+            return lambda: subprocess.run([sys.executable, "-c", *arguments], capture_output=True)
+
+        torch_alone, *times = best(repeats, *(started(arguments) for _, arguments in calls.values()))
+        print(f"import torch: {torch_alone:.2f} s")
+        for (name, (limit, _)), spent in zip(list(calls.items())[1:], times, strict=True):
+            show(f"{name} / import torch", spent / torch_alone, limit)
+
+
+def enhance_one_file(path: Path) -> None:
+    """Enhance a file into another; print the peak memory of this process in GiB and processor time in s."""
+    start = time.process_time()
+    enhance_file(path, path.with_name("enhanced.wav"))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.process_time() - start)
+
+
+def long_files(minutes: Sequence[float]) -> None:
+    """Print memory and processor time of files of so many minutes, mono at 16 kHz, a process each."""
+    draws, spent = np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as folder:
+        sound = Path(folder) / "noise.wav"
+        for length in minutes:
+            with sf.SoundFile(sound, "w", RATE, 1) as file:
+                for _ in range(round(length * 60)):
+                    file.write(0.1 * draws.uniform(0.3, 1) * draws.standard_normal(RATE))
+            call = [sys.executable, __file__, "--one-file", str(sound)]
+            child = subprocess.run(call, capture_output=True, text=True, check=True)
+            peak, seconds = map(float, child.stdout.split())
+            spent.append(seconds)
+            print(f"{length:g} min: {seconds / length / 60:.3f} s of processor time a second", flush=True)
+            show(f"peak memory for {length:g} min (GiB)", peak, 1.0)
+    if len(minutes) > 1:
+        exponent = np.polyfit(np.log(minutes), np.log(spent), 1)[0]
+        show("exponent of the time in the length", float(exponent), 1.05)
+
+
+def many_recordings(repeats: int) -> None:
+    """Print what 16 recordings of 3 to 6 s cost in processor time: apart, together, and as one batch.
+
+    The batch is of recordings of one length, without masks, so that it is the least that a batch can cost.
+    Wall time on two processes is that after they have started.
+    """
+    draws = np.random.default_rng(0)
+    sounds = [draws.standard_normal(int(seconds * RATE)) * 0.1 for seconds in np.linspace(3, 6, 16)]
+    apart, together = best(
+        repeats,
+        lambda: [avse.enhance(sound, RATE) for sound in sounds],
+        lambda: list(avse.enhance_many(sounds, RATE)),
+        clock=time.process_time,
+    )
+    print(f"16 recordings one by one: {apart:.2f} s of processor time")
+    show("enhance_many / one by one, processor time", together / apart, 0.95)
+
+    def on_two() -> None:
+        list(avse.enhance_many(sounds, RATE, jobs=2))
+
+    on_two()
+    wall_apart, wall_two = best(repeats, lambda: [avse.enhance(sound, RATE) for sound in sounds], on_two)
+    print(f"throughput of two processes / one by one: {wall_apart / wall_two:.2f} on {os.cpu_count()} cores")
+
+    own = Recording.prepare(sounds[8], RATE, avse.load("a-vae"))
+    algorithm, _ = algorithm_named("amortised")
+
+    def posterior(power: torch.Tensor) -> None:
+        algorithm(own.speech, own.guide, power, None, torch.Generator().manual_seed(0), lambda fraction: None)
+
+    batch = own.power.repeat(16, 1, 1)
+    single, whole = best(
+        repeats,
+        lambda: [posterior(own.power) for _ in range(16)],
+        lambda: posterior(batch),
+        clock=time.process_time,
+    )
+    print(f"16 posteriors in one batch / one by one, processor time: {whole / single:.2f}")
+
+
 def lips_throughput(repeats: int) -> None:
     """Print how many video frames a second of processor time become features of the shape of the mouth."""
     rows = benchmark.table_rows(common.recordings() / "splits.csv", "av", "validation")
@@ -133,14 +235,28 @@ def lips_throughput(repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["all", "lips"], default="all")
+    parser.add_argument("part", nargs="?", choices=["all", "lips", "start", "many", "long"], default="all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of torch; one, as `quality.py` runs")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20, 60], help="of the part long")
+    parser.add_argument("--one-file", type=Path, help="only enhance a file; used by the script")
     parser.add_argument("--ten-minutes", action="store_true", help="only measure memory; used by the script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.one_file:
+        enhance_one_file(args.one_file)
+        return
     if args.part == "lips":
         lips_throughput(args.repeats)
+        return
+    if args.part == "start":
+        start_times(args.repeats)
+        return
+    if args.part == "long":
+        long_files(args.minutes)
+        return
+    if args.part == "many":
+        many_recordings(args.repeats)
         return
     if args.ten_minutes:
         enhance_ten_minutes()

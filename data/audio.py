@@ -5,8 +5,10 @@ Samples are float32 arrays (T, C), T time samples of C channels, full scale ±1 
 
 import io
 import os
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +98,111 @@ def read_audio(path: str | os.PathLike[str], track: int | None = None) -> Audio:
     return audio
 
 
+@dataclass(frozen=True)
+class AudioBlocks:
+    """A sound file that was read through once, and can be read again block by block.
+
+    Attributes:
+        path: of the file.
+        sample_rate: Hz.
+        channels: C.
+        frames: T, time samples.
+        subtype: as for `Audio`.
+        peak: largest |x|.
+        clipped_fraction: as `clipped_fraction` gives it.
+    """
+
+    path: Path
+    sample_rate: int
+    channels: int
+    frames: int
+    subtype: str
+    peak: float
+    clipped_fraction: float
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """The samples from the start, (T', C) each."""
+        with sf.SoundFile(os.fsencode(self.path)) as sound:
+            while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                yield block
+
+
+def long_audio(path: str | os.PathLike[str], seconds: float) -> AudioBlocks | None:
+    """A sound file that is longer than so many seconds; None for all that `read_audio` is to read as a whole.
+
+    That are shorter files, joined ones, what libsndfile does not read, and what cannot be used, of which
+    `read_audio` tells.
+
+    Raises:
+        InputError: the file holds NaN, infinite or more than 2**31 samples.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file() or path.stat().st_size == 0:
+            return None
+        with sf.SoundFile(os.fsencode(path)) as sound:
+            rate = sound.samplerate
+            if sound.frames <= seconds * rate or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                return None
+            if len(sections(path)) > 1:
+                return None
+            channels, subtype, announced = sound.channels, sound.subtype, _missing_frames(sound, path)
+            frames, peak, clipped = 0, 0.0, 0
+            while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                frames += len(block)
+                _check_size(frames * channels, path)
+                size = np.abs(block)
+                if not np.isfinite(size).all():
+                    raise InputError(
+                        f"{path}: holds NaN or infinite samples; export it again from its source"
+                    )
+                peak, clipped = max(peak, float(size.max())), clipped + int((size >= FULL_SCALE).sum())
+    except (sf.LibsndfileError, OSError, TypeError):
+        return None
+    if frames <= seconds * rate:
+        return None
+    _warn_of_missing_end(path, (announced - frames) / rate)
+    _warn_of_cut_ogg(path)
+    return AudioBlocks(path, rate, channels, frames, subtype, peak, clipped / (frames * channels))
+
+
+def write_audio_blocks(
+    path: str | os.PathLike[str],
+    blocks: Iterable[npt.NDArray[np.floating[Any]]],
+    channels: int,
+    sample_rate: int,
+    subtype: str | None = None,
+) -> None:
+    """As `write_audio`, for finite samples (T', C) that come block by block and need not fit into memory.
+
+    Until the last one is there they lie in a nameless file beside `path`, 4 bytes a sample, since the format
+    depends on their peak.
+
+    Raises:
+        InputError: see `write_audio`.
+    """
+    check_writable(path)
+    rate = checked_rate(sample_rate)
+    frames, peak = 0, 0.0
+    try:
+        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent) as spool:
+            for block in blocks:
+                if block.size:
+                    frames, peak = frames + len(block), max(peak, float(np.abs(block).max()))
+                    spool.write(np.ascontiguousarray(block, np.float32).tobytes())
+            spool.seek(0)
+            size = BLOCK * channels * 4
+            reread = (
+                np.frombuffer(content, np.float32).reshape(-1, channels)
+                for content in iter(lambda: spool.read(size), b"")
+            )
+            _write(path, reread, frames, channels, peak, rate, subtype)
+    except OSError as error:
+        raise InputError(
+            f"{path}: could not be written ({error.strerror or error}); free space or choose another place"
+        ) from error
+
+
 def write_audio(
     path: str | os.PathLike[str],
     samples: npt.ArrayLike,
@@ -131,27 +238,40 @@ def write_audio(
         frames = array.astype(np.float32).reshape(len(array), -1)
     if not np.isfinite(frames).all():
         raise InputError(f"{path}: NaN or infinite samples cannot be written; mend the samples")
-    channels = frames.shape[1]
+    blocks = (frames[begin : begin + BLOCK] for begin in range(0, len(frames), BLOCK))
+    _write(path, blocks, len(frames), frames.shape[1], float(np.abs(frames).max()), rate, subtype)
+
+
+def _write(
+    path: str | os.PathLike[str],
+    blocks: Iterable[npt.NDArray[np.float32]],
+    count: int,
+    channels: int,
+    peak: float,
+    rate: int,
+    subtype: str | None,
+) -> None:
+    """Write `count` time samples, (T', C) each block, of a known peak."""
     file_format = _FORMATS[Path(path).suffix.lower()]
     chosen = _subtype(file_format, subtype)
-    peak = float(np.abs(frames).max())
+    clipped = False
     if peak > 1 and chosen not in _FLOAT_SUBTYPES:
         if file_format == "WAV":
             chosen = "FLOAT"
         else:
-            warnings.warn(f"{path}: peak {peak:.3g} clipped to 1; write a .wav to keep it", stacklevel=2)
-            frames = np.clip(frames, -1, 1)
+            warnings.warn(f"{path}: peak {peak:.3g} clipped to 1; write a .wav to keep it", stacklevel=3)
+            clipped = True
     try:
         with atomic_path(path) as temporary:
             with sf.SoundFile(
                 os.fsencode(temporary), "w", rate, channels, chosen, format=file_format
             ) as sound:
-                for begin in range(0, len(frames), BLOCK):
-                    sound.write(frames[begin : begin + BLOCK])
+                for block in blocks:
+                    sound.write(np.clip(block, -1, 1) if clipped else block)
             written = _count_frames(temporary)
-            if written != len(frames):
+            if written != count:
                 raise InputError(
-                    f"{path}: could not be written whole ({written} of {len(frames)} samples are read back); "
+                    f"{path}: could not be written whole ({written} of {count} samples are read back); "
                     "free the space or choose another place"
                 )
     except sf.LibsndfileError as error:

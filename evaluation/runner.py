@@ -21,8 +21,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from avse.data.errors import InputError
 from avse.data.lips import Lips, Reason
@@ -31,6 +29,7 @@ from avse.data.lips.crop import SIDE
 from avse.evaluation import protocols, store
 from avse.evaluation.benchmark import RATE, MixtureSpec, Samples
 from avse.evaluation.metrics import METRICS, OPTIONAL_METRICS, check_metrics
+from avse.evaluation.processes import in_processes
 from avse.evaluation.store import LIPS, NO_LIPS
 from avse.version import __version__
 
@@ -247,33 +246,6 @@ def computed(
         yield from computed_on_cluster(work, dask_scheduler)
     else:
         yield from in_processes(result_row, [(unit,) for unit in work], jobs)
-
-
-def in_processes(
-    function: Callable[..., Any], work: Sequence[tuple[Any, ...]], jobs: int, ordered: bool = False
-) -> Iterator[Any]:
-    """`function(*args)` for every tuple of arguments, on `jobs` processes of one thread each.
-
-    Args:
-        function: picklable.
-        work: arguments.
-        jobs: processes.
-        ordered: as the work is, else as soon as they are done.
-
-    Raises:
-        InputError: a process was killed.
-    """
-    how = "generator" if ordered else "generator_unordered"
-    with parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
-        # One unit a batch: a result that is done does not wait for others.
-        rows = Parallel(return_as=how, batch_size=1)(delayed(function)(*each) for each in work)
-        try:
-            yield from rows
-        except TerminatedWorkerError as error:
-            raise InputError(
-                "a worker process was killed, as happens where memory is short; give the same command "
-                "again with fewer jobs: finished rows are kept"
-            ) from error
 
 
 def result_row(unit: Unit) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from avse.data.errors import InputError
 from avse.data.lips import Lips
 from avse.evaluation import store
 from avse.evaluation.benchmark import BROADBAND, MixtureSpec, Samples, make_mixture
+from avse.evaluation.processes import in_processes
 from avse.evaluation.protocols.files import file_lips
-from avse.evaluation.runner import Unit, in_processes, result_row
+from avse.evaluation.runner import Unit, result_row
 
 Enhancer = Callable[[Samples, MixtureSpec], Samples]
 """(mixture (T,), its specification) -> speech (T,), at 16 kHz. Must be picklable. It may use the video of

@@ -6,10 +6,14 @@ Flows (`TransformedDistribution`), mixtures of diagonal normals and heavy tails 
 a seed of their own, and the global generators are left as they were.
 """
 
+from threading import Lock
+
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Independent, Normal, TorchDistribution
 from torch import Generator, Tensor
 
+_GLOBAL_GENERATORS = Lock()
+"""Held while draws come from the global generators, so that threads do not take each other's."""
 DRAWS = 65
 """Number of draws; odd, so that the median is one of them."""
 
@@ -43,8 +47,13 @@ def sampled(distribution: TorchDistribution, count: int, generator: Generator) -
 
 
 def _draws(distribution: TorchDistribution, count: int, seed: int) -> Tensor:
+    base = distribution.base_dist if type(distribution) is Independent else distribution
+    if type(base) is Normal:  # the same numbers, without the global generators
+        generator = torch.Generator(base.loc.device).manual_seed(seed)
+        loc, scale = base.loc.detach(), base.scale.detach()
+        return torch.stack([torch.normal(loc, scale, generator=generator) for _ in range(count)])
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with _GLOBAL_GENERATORS, torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         # One by one: Pyro's mixtures take no sample shape beside a batch.
         return torch.stack([distribution.sample() for _ in range(count)])

@@ -119,6 +119,35 @@ LOUD_RUMBLE = 0.025
 """Power below the high-pass over that of the speech, -16 dB, at which `clean_share` is at most 1/2."""
 
 
+class Powers(NamedTuple):
+    """What `clean_share` depends on, (*) each; those of parts of a recording add up.
+
+    Attributes:
+        removed: R, the power that a filter takes away.
+        below: B, the power of what the high-pass took away.
+        kept: S, the power of the estimated speech.
+    """
+
+    removed: Tensor
+    below: Tensor
+    kept: Tensor
+
+    @classmethod
+    def of(cls, gain: Tensor, power: Tensor, rejected: Tensor) -> "Powers":
+        """The powers of a recording or a part of it; see `clean_share`."""
+        return cls(
+            removed=((1 - gain).square() * power).sum((-2, -1)),
+            below=(rejected.square() * power).sum((-2, -1)),
+            kept=(gain.square() * power).sum((-2, -1)),
+        )
+
+    def clean_share(self) -> Tensor:
+        """See `clean_share`, (*)."""
+        kept = self.kept.clamp_min(torch.finfo(self.kept.dtype).tiny / LOUD_RUMBLE)
+        noise, rumble = self.removed / (NEARLY_CLEAN * kept), self.below / (LOUD_RUMBLE * kept)
+        return 1 / (1 + noise**4) / (1 + rumble**4)
+
+
 def clean_share(gain: Tensor, power: Tensor, rejected: Tensor) -> Tensor:
     """How nearly clean a recording is, from 0 to 1, (*).
 
@@ -132,7 +161,4 @@ def clean_share(gain: Tensor, power: Tensor, rejected: Tensor) -> Tensor:
         power: |x|^2 above the high-pass (*, N, F).
         rejected: amplitude that the high-pass took away over that which it let through, (F,).
     """
-    removed = ((1 - gain).square() * power).sum((-2, -1))
-    below = (rejected.square() * power).sum((-2, -1))
-    kept = (gain.square() * power).sum((-2, -1)).clamp_min(torch.finfo(power.dtype).tiny / LOUD_RUMBLE)
-    return 1 / (1 + (removed / (NEARLY_CLEAN * kept)) ** 4) / (1 + (below / (LOUD_RUMBLE * kept)) ** 4)
+    return Powers.of(gain, power, rejected).clean_share()

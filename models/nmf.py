@@ -240,9 +240,14 @@ def _tiny(like: Tensor) -> float:
 
 
 def _checked_floor(power: Tensor, rank: int) -> Tensor:
-    """The smallest noise variance of each recording, (*, 1, 1); positive also for silence."""
+    """`smallest_variance`, for noise of at least one component."""
     if rank < 1:
         raise InputError(f"NMF rank {rank}: it must be at least 1")
+    return smallest_variance(power)
+
+
+def smallest_variance(power: Tensor) -> Tensor:
+    """The smallest noise variance of each recording |x|^2 (*, N, F), (*, 1, 1); positive also for silence."""
     mean = power.mean((-2, -1), keepdim=True)
     return FLOOR * torch.where(mean > _tiny(power) / FLOOR, mean, torch.ones_like(mean))
 

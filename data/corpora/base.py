@@ -7,7 +7,6 @@ so a corpus of any size is cheap to make, to filter and to send to another proce
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -54,14 +53,6 @@ class Corpus(Protocol):
     def utterances(self, split: Split) -> Sequence[Utterance]:
         """The utterances of one split, in a fixed order."""
         ...
-
-
-def is_hidden(path: Path, root: Path) -> bool:
-    """Whether a file below `root`, or a folder on the way to it, is hidden or made by macOS for its own use.
-
-    Names that begin with a full stop (".Trash", AppleDouble's "._a.wav") and "__MACOSX".
-    """
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
 
 
 def check_split(split: str) -> None:

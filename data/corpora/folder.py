@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avse.data.audio import read_audio
-from avse.data.corpora.base import SPLITS, Split, Utterance, check_split, is_hidden
+from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
 from avse.data.errors import InputError
+from avse.data.folders import SUFFIXES, VIDEO_SUFFIXES, sound_files
 from avse.data.lips import read_lips
-
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mpg", ".avi", ".webm", ".mov")
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", *VIDEO_SUFFIXES)
 
 
 def load_mono(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -57,11 +55,7 @@ class FolderCorpus:
             raise InputError(f"{self.root}: no sound files in it or below ({', '.join(SUFFIXES)})")
 
     def _files(self) -> list[Path]:
-        return sorted(
-            path
-            for path in Path(self.root).rglob("*")
-            if path.suffix.lower() in SUFFIXES and not is_hidden(path, Path(self.root)) and path.is_file()
-        )
+        return sound_files(Path(self.root))
 
     def utterances(self, split: Split) -> list[Utterance]:
         """The files of one split, sorted by path."""

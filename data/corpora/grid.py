@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from avse.data.corpora.base import SPLITS, Split, Utterance, check_split, is_hidden
-from avse.data.corpora.folder import SUFFIXES, file_utterance
+from avse.data.corpora.base import SPLITS, Split, Utterance, check_split
+from avse.data.corpora.folder import file_utterance
 from avse.data.errors import InputError
+from avse.data.folders import SUFFIXES, is_hidden
 
 VALIDATION_SPEAKERS = frozenset({"s3", "s13", "s32"})
 TEST_SPEAKERS = frozenset({"s4", "s14", "s30", "s34"})

@@ -24,9 +24,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from avse.data.corpora.base import Split, Utterance, check_split, is_hidden
+from avse.data.corpora.base import Split, Utterance, check_split
 from avse.data.corpora.folder import load_mono
 from avse.data.errors import InputError
+from avse.data.folders import is_hidden
 from avse.data.lips.files import load_lips_array
 
 NOISES = ("Babble", "Cafe", "Car", "LR", "Street", "White")

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d, median_filter
 from torch.nn import functional
 
 SIDE = 67  # pixels along a side of an image of the lips
@@ -67,7 +66,7 @@ def mouth_path(landmarks: dict[int, NDArray[np.float64]], times: NDArray[np.floa
     head = interpolated[:, :3].mean(1)
     below = _smooth(_turned(mouth - head, -angle) / size[:, None], SHAPE_SMOOTHING * fps)
     centre = _smooth(head, HEAD_SMOOTHING * fps) + _turned(below * size[:, None], angle)
-    yaw = median_filter(nose, MEDIAN_FRAMES, mode="nearest")
+    yaw = _running_median(nose)
     return Path(centre, CROP * size, angle, yaw, np.isin(np.arange(len(times)), known))
 
 
@@ -104,8 +103,20 @@ def fraction_inside(path: Path, index: int, shape: tuple[int, ...]) -> float:
 
 def _smooth(series: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     """Running median and Gaussian along the first dimension; the deviation is in frames."""
+    from scipy.ndimage import gaussian_filter1d  # its import takes long, and sound alone does without lips
+
+    smooth: NDArray[np.float64] = gaussian_filter1d(
+        _running_median(series), deviation, axis=0, mode="nearest"
+    )
+    return smooth
+
+
+def _running_median(series: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.ndimage import median_filter
+
     size = (MEDIAN_FRAMES,) + (1,) * (series.ndim - 1)
-    return gaussian_filter1d(median_filter(series, size, mode="nearest"), deviation, axis=0, mode="nearest")
+    median: NDArray[np.float64] = median_filter(series, size, mode="nearest")
+    return median
 
 
 def _turned(vectors: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:

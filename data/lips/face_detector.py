@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -200,5 +199,7 @@ def _network(name: str) -> _Network:
     package = find_spec("mtcnn")
     if package is None or package.origin is None:
         raise InputError("lips cannot be found in a video without the package mtcnn; pip install mtcnn")
+    import joblib  # it takes long, and sound alone does without faces
+
     weights = joblib.load(Path(package.origin).parent / "assets" / "weights" / f"{name}.lz4")
     return _Network(weights, _POOLS[name], 3 if name == "onet" else 2)

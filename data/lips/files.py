@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn, idctn
 
 from avse.data.arrays import check_declared, read_npy, read_npz
 from avse.data.errors import InputError
@@ -51,6 +50,8 @@ def save_ntcd_timit_lips(path: str | os.PathLike[str], lips: Lips, fps: float = 
         raise InputError(f"{path}: lips of NTCD-TIMIT are .mat files; let the name end so")
     if not 0 < fps < np.inf:
         raise InputError(f"{fps} video frames per second; give a positive number")
+    from scipy.fft import dctn
+
     h5py = _h5py(path)
     place = frame_index(lips, np.arange(max(0.0, lips.times[-1]) * fps + 1e-6) / fps).place
     before, share = np.floor(place).astype(int), (place % 1)[:, None, None]
@@ -195,6 +196,8 @@ def _coefficients(path: Path) -> NDArray[np.float64]:
 
 def _decoded(coefficients: NDArray[np.float64], path: Path) -> NDArray[np.uint8]:
     """Images (T_v, 67, 67) of orthonormal 2-D DCT coefficients (T_v, 4489), columns first."""
+    from scipy.fft import idctn
+
     images = idctn(coefficients.reshape(-1, SIDE, SIDE), axes=(1, 2), norm="ortho").swapaxes(1, 2)
     if not (images.min() > -1 and images.max() < 256):
         raise InputError(f"{path}: its DCT gives levels outside 0 to 255; give a lips file of NTCD-TIMIT")

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from avse.data.caches import LipsCache, default_cache
-from avse.data.corpora.base import is_hidden
-from avse.data.corpora.folder import SUFFIXES, VIDEO_SUFFIXES, file_utterance
+from avse.data.corpora.folder import file_utterance
 from avse.data.corpora.ntcd_timit import FPS
 from avse.data.errors import InputError
+from avse.data.folders import VIDEO_SUFFIXES
 from avse.data.lips import Lips
 from avse.data.lips.files import ARRAY_SUFFIXES, load_lips_array
 from avse.evaluation.benchmark import Clip, MixtureSpec
@@ -24,15 +24,6 @@ def file_lips(spec: MixtureSpec) -> Lips:
     if Path(spec.video).suffix.lower() in ARRAY_SUFFIXES:
         return load_lips_array(spec.video, FPS if spec.video.endswith(".mat") else None)
     return LipsCache(default_cache()).lips(file_utterance(Path(spec.video), spec.speaker, "test"))
-
-
-def sound_files(folder: Path) -> list[Path]:
-    """The sound files and videos below a folder that are not hidden, sorted."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file()
-    )
 
 
 def named_clips(files: Iterable[tuple[Path, str]], root: Path, split: str) -> list[Clip]:

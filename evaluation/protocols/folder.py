@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from avse.data.corpora.base import SPLITS
-from avse.data.corpora.folder import SUFFIXES, VIDEO_SUFFIXES
 from avse.data.errors import InputError
+from avse.data.folders import SUFFIXES, VIDEO_SUFFIXES, sound_files
 from avse.evaluation.benchmark import MixtureSpec
 from avse.evaluation.protocols.base import Mixed, chosen_noises, generated_noises
-from avse.evaluation.protocols.files import corpus_folder, first_part, named_clips, sound_files
+from avse.evaluation.protocols.files import corpus_folder, first_part, named_clips
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from avse.data.errors import InputError
+from avse.data.folders import sound_files
 from avse.data.lips import Lips
 from avse.evaluation.benchmark import AS_RELEASED, MixtureSpec, Samples, make_mixture
-from avse.evaluation.protocols.files import corpus_folder, sound_files
+from avse.evaluation.protocols.files import corpus_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 import math
 import numbers
 import operator
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from avse.data.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SEED = 2**63 - 1
 """The largest seed that a generator of torch takes as it is."""
@@ -39,12 +40,14 @@ def checked_count(value: Any, name: str, least: int = 1) -> int:
     return count
 
 
-def checked_device(name: str | torch.device) -> torch.device:
+def checked_device(name: "str | torch.device") -> "torch.device":
     """The device of a name such as "cpu", "cuda", "cuda:1" or "mps", if this machine has it.
 
     Raises:
         InputError: torch knows no such device, or this machine (or this build of torch) has none.
     """
+    import torch  # here, as the other checks do without it
+
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:

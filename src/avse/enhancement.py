@@ -32,7 +32,7 @@ from avse.inference.posterior import Posterior, join_channels
 from avse.inference.presets import algorithm_named
 from avse.inference.wiener import clean_share
 from avse.models.base import SpeechModel
-from avse.recording import Recording, pair_and_lips
+from avse.recording import Loader, Recording, pair_and_lips
 from avse.report import enhancement_report
 from avse.zoo.pair import SpeechPair
 
@@ -177,7 +177,6 @@ class Enhancement:
         )
 
 
-@torch.inference_mode(False)
 def enhance(
     x: NDArray[Any] | Tensor | str | Path,
     sample_rate: int | None = None,
@@ -221,6 +220,38 @@ def enhance(
             usual full scale; a rate, seed or device that cannot be; an unknown model or algorithm; a video
             without a face, or none for a model that needs lips.
     """
+    return enhance_with(
+        x,
+        sample_rate,
+        video=video,
+        fps=fps,
+        video_offset=video_offset,
+        model=model,
+        algorithm=algorithm,
+        seed=seed,
+        link_channels=link_channels,
+        device=device,
+        progress=progress,
+    )
+
+
+@torch.inference_mode(False)
+def enhance_with(
+    x: NDArray[Any] | Tensor | str | Path,
+    sample_rate: int | None = None,
+    *,
+    video: LipsSource | None = None,
+    fps: float | None = None,
+    video_offset: float = 0.0,
+    model: str | Path | SpeechPair = "auto",
+    algorithm: str | Algorithm = "auto",
+    seed: int = 0,
+    link_channels: bool | None = None,
+    device: str | None = None,
+    progress: Callable[[float], None] = lambda fraction: None,
+    load: Loader | None = None,
+) -> Enhancement:
+    """As `enhance`, with pairs from `load`, which may keep those that it has read."""
     start = time.perf_counter()
     seed = checked_seed(seed)
     if device is not None:
@@ -233,7 +264,7 @@ def enhance(
         x, sample_rate = audio.samples[:, 0] if mono else audio.samples, audio.sample_rate
     if sample_rate is None:
         raise InputError("samples without a sample rate: give sample_rate in Hz")
-    pair, lips = pair_and_lips(model, video, fps, video_offset)
+    pair, lips = pair_and_lips(model, video, fps, video_offset, load)
     pair = pair.on(device)
     infer, algorithm_name = algorithm_named(algorithm, pair.algorithm)
     recording = Recording.prepare(x, sample_rate, pair, lips, video_offset)
@@ -284,7 +315,7 @@ def enhance(
         posteriors,
         infer,
         algorithm_name,
-        requested={"model": _requested(model), "algorithm": _requested(algorithm)},
+        requested={"model": requested_name(model), "algorithm": requested_name(algorithm)},
         video_given=video is not None,
         video_offset=video_offset,
         linked=linked,
@@ -310,6 +341,6 @@ def enhance(
     )
 
 
-def _requested(choice: object) -> str:
+def requested_name(choice: object) -> str:
     """A name or path as it was given; "object" for a loaded pair or an algorithm object."""
     return str(choice) if isinstance(choice, str | Path) else "object"

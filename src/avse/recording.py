@@ -8,6 +8,7 @@
 
 import os
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avse import zoo
+import avse.zoo as zoo
 from avse.data.audio import checked_rate, resample
 from avse.data.errors import InputError
 from avse.data.lips import Lips
@@ -32,6 +33,8 @@ from avse.models.band_limited import BandLimited
 from avse.models.base import SpeechModel
 from avse.zoo.pair import SpeechPair
 
+Loader = Callable[[str | Path], SpeechPair]
+"""Name or folder -> the pair."""
 SEGMENT = 30.0
 """Longest segment, seconds."""
 OVERLAP = 1.0
@@ -264,9 +267,20 @@ def checked_samples(x: Any) -> tuple[NDArray[np.floating[Any]], bool]:
 
 
 def pair_and_lips(
-    model: str | Path | SpeechPair, video: LipsSource | None, fps: float | None, video_offset: float
+    model: str | Path | SpeechPair,
+    video: LipsSource | None,
+    fps: float | None,
+    video_offset: float,
+    load: Loader | None = None,
 ) -> tuple[SpeechPair, Lips | None]:
     """The pair, and the lips that it will be given; None for a pair that uses the sound alone.
+
+    Args:
+        model: see `avse.enhance`.
+        video: see `avse.enhance`.
+        fps: see `avse.enhance`.
+        video_offset: see `avse.enhance`.
+        load: returns the pair of a name or folder; by default `avse.zoo.load`, which reads the files.
 
     Raises:
         InputError: an offset that is no finite number, a model or a video that cannot be used, or a model
@@ -279,8 +293,8 @@ def pair_and_lips(
     if model == "auto":
         lips = None if video is None else lips_from(video, fps)
         seen = lips is not None and bool(lips.valid.any())
-        return zoo.load("vae-mm" if seen else "a-vae"), lips if seen else None
-    pair = pair_named(model)
+        return pair_named("vae-mm" if seen else "a-vae", load), lips if seen else None
+    pair = pair_named(model, load)
     if pair.config.lips is None:
         return pair, None
     if video is None:
@@ -290,15 +304,15 @@ def pair_and_lips(
     return pair, lips_from(video, fps)
 
 
-def pair_named(model: str | Path | SpeechPair) -> SpeechPair:
-    """The pair of a name or folder; a loaded pair is returned as it is.
+def pair_named(model: str | Path | SpeechPair, load: Loader | None = None) -> SpeechPair:
+    """The pair of a name or folder, by `load` or `avse.zoo.load`; a loaded pair is returned as it is.
 
     Raises:
         InputError: unknown name, a damaged folder, or none of the three.
     """
     if not isinstance(model, str | os.PathLike | SpeechPair):
         raise InputError(f"model {reprlib.repr(model)}: give a name, a folder or a loaded pair")
-    return model if isinstance(model, SpeechPair) else zoo.load(model)
+    return model if isinstance(model, SpeechPair) else (load or zoo.load)(model)
 
 
 def within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:

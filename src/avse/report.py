@@ -65,11 +65,6 @@ def enhancement_report(
     clipped = clipped_fraction(samples)
     peak = float(np.abs(samples).max())
     model_rate = recording.stft.sample_rate
-    conditions = {
-        "the recording is digital silence": peak <= SILENCE,
-        f"{clipped:.1%} of the samples are clipped: expect distortion": clipped > 0.001,
-        f"speech above {model_rate / 2:g} Hz is not modelled and was removed": sample_rate > model_rate,
-    }
     report: dict[str, Any] = {
         "model": pair.name,
         "algorithm": algorithm_name,
@@ -90,7 +85,7 @@ def enhancement_report(
         },
         "low_frequencies_kept": [round(share, 4) for share in low_frequencies],
         "segments": [_segment_report(posterior) for posterior in posteriors],
-        "notes": [note for note, holds in conditions.items() if holds],
+        "notes": sound_notes(peak, clipped, sample_rate, model_rate),
         "seconds": seconds,
         "real_time_factor": seconds / duration,
         "versions": versions(),
@@ -110,6 +105,23 @@ def enhancement_report(
         )
         report["notes"].append(f"the video was not used: {reason}")
     return report
+
+
+def sound_notes(peak: float, clipped: float, sample_rate: int, model_rate: int) -> list[str]:
+    """Notes for people on the samples of a recording.
+
+    Args:
+        peak: largest |x|.
+        clipped: fraction of the samples at full scale.
+        sample_rate: Hz.
+        model_rate: Hz, of the model.
+    """
+    conditions = {
+        "the recording is digital silence": peak <= SILENCE,
+        f"{clipped:.1%} of the samples are clipped: expect distortion": clipped > 0.001,
+        f"speech above {model_rate / 2:g} Hz is not modelled and was removed": sample_rate > model_rate,
+    }
+    return [note for note, holds in conditions.items() if holds]
 
 
 def trust_report(weights: Sequence[Tensor]) -> tuple[dict[str, float], list[str]]:

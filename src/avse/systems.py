@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from avse import zoo
+import avse.zoo as zoo
 from avse.data.lips import Lips
 from avse.enhancement import enhance
 from avse.evaluation.benchmark import RATE, MixtureSpec, Samples

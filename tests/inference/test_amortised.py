@@ -160,3 +160,13 @@ def test_starts_from_what_another_model_has_found(recording):
         AVAE(StandardNormal(LATENTS), harmonics), Encodes(), power, None, fitted
     )
     torch.testing.assert_close(start, estimate.mean(-1, keepdim=True).expand(-1, LATENTS))
+
+
+def test_draws_of_normals_are_those_of_the_global_generator_at_the_same_seed() -> None:
+    """Which other distributions take, so that a number does not depend on the way."""
+    q = dist.Normal(torch.randn(2, 5, 3), torch.rand(2, 5, 3)).to_event(1)
+    generator = torch.Generator().manual_seed(3)
+    seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(3)))
+    found = sampled(q, 4, generator)
+    torch.manual_seed(seed)
+    torch.testing.assert_close(found, torch.stack([q.sample() for _ in range(4)]))

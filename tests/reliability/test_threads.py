@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import avse
 from avse.data.lips import Lips
 from avse.inference.algorithm import Algorithm
+from avse.inference.em.amortised import AmortisedEM
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.mcem import MCEM
 from avse.inference.presets import PRESETS
@@ -20,6 +21,7 @@ from avse.inference.vem.vem import VEM
 RATE = 16000
 WORKERS = 4
 CASES = [
+    ("a-vae", "amortised"),
     ("a-vae", "mcem"),
     pytest.param("av-vae", "mcem-lips", marks=pytest.mark.slow),
     ("vae-mm", "mcem-mixture"),
@@ -32,6 +34,8 @@ CASES = [
 def brief(name: str) -> Algorithm:
     """A preset with three iterations."""
     algorithm: Any = PRESETS[name]()
+    if isinstance(algorithm, AmortisedEM):
+        return replace(algorithm, iterations=3)
     if isinstance(algorithm, MCEM):
         return replace(algorithm, em=replace(algorithm.em, iterations=3))
     assert isinstance(algorithm, ComponentwiseMCEM | VEM)

@@ -10,19 +10,22 @@ import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from avse.data.errors import InputError
+from avse.data.files import check_source
+from avse.data.folders import copies, is_many
 from avse.progress import progress_bar
 from avse.version import __version__
+
+if TYPE_CHECKING:
+    from avse.many import Outcome
 
 app = typer.Typer(
     help="Unsupervised audio-visual speech enhancement with probabilistic models.",
@@ -48,6 +51,9 @@ RECIPE_NAMES = (
     "min-vae-v2",
     "vae-mm",
     "a-v-av",
+    "rvae",
+    "dkf",
+    "av-dkf",
     "visual-prior",
     "a-vae-paper",
     "v-vae-paper",
@@ -90,8 +96,8 @@ def default_lips(video: Path) -> Path:
 
 def main() -> None:
     """Run the command line; mistakes of the user end in exit code 2 and one line on stderr."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
+    # Before torch is imported, which reads it. The matrices are small: more threads only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may be missing here
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -135,7 +141,13 @@ def show_note(text: object) -> None:
 
 @app.command()
 def enhance(
-    noisy: Annotated[Path, typer.Argument(help="Sound file, or video with sound, whose lips are used, too.")],
+    noisy: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Sound file, or video with sound, whose lips are used, too; or several, folders of them, or "
+            "patterns such as 'speaker*/*.wav'."
+        ),
+    ] = None,
     video: Annotated[
         Path | None, typer.Option(help="Video of the speaker, or lips from it (.npz, .npy, .mat).")
     ] = None,
@@ -146,9 +158,11 @@ def enhance(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where to write; default NAME_enhanced.wav, for others than .wav FILE.enhanced.wav."
+            help="Where to write; default NAME_enhanced.wav, for others than .wav FILE.enhanced.wav. For "
+            "several recordings a folder, which mirrors their names and subfolders."
         ),
     ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes for several recordings.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     report: Annotated[Path | None, typer.Option("--json", help="Write a report of what was run.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw spectrograms, gain and objective.")] = None,
@@ -158,14 +172,73 @@ def enhance(
         typer.Option(help="One filter for all channels; default for two channels, the stereo image stays."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Live: PCM from stdin to stdout, at most half a second late."),
+    ] = False,
+    rate: Annotated[int, typer.Option(help="Of --stream: samples a second.")] = 16000,
+    channels: Annotated[int, typer.Option(help="Of --stream: interleaved channels.")] = 1,
+    sample_format: Annotated[str, typer.Option(help="Of --stream: s16le or f32le.")] = "s16le",
 ) -> None:
-    """Enhance a noisy recording. The output has its length, rate and channels."""
+    """Enhance noisy recordings. Each output has the length, rate and channels of its input.
+
+    Of several recordings those are skipped whose output is there, so that the same command goes on where it
+    was interrupted; one that fails does not stop the others.
+    """
+    one_file = {"--video": video, "--fps": fps, "--json": report, "--figure": figure}
+    if stream:
+        refuse_options({"NOISY": noisy, "--out": out, **one_file}, "--stream reads stdin and writes stdout")
+        from avse.cli.live import enhance_pcm
+
+        enhance_pcm(
+            sys.stdin.buffer,
+            sys.stdout.buffer,
+            show_note,
+            rate=rate,
+            channels=channels,
+            sample_format=sample_format,
+            model=model,
+            algorithm=algorithm,
+            seed=seed,
+            link_channels=link_channels,
+            device=device,
+        )
+        return
+    if not noisy:
+        raise InputError("nothing to enhance: give a sound file, a video, a folder or a pattern, or --stream")
+    if len(noisy) > 1 or is_many(noisy[0]):
+        refuse_options(one_file, "several recordings are given, and that is for one")
+        if out is None:
+            raise InputError(f"{noisy[0]}: several recordings need a folder to go to; give --out")
+        work = copies(noisy, out)
+        from avse.cli.many import enhance_copies
+
+        with warnings_as_notes(), progress_bar("enhancing") as progress:
+            show_outcomes(
+                enhance_copies(
+                    work,
+                    out,
+                    video_offset=video_offset,
+                    model=model,
+                    algorithm=algorithm,
+                    seed=seed,
+                    audio_track=audio_track,
+                    link_channels=link_channels,
+                    device=device,
+                    jobs=jobs,
+                    progress=progress,
+                ),
+                len(work),
+            )
+        return
+    source = noisy[0]
+    check_source(source, "a sound file or a video")
     from avse.cli.commands import enhance_file
 
-    destination = out or default_output(noisy)
+    destination = out or default_output(source)
     with warnings_as_notes(), progress_bar("enhancing") as progress:
         summary = enhance_file(
-            noisy,
+            source,
             destination,
             video=video,
             fps=fps,
@@ -183,6 +256,44 @@ def enhance(
     for note in summary["notes"]:
         show_note(note)
     print(destination)
+
+
+def refuse_options(given: Mapping[str, object], reason: str) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        InputError: one of the values, by name, is neither None nor empty.
+    """
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name}: {reason}; leave it out")
+
+
+def show_outcomes(outcomes: "Iterator[Outcome]", total: int) -> None:
+    """Print the outputs as they come, then what was skipped and what failed.
+
+    Raises:
+        typer.Exit: with the code of a mistake of the user, as some recordings failed.
+    """
+    failures, skipped = [], 0
+    for outcome in outcomes:
+        for note in (outcome.report or {}).get("notes", ()):
+            show_note(f"{outcome.source}: {note}")
+        if outcome.status == "failed":
+            failures.append(outcome)
+        elif outcome.status == "skipped":
+            skipped += 1
+        else:
+            print(outcome.output, flush=True)
+    if skipped:
+        show_note(f"{skipped} of {total} recordings were skipped, as their outputs are there")
+    if failures:
+        show_note(f"{len(failures)} of {total} recordings could not be enhanced:")
+        for outcome in failures:
+            error = outcome.error or ""
+            named = error.startswith(str(outcome.source))
+            print(f"avse: {one_line(error if named else f'{outcome.source}: {error}')}", file=sys.stderr)
+        raise typer.Exit(USER_ERROR)
 
 
 @app.command()
@@ -211,6 +322,7 @@ def diagnose(
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
     """Draw long chains from the posterior of a noisy recording and report whether they have converged."""
+    check_source(noisy, "a sound file or a video")
     from avse.cli.commands import diagnose_file
 
     with warnings_as_notes(), progress_bar("sampling") as progress:
@@ -448,6 +560,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the sentence, the noise and the enhancement.")] = 0,
 ) -> None:
     """Make a noisy talking face without any download, enhance it, and show before and after."""
+    from rich.table import Table
+
     from avse.cli.commands import run_demo
 
     with warnings_as_notes(), progress_bar("enhancing") as progress:

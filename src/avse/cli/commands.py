@@ -1,34 +1,35 @@
 """What the commands do, as functions from files to files.
 
-Matplotlib and ArviZ are imported by what draws and diagnoses, so that other commands start without them.
+Torch, Pyro, Matplotlib and ArviZ are imported by the functions that need them, after the files that are given
+have been read: a mistake is answered before they are loaded.
 """
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avse.checks import checked_count, checked_device, checked_seed
 from avse.cli.extras import extras
-from avse.data.audio import check_writable, read_audio, write_audio
-from avse.data.corpora.base import Corpus
-from avse.data.corpora.folder import FolderCorpus
-from avse.data.corpora.grid import GridCorpus
-from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
+from avse.data.audio import check_writable, long_audio, read_audio, write_audio
 from avse.data.errors import InputError
 from avse.data.files import atomic_path, check_destination, check_distinct, made_folder
-from avse.data.lips import Lips, Reason, read_lips
-from avse.data.lips.files import lips_from, save_lips
-from avse.data.lips.video import has_pictures
-from avse.enhancement import enhance
-from avse.inference.presets import algorithm_named
-from avse.recording import pair_named
-from avse.zoo.pair import SpeechPair
+
+if TYPE_CHECKING:
+    from avse.data.corpora.base import Corpus
+    from avse.data.lips import Lips
+    from avse.recording import Loader
+    from avse.zoo.pair import SpeechPair
+
+
+WHOLE = 30.0
+"""s; longer files of sound are enhanced block by block, as long as `avse.recording.SEGMENT`."""
 
 
 def enhance_file(
@@ -47,12 +48,15 @@ def enhance_file(
     report: Path | None = None,
     figure: Path | None = None,
     progress: Callable[[float], None] = lambda fraction: None,
+    load: "Loader | None" = None,
 ) -> dict[str, Any]:
     """Enhance a file and write the result; returns the report.
 
     Everything that can be refused is refused before the computation starts. A noisy file with pictures is its
     own video, unless another is given or the model listens only. If no face is found in it, `model` "auto"
-    goes by the sound alone, and the report says so.
+    goes by the sound alone, and the report says so. Models are read by `load`, as for `enhance_with`. Files
+    of more than `WHOLE` seconds are enhanced in bounded memory (`avse.long`), where the model uses no lips,
+    the algorithm is amortised EM, and no figure is wanted.
 
     Raises:
         InputError: input, output, model or algorithm cannot be used.
@@ -60,21 +64,50 @@ def enhance_file(
     check_distinct(input=noisy, output=out, report=report, figure=figure)
     check_distinct(video=video, output=out, report=report, figure=figure)  # a video may be its own input
     checked_seed(seed)
-    checked_device(device)
-    audio = read_audio(noisy, audio_track)
+    # A figure needs the whole, and sound beside pictures is no long file of sound.
+    blocks = long_audio(noisy, WHOLE) if figure is None and not audio_track else None
+    audio = read_audio(noisy, audio_track) if blocks is None else None
     check_writable(out)
     for path in (report, figure):
         if path is not None:
             check_destination(path)
+    from avse.enhancement import enhance_with
+    from avse.inference.presets import algorithm_named
+    from avse.long import enhance_blocks, fits_blocks
+    from avse.recording import pair_named
+
+    checked_device(device)
     if figure is not None:
         from avse.evaluation.figures import check_figure_format, plain_text, write_figure
 
         check_figure_format(figure)
     if algorithm != "auto":
         algorithm_named(algorithm)
-    pair = model if model == "auto" else pair_named(model)
+    pair = model if model == "auto" else pair_named(model, load)
     lips, excuse = _lips_of(noisy, video, fps, pair, audio_track)
-    enhancement = enhance(
+    if blocks is not None:
+        own = pair_named("a-vae" if pair == "auto" else pair, load)
+        if lips is None and fits_blocks(own, algorithm):
+            found = enhance_blocks(
+                blocks,
+                out,
+                own,
+                algorithm,
+                requested={"model": model, "algorithm": algorithm},
+                seed=seed,
+                link_channels=link_channels,
+                device=device,
+                progress=progress,
+            )
+            summary = _summary(found, excuse, noisy, out)
+            if report is not None:
+                write_json(report, summary)
+            return summary
+    if audio is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `long_audio` has told
+            audio = read_audio(noisy, audio_track)
+    enhancement = enhance_with(
         audio.samples,
         audio.sample_rate,
         video=lips,
@@ -85,14 +118,10 @@ def enhance_file(
         link_channels=link_channels,
         device=device,
         progress=progress,
+        load=load,
     )
-    summary: dict[str, Any] = {
-        **enhancement.report,
-        "notes": [*excuse, *enhancement.report["notes"]],
-        "file": str(noisy),
-        "output": str(out),
-    }
     write_audio(out, enhancement.speech, audio.sample_rate, audio.subtype)
+    summary = _summary(enhancement.report, excuse, noisy, out)
     if figure is not None:
         try:
             write_figure(figure, enhancement.figure(title=plain_text(noisy.name)))
@@ -101,6 +130,10 @@ def enhance_file(
     if report is not None:
         write_json(report, summary)
     return summary
+
+
+def _summary(report: dict[str, Any], excuse: list[str], noisy: Path, out: Path) -> dict[str, Any]:
+    return {**report, "notes": [*excuse, *report["notes"]], "file": str(noisy), "output": str(out)}
 
 
 def diagnose_file(
@@ -130,7 +163,9 @@ def diagnose_file(
     from avse.evaluation.posterior.diagnosis import verdict
     from avse.evaluation.posterior.report import posterior_report
     from avse.inference.mcmc.kernels import HMC
+    from avse.inference.presets import algorithm_named
     from avse.posterior_run import INITIAL_STEP_SIZE, ChainSettings, summarize_posterior
+    from avse.recording import pair_named
 
     kernel = HMC(INITIAL_STEP_SIZE, leapfrog_steps)
     settings = ChainSettings(chains, draws, warmup, kernel) if chains else None
@@ -172,10 +207,15 @@ def _lips_of(
     noisy: Path,
     video: Path | None,
     fps: float | None,
-    model: str | SpeechPair,
+    model: "str | SpeechPair",
     audio_track: int | None = None,
-) -> tuple[Lips | None, list[str]]:
+) -> "tuple[Lips | None, list[str]]":
     """The lips to look at, if any, and why there are none where one would expect them."""
+    from avse.data.lips import read_lips
+    from avse.data.lips.files import lips_from
+    from avse.data.lips.video import has_pictures
+    from avse.zoo.pair import SpeechPair
+
     if video is not None:
         return lips_from(video, fps), []
     if not has_pictures(noisy) or (isinstance(model, SpeechPair) and model.config.lips is None):
@@ -196,6 +236,9 @@ def read_lips_file(video: Path, out: Path, figure: Path | None = None) -> dict[s
     Raises:
         InputError: no usable video, no face, or an output that cannot be written.
     """
+    from avse.data.lips import Reason, read_lips
+    from avse.data.lips.files import save_lips
+
     check_distinct(video=video, output=out, figure=figure)
     if out.suffix.lower() != ".npz":
         raise InputError(f"{out}: lips are saved as .npz; let the name end so")
@@ -290,7 +333,7 @@ def train_model(
     }
 
 
-def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
+def named_corpus(name: str, root: Path | None, seed: int) -> "Corpus":
     """The corpus of a name.
 
     Raises:
@@ -300,6 +343,10 @@ def named_corpus(name: str, root: Path | None, seed: int) -> Corpus:
         with extras("synthetic"):
             from avse.data.corpora.synthetic import SyntheticCorpus
         return SyntheticCorpus(seed=seed)
+    from avse.data.corpora.folder import FolderCorpus
+    from avse.data.corpora.grid import GridCorpus
+    from avse.data.corpora.ntcd_timit import NTCDTimitCorpus
+
     corpora: dict[str, Callable[..., Corpus]] = {
         "folder": FolderCorpus,
         "grid": GridCorpus,
@@ -320,6 +367,9 @@ def run_demo(
     Returns the metrics of each recording by its name, and the files written.
     """
     made_folder(out)
+    from avse.data.lips import Reason
+    from avse.enhancement import enhance
+
     with extras("synthetic", "metrics"):
         from avse.data.corpora.synthetic.demo import talking_face
         from avse.evaluation.figures import metrics_figure, write_figure

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from avse import zoo
+import avse.zoo as zoo
 from avse.checks import checked_device
 from avse.data.augmentation import (
     Augmentation,
