@@ -312,8 +312,8 @@ class QuantileInit:
             power.kthvalue(rank_in_time, dim=-2).values, floor[..., 0]
         )  # (*, F)
         fixed = Generator().manual_seed(PERTURBATION_SEED)
-        change_of_W = torch.randn(bins, self.rank, generator=fixed).to(power)
-        change_of_H = torch.randn(self.rank, frames, generator=fixed).to(power)
+        change_of_W = torch.randn(bins, self.rank, generator=fixed, dtype=torch.float32).to(power)
+        change_of_H = torch.randn(self.rank, frames, generator=fixed, dtype=torch.float32).to(power)
         W = level.unsqueeze(-1) * torch.exp(self.spread * change_of_W)
         H = torch.exp(self.spread * change_of_H).expand(*batch, -1, -1)
         scale = W.sum(-2, keepdim=True)

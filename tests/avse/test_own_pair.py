@@ -102,7 +102,7 @@ def short(name: str) -> Any:
     return replace(algorithm, iterations=2)
 
 
-LONG = ("laplace", "mixture")
+LONG = ("normal", "laplace", "mixture")
 """Priors that only the slow tests take."""
 GUIDES = ("own", "function", "function of a flow", "AutoNormal", "none")
 

@@ -24,7 +24,7 @@ from avse.models.vae_mm import VAEMM
 pytestmark = pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
 
 N, L, F = 5, 2, 3
-DRAWS = 400
+DRAWS = 250
 A = torch.tensor([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]], dtype=torch.float64)
 RESIDUAL = 0.7
 MEANS = torch.tensor([[-1.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
