@@ -121,10 +121,17 @@ class AudioBlocks:
     clipped_fraction: float
 
     def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        """The samples from the start, (T', C) each."""
-        with sf.SoundFile(os.fsencode(self.path)) as sound:
-            while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
-                yield block
+        """The samples from the start, (T', C) each.
+
+        Raises:
+            InputError: the file is gone, or cannot be read any more.
+        """
+        try:
+            with sf.SoundFile(os.fsencode(self.path)) as sound:
+                while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+                    yield block
+        except (sf.LibsndfileError, OSError) as error:
+            raise InputError(f"{self.path}: could be read once, but not again ({error})") from error
 
 
 def long_audio(path: str | os.PathLike[str], seconds: float) -> AudioBlocks | None:

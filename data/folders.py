@@ -102,10 +102,20 @@ def _members(source: str | os.PathLike[str], out: Path | None) -> list[tuple[Pat
         check_source(path, "a sound file or a video, a folder of them, or a pattern such as '*.wav'")
         return [(path, Path(path.name))]
     root = Path(*_before_magic(path.parts))
+    if ".." in path.parts[len(root.parts) :]:
+        raise InputError(f"{source}: '..' behind a wildcard names files outside of the folder; leave it out")
+    results = None if out is None else Path(os.path.realpath(out))
+    if results is not None and Path(os.path.realpath(root)) not in results.parents:
+        results = None  # not below what the pattern searches
     members = []
     for match in map(Path, sorted(glob.glob(str(source), recursive=True))):
         below = sound_files(match, out) if match.is_dir() else [match]
-        members += [(file, file.relative_to(root)) for file in below if file.suffix.lower() in SUFFIXES]
+        members += [
+            (file, file.relative_to(root))
+            for file in below
+            if file.suffix.lower() in SUFFIXES
+            and (results is None or results not in Path(os.path.realpath(file)).parents)
+        ]
     if not members:
         raise InputError(f"{source}: no sound file has a name of that pattern")
     return members

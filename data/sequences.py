@@ -1,4 +1,7 @@
-"""Training pieces: consecutive frames of one utterance, for models whose frames are coupled."""
+"""Training pieces: consecutive frames of one utterance, for models whose frames are coupled.
+
+As in all training, quiet frames are left out first: over a pause, the frame after it follows the one before.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -71,8 +71,9 @@ class FineTunedPosterior:
         self.bounds: list[float] = []
 
     def q(self) -> TorchDistribution:
-        """q(z | x, v) of the present weights."""
-        return self.guide.posterior(self.power, self.visual)
+        """q(z | x, v) of the present weights: embeddings that were computed before a step are not used."""
+        with cached_embeddings():
+            return self.guide.posterior(self.power, self.visual)
 
     def __call__(
         self, log_joint: LogJoint, chain_state: ChainState, generator: Generator
@@ -94,8 +95,7 @@ class FineTunedPosterior:
         """One step of Adam on the bound."""
         if self.optimiser is None:
             return
-        with cached_embeddings():  # of the weights of this step
-            q = self.q()
+        q = self.q()
         if not q.has_rsample:
             raise InputError(
                 "draws of this guide cannot be differentiated with respect to its weights, as fine-tuning "

@@ -1,4 +1,4 @@
-"""Files of any length, read, enhanced and written block by block in bounded memory."""
+"""Long files, read, enhanced and written block by block in bounded memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from avse.data.audio import AudioBlocks, write_audio_blocks
 from avse.inference.algorithm import Algorithm
 from avse.inference.em.amortised import AmortisedEM
 from avse.inference.presets import algorithm_named
+from avse.recording import MAX_PEAK
 from avse.report import sound_notes, versions
 from avse.stream import Stream, long
 from avse.zoo.pair import SpeechPair
@@ -68,14 +69,17 @@ def enhance_blocks(
         schedule=schedule,
     )
 
+    unit = np.float32(audio.peak if audio.peak > MAX_PEAK else 1.0)
+
     def pieces() -> Iterator[NDArray[np.float32]]:
         given = 0
         for block in audio:
             given += len(block)
-            yield block
+            yield block / unit
             progress(0.99 * given / audio.frames)
 
-    write_audio_blocks(out, stream.enhanced(pieces()), audio.channels, audio.sample_rate, audio.subtype)
+    enhanced = (speech * unit for speech in stream.enhanced(pieces()))
+    write_audio_blocks(out, enhanced, audio.channels, audio.sample_rate, audio.subtype)
     seconds, duration = time.perf_counter() - start, audio.frames / audio.sample_rate
     progress(1.0)
     return {

@@ -4,11 +4,12 @@ import json
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -86,7 +87,8 @@ def enhance_many(
     Every recording is enhanced as `avse.enhance` does it alone, with the same seed. The model is read once,
     and each process holds one recording at a time. A recording whose output is there, and not older than it,
     is skipped: the same call goes on where an interrupted one was. The folder keeps the settings, and outputs
-    of other settings are refused. Of videos the sound alone is used; `avse enhance FOLDER` sees their lips.
+    of other settings are refused. Warnings, such as that a file is damaged, are notes of its report. Of
+    videos the sound alone is used; `avse enhance FOLDER` sees their lips.
 
     Args:
         sources: a folder, whose sound files and videos are taken with their subfolders; a pattern such as
@@ -113,13 +115,15 @@ def enhance_many(
     checked_count(jobs, "jobs")
     settings = Settings(model, algorithm, checked_seed(seed), link_channels, device)
     check_settings(settings)
+    if isinstance(sources, np.ndarray | Tensor):
+        raise InputError("one array of samples: give a list of recordings, or use avse.enhance")
     given: list[Sound] = [sources] if isinstance(sources, str | Path) else list(sources)
     if out is not None:
         for source in given:
             if not isinstance(source, str | Path):
                 raise InputError("samples have no name to write to: give files, or leave out the folder")
         planned = copies([source for source in given if isinstance(source, str | Path)], out)
-        claim(out, settings)
+        claim(out, settings, planned)
         return outcomes(planned, _written, settings, jobs, progress)
     sounds = [each for source in given for each in _sounds(source)]
     if sample_rate is None and any(not isinstance(sound, str | Path) for sound in sounds):
@@ -157,23 +161,26 @@ def check_settings(settings: Settings) -> None:
         pair_named(settings.model)
 
 
-def claim(out: str | Path, settings: Settings, **others: float | None) -> None:
+def claim(out: str | Path, settings: Settings, planned: list[Copy], **others: float | None) -> None:
     """Make the folder of the results, and write there which settings they are made with.
 
     Args:
         out: the folder.
-        settings: of all recordings; weights are told by their fingerprint, but for the model "auto".
+        settings: of all recordings; weights are told by their fingerprint, those of sound alone for the model
+            "auto".
+        planned: what will be written; of a folder without a record of settings nothing is there yet.
         others: further settings that the results depend on, by name.
 
     Raises:
-        InputError: it cannot be written, or holds results of other settings.
+        InputError: it cannot be written, or holds results of other settings, or files that nothing is known
+            of under the names of results.
     """
     path = made_folder(out) / SETTINGS
     model, algorithm = settings.model, settings.algorithm
     mine = {
-        "model": model if isinstance(model, str) else type(model).__name__,
-        "weights_sha256": None if model == "auto" else pair_named(model).fingerprint(),
-        "algorithm": algorithm if isinstance(algorithm, str) else type(algorithm).__name__,
+        "model": requested_name(model),
+        "weights_sha256": pair_named("a-vae" if model == "auto" else model).fingerprint(),
+        "algorithm": algorithm if isinstance(algorithm, str) else repr(algorithm),
         "seed": settings.seed,
         "link_channels": settings.link_channels,
         **others,
@@ -188,6 +195,11 @@ def claim(out: str | Path, settings: Settings, **others: float | None) -> None:
                 f"{out}: holds recordings enhanced with other settings, {there}; give another folder"
             )
         return
+    for copy in planned:
+        if copy.output.exists():
+            raise InputError(
+                f"{copy.output}: is there, and {out} does not say how it was made; give another folder"
+            )
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(mine, indent=1) + "\n", encoding="utf-8")
 
@@ -218,13 +230,19 @@ def outcomes(
 def _outcome(
     function: Callable[[Any, Settings, Loader], Outcome], each: Any, settings: Settings, run: str
 ) -> Outcome:
+    """One piece of work; warnings become notes of its report, as those of other processes would get lost."""
     output = getattr(each, "output", None)
     if output is not None and is_finished(each):
         return Outcome(each.source, "skipped", output)
-    try:
-        return function(each, settings, lambda name: _loaded(str(name), run))
-    except FAILURES as error:
-        return Outcome(each.source, "failed", output, error=_reason(error))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            outcome = function(each, settings, lambda name: _loaded(str(name), run))
+        except FAILURES as error:
+            return Outcome(each.source, "failed", output, error=_reason(error))
+    said = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
+    report = outcome.report or {}
+    return replace(outcome, report={**report, "notes": [*said, *report.get("notes", [])]})
 
 
 def is_finished(copy: Copy) -> bool:

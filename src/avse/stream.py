@@ -123,6 +123,7 @@ class Stream:
         self._down = Resampler(self.sample_rate, stft.sample_rate, self.channels)
         self._up = Resampler(stft.sample_rate, self.sample_rate, self.channels)
         self._given = self._returned = 0
+        self._ended = False
         self._flat = True  # whether pieces are (T,)
 
     @property
@@ -151,8 +152,10 @@ class Stream:
         """Take samples, (T,) or (T, C), and return the speech that is ready, (T',) or (T', C), T' >= 0.
 
         Raises:
-            InputError: another shape, no floats, or samples that are not finite or beyond 1e4.
+            InputError: another shape, no floats, samples that are not finite or beyond 1e4, or the stream has
+                ended.
         """
+        self._check_open()
         array = np.asarray(samples)
         self._flat = array.ndim == 1
         if array.ndim not in (1, 2) or (array.shape[1] if array.ndim == 2 else 1) != self.channels:
@@ -171,12 +174,22 @@ class Stream:
 
     @torch.inference_mode(False)
     def finish(self) -> NDArray[np.float32]:
-        """The rest of the speech: as many samples have then come back as were given. No more can be given."""
+        """The rest of the speech: as many samples have then come back as were given. No more can be given.
+
+        Raises:
+            InputError: the stream has ended before.
+        """
+        self._check_open()
+        self._ended = True
         rest = self._windows.push(self._down(np.zeros((0, self.channels), np.float32), last=True))
         last = np.concatenate([rest, self._windows.finish()])
         speech = self._up(last, last=True)[: self._given - self._returned]
         missing = self._given - self._returned - len(speech)
         return self._shaped(self._ready(np.pad(speech, ((0, missing), (0, 0)))))
+
+    def _check_open(self) -> None:
+        if self._ended:
+            raise InputError("this stream has ended: make a new one")
 
     def _ready(self, speech: NDArray[np.float32]) -> NDArray[np.float32]:
         speech = speech[: self._given - self._returned]

@@ -155,15 +155,36 @@ def test_copies_of_folders_files_and_patterns(corpus: Path, tmp_path: Path) -> N
     assert names(corpus)[-2:] == ["clip.wav", "take[1].wav"]
 
 
-def test_results_below_the_sources_are_no_sources(corpus: Path) -> None:
+@pytest.mark.parametrize("pattern", ["", "**/*.wav", "*", "*/*.wav"])
+def test_results_below_the_sources_are_no_sources(corpus: Path, pattern: str) -> None:
+    """Whether a folder or a pattern names the sources, a second call goes on where the first one was."""
     out = corpus / "enhanced"
     (out / "a").mkdir(parents=True)
     (out / "a" / "one.wav").write_bytes(b"an earlier result")
-    assert [copy.output for copy in copies([corpus], out)] == [
-        out / "a" / "one.wav",
-        out / "a" / "two.flac",
-        out / "b" / "one.wav",
-    ]
+    expected = {out / "a" / "one.wav", out / "a" / "two.flac", out / "b" / "one.wav"}
+    if pattern.endswith(".wav"):
+        expected.remove(out / "a" / "two.flac")
+    assert {copy.output for copy in copies([corpus / pattern], out)} == expected
+
+
+def test_a_pattern_that_leaves_its_folder_is_refused(corpus: Path) -> None:
+    with pytest.raises(InputError, match="behind a wildcard"):
+        copies([corpus / "*" / ".." / "*.wav"], corpus.parent / "out")
+
+
+def test_files_of_unknown_origin_are_no_results(corpus: Path, tmp_path: Path) -> None:
+    """A folder with copies of the originals, say: they are neither replaced nor taken for results."""
+    out = tmp_path / "backup"
+    (out / "a").mkdir(parents=True)
+    (out / "a" / "one.wav").write_bytes(b"an original")
+    with pytest.raises(InputError, match="does not say how it was made"):
+        avse.enhance_many(corpus, out=out)
+    assert (out / "a" / "one.wav").read_bytes() == b"an original"
+
+
+def test_one_array_is_no_list_of_recordings() -> None:
+    with pytest.raises(InputError, match="one array"):
+        avse.enhance_many(np.zeros(16000), 16000)
 
 
 @pytest.mark.parametrize(

@@ -353,3 +353,12 @@ def test_what_needs_the_whole_file_gets_it(
     sf.write("n.wav", noise(1.1), RATE)
     assert run(monkeypatch, "enhance", "n.wav", "--json", "r.json", *options) == 0
     assert "blocks" not in json.loads(Path("r.json").read_text())
+
+
+def test_nothing_follows_the_end() -> None:
+    stream = avse.Stream(RATE)
+    stream.push(np.zeros(400))
+    assert len(stream.finish()) == 400
+    for more in (stream.finish, lambda: stream.push(np.zeros(400))):
+        with pytest.raises(InputError, match="has ended"):
+            more()

@@ -93,3 +93,13 @@ def test_a_source_that_fails_leaves_the_older_file(tmp_path: Path) -> None:
         write_audio_blocks(path, failing(), 2, RATE)
     assert path.read_bytes() == b"an earlier result"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_gone_at_the_second_reading_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "n.wav"
+    write_audio(path, sound(2 * RATE), RATE)
+    blocks = long_audio(path, 1.0)
+    assert blocks is not None
+    path.unlink()
+    with pytest.raises(InputError, match=r"n\.wav: could be read once"):
+        list(blocks)

@@ -1,5 +1,6 @@
 """The encoder fine-tuned on a recording: its bound and its posterior against closed forms."""
 
+import copy
 import math
 
 import pyro
@@ -12,10 +13,13 @@ import avse
 from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.inference.em.fine_tuned import FineTunedEM, FineTunedPosterior
+from avse.inference.location import location
 from avse.inference.mcmc.chain import ChainState
 from avse.inference.mcmc.log_density import closure
 from avse.models.linear_gaussian import LinearGaussian
+from avse.models.networks.lips import cached_embeddings
 from avse.models.nmf import QuantileInit
+from avse.models.noisy import NoisySpeech
 from avse.models.recurrent_vae import RecurrentVAE
 from avse.models.state_space import LinearGaussianStateSpace, LinearTransition
 
@@ -135,3 +139,20 @@ def test_recurrent_vae_is_fine_tuned_through_all_frames() -> None:
     step(noisy, ChainState(normal(N, L)), torch.Generator().manual_seed(0))
     assert sum(step.bounds[-50:]) / 50 > sum(step.bounds[:20]) / 20 + 1
     assert math.isfinite(step.bounds[-1])
+
+
+def test_embeddings_of_earlier_weights_are_not_used() -> None:
+    """EM caches the embedding of the lips for a whole run; the trunk of the guide changes within it."""
+    pair = avse.load("av-vae-synthetic")
+    generator = torch.Generator().manual_seed(0)
+    power = torch.rand(N, pair.stft.bins, generator=generator)
+    visual = torch.cat([torch.rand(N, 8640, generator=generator), torch.ones(N, 1)], -1)
+    own = copy.deepcopy(pair.guide)
+    step = FineTunedPosterior(own, power, visual, learning_rate=0.05, steps=2)
+    noisy = NoisySpeech(pair.model, QuantileInit(2)(power, generator))
+    with cached_embeddings():
+        before = location(step.q())
+        step(closure(noisy, power=power, visual=visual), ChainState(torch.zeros(N, 32)), generator)
+        inside = location(step.q())
+    torch.testing.assert_close(inside, location(own.posterior(power, visual)))
+    assert (inside - before).abs().max() > 0.1

@@ -1,6 +1,5 @@
 """What `avse enhance` does with several recordings."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ def enhance_copies(
     checked_count(jobs, "--jobs")
     settings = Settings(model, algorithm, checked_seed(seed), link_channels, device)
     check_settings(settings)
-    claim(out, settings, video_offset=video_offset, audio_track=audio_track)
+    claim(out, settings, work, video_offset=video_offset, audio_track=audio_track)
     function = partial(_enhanced, video_offset=video_offset, audio_track=audio_track)
     return outcomes(work, function, settings, jobs, progress)
 
@@ -45,20 +44,14 @@ def enhance_copies(
 def _enhanced(
     copy: Copy, settings: Settings, load: Loader, *, video_offset: float, audio_track: int | None
 ) -> Outcome:
-    """One file; warnings become notes, as those of other processes would get lost."""
     options: dict[str, Any] = vars(settings)
     made_folder(copy.output.parent)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        report = enhance_file(
-            copy.source,
-            copy.output,
-            video_offset=video_offset,
-            audio_track=audio_track,
-            load=load,
-            **options,
-        )
-    said = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-    return Outcome(
-        copy.source, "enhanced", copy.output, report={**report, "notes": [*said, *report["notes"]]}
+    report = enhance_file(
+        copy.source,
+        copy.output,
+        video_offset=video_offset,
+        audio_track=audio_track,
+        load=load,
+        **options,
     )
+    return Outcome(copy.source, "enhanced", copy.output, report=report)
