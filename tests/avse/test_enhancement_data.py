@@ -40,6 +40,7 @@ def test_its_densities_are_those_of_the_draws(rate: int, linked: bool) -> None:
     assert az.summary(tree, var_names=["speech_level"]).shape[0] == 1
 
 
+@pytest.mark.slow
 def test_a_long_recording_is_asked_for_one_segment() -> None:
     mcem = default_mcem()
     quick = replace(mcem, em=replace(mcem.em, iterations=1))

@@ -103,6 +103,7 @@ def test_wheel_says_what_it_is(built: Callable[..., Path]) -> None:
     assert any(name.endswith("entry_points.txt") for name in archive.namelist())
 
 
+@pytest.mark.slow
 def test_sdist_has_every_module_and_the_weights(built: Callable[..., Path]) -> None:
     with tarfile.open(built("sdist")) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}

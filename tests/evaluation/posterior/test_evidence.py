@@ -100,7 +100,7 @@ def test_pareto_k_is_the_shape_of_the_tail(generator: Generator) -> None:
     assert (pareto_k(-k * uniform.log()) - k).abs().max() < 0.25
 
 
-@pytest.mark.parametrize("mixture", [False, True])
+@pytest.mark.parametrize("mixture", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_evidence_of_a_frame_is_the_integral(mixture: bool, generator: Generator) -> None:
     """12 frames within 5 standard errors, which are below 0.05 nats: false alarms 1e-5. The control, a prior
     of another decoder, is far off."""
