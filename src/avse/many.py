@@ -24,7 +24,7 @@ from avse.evaluation.processes import in_processes
 from avse.inference.algorithm import Algorithm
 from avse.inference.presets import algorithm_named
 from avse.long import enhance_blocks, fits_blocks
-from avse.recording import SEGMENT, Loader, pair_named
+from avse.recording import SEGMENT, Loader, audio_pair, pair_named
 from avse.zoo.pair import SpeechPair
 
 Sound = NDArray[Any] | Tensor | str | Path
@@ -179,7 +179,7 @@ def claim(out: str | Path, settings: Settings, planned: list[Copy], **others: fl
     model, algorithm = settings.model, settings.algorithm
     mine = {
         "model": requested_name(model),
-        "weights_sha256": pair_named("a-vae" if model == "auto" else model).fingerprint(),
+        "weights_sha256": audio_pair(model).fingerprint(),
         "algorithm": algorithm if isinstance(algorithm, str) else repr(algorithm),
         "seed": settings.seed,
         "link_channels": settings.link_channels,
@@ -272,8 +272,7 @@ def _written(copy: Copy, settings: Settings, load: Loader) -> Outcome:
     made_folder(copy.output.parent)
     blocks = long_audio(copy.source, SEGMENT)
     if blocks is not None:
-        model = "a-vae" if isinstance(settings.model, str) and settings.model == "auto" else settings.model
-        pair = pair_named(model, load)
+        pair = audio_pair(settings.model, load)
         if fits_blocks(pair, settings.algorithm):
             requested = {
                 "model": requested_name(settings.model),

@@ -293,7 +293,7 @@ def pair_and_lips(
     if model == "auto":
         lips = None if video is None else lips_from(video, fps)
         seen = lips is not None and bool(lips.valid.any())
-        return pair_named("vae-mm" if seen else "a-vae", load), lips if seen else None
+        return (pair_named("vae-mm", load), lips) if seen else (audio_pair(model, load), None)
     pair = pair_named(model, load)
     if pair.config.lips is None:
         return pair, None
@@ -313,6 +313,11 @@ def pair_named(model: str | Path | SpeechPair, load: Loader | None = None) -> Sp
     if not isinstance(model, str | os.PathLike | SpeechPair):
         raise InputError(f"model {reprlib.repr(model)}: give a name, a folder or a loaded pair")
     return model if isinstance(model, SpeechPair) else (load or zoo.load)(model)
+
+
+def audio_pair(model: str | Path | SpeechPair, load: Loader | None = None) -> SpeechPair:
+    """As `pair_named`, where there are no lips: "auto" stands for the A-VAE."""
+    return pair_named("a-vae" if isinstance(model, str) and model == "auto" else model, load)
 
 
 def within_band(pair: SpeechPair, sample_rate: int) -> tuple[SpeechModel, SpeechGuide, int]:

@@ -30,7 +30,7 @@ from avse.inference.em.carried import continued, later_frames
 from avse.inference.presets import algorithm_named
 from avse.inference.wiener import Powers
 from avse.models.nmf import NMFNoise
-from avse.recording import MAX_PEAK, checked_sample_rate, pair_named, within_band
+from avse.recording import MAX_PEAK, audio_pair, checked_sample_rate, within_band
 from avse.zoo.pair import SpeechPair
 
 MEMORY = 30.0
@@ -206,7 +206,7 @@ def stream_pair(model: str | Path | SpeechPair) -> SpeechPair:
     Raises:
         InputError: unknown, or a model that needs lips.
     """
-    pair = pair_named("a-vae" if isinstance(model, str) and model == "auto" else model)
+    pair = audio_pair(model)
     if pair.config.lips is not None:
         raise InputError(f"model {pair.name} needs lips: take a model of sound alone for streams")
     return pair

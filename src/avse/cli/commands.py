@@ -74,7 +74,7 @@ def enhance_file(
     from avse.enhancement import enhance_with
     from avse.inference.presets import algorithm_named
     from avse.long import enhance_blocks, fits_blocks
-    from avse.recording import pair_named
+    from avse.recording import audio_pair, pair_named
 
     checked_device(device)
     if figure is not None:
@@ -86,7 +86,7 @@ def enhance_file(
     pair = model if model == "auto" else pair_named(model, load)
     lips, excuse = _lips_of(noisy, video, fps, pair, audio_track)
     if blocks is not None:
-        own = pair_named("a-vae" if pair == "auto" else pair, load)
+        own = audio_pair(pair, load)
         if lips is None and fits_blocks(own, algorithm):
             found = enhance_blocks(
                 blocks,
