@@ -19,7 +19,7 @@ AVSE_DATA ?= ../shared/data
 RUNS ?= runs/results
 MODELS ?= a-vae,v-vae,av-vae,vae-mm,min-vae-v1,min-vae-v2
 
-.PHONY: demo test test-all test-seeds lint bench results clean
+.PHONY: demo test test-all test-seeds docs lint bench results clean
 
 demo: $(READY)
 	$(BIN)/avse demo --out demo
@@ -36,6 +36,10 @@ test-seeds: $(READY)
 		echo "seeds shifted by $$shift"; \
 		AVSE_SEED_SHIFT=$$shift $(PYTEST) -m "statistical and not slow" || exit 1; \
 	done
+
+# The documentation site, in docs/_build/html. Its code cells are executed; a warning is an error.
+docs: $(VENV)/.docs-ready
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -63,5 +67,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,evaluation,metrics,synthetic,train,video]"
 	touch $@
 
+$(VENV)/.docs-ready: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .typing
+	rm -rf docs/_build $(VENV) demo build dist *.egg-info .typing
