@@ -34,7 +34,7 @@ class Told(ContextGuide):
         super().__init__(LogPower(BINS), DilatedNetwork(BINS, 4, (1,), 2 * LATENTS + BINS), LATENTS)
         self.told = ContextEstimate(Gaussian(mean, log_variance), log_noise)
 
-    def estimate(self, power: Tensor) -> ContextEstimate:
+    def estimate(self, power: Tensor, visual: Tensor | None = None) -> ContextEstimate:
         return self.told
 
 
