@@ -1,8 +1,8 @@
 """Simulated noisy recordings with lips: clean speech of people who are seen, computed noise, and their video.
 
 As `avse.data.simulation`, but every recording is a piece of one utterance, with the visual features of its
-frames. A share of the recordings is shown with other lips: those of another utterance, its own shifted in time
-or reversed, or none. What is trained on them learns from the sound whether the lips belong to it.
+frames. A share of the recordings is shown with other lips: those of another utterance, its own shifted in
+time or reversed, or none. What is trained on them learns from the sound whether the lips belong to it.
 """
 
 from collections.abc import Sequence

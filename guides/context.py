@@ -71,7 +71,7 @@ class ContextGuide(SpeechGuide):
         return estimate, hidden
 
     def posterior(self, power: Tensor | None = None, visual: Tensor | None = None) -> dist.TorchDistribution:
-        """q(z | x) from the power spectrum |x|^2 (*, N, F), and the lips (*, N, D) of a guide that reads them.
+        """q(z | x) from the power spectrum |x|^2 (*, N, F), and lips (*, N, D) where the guide reads them.
 
         Raises:
             ValueError: no power was given.
@@ -103,7 +103,7 @@ class AudioVisualContextGuide(ContextGuide):
         self.refinement = refinement
 
     def estimate(self, power: Tensor, visual: Tensor | None = None) -> ContextEstimate:
-        """q(z | x, v) and the noise variance, from |x|^2 = `power` (*, N, F) and the lips (*, N, D) or None."""
+        """q(z | x, v) and the noise variance, from |x|^2 = `power` (*, N, F) and lips (*, N, D) or None."""
         sound, hidden = self._estimate(power)
         if visual is None:
             return sound

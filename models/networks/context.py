@@ -70,8 +70,8 @@ class LipRefinement(nn.Module):
 
         (d mu_n, d log sigma_n^2) = valid_n W silu(norm(blocks(A [h_n, mu_n] + B e(v_n))))
 
-    e is one layer with dropout, h the hidden features of the sound, mu its mean of z. Initialised at W = 0, no
-    change. Frames without valid lips keep what the sound gives, though their neighbours may have lips.
+    e is one layer with dropout, h the hidden features of the sound, mu its mean of z. Initialised at W = 0,
+    no change. Frames without valid lips keep what the sound gives, though their neighbours may have lips.
 
     Args:
         hidden_size: C, of h.
@@ -104,7 +104,7 @@ class LipRefinement(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, hidden: Tensor, mean: Tensor, visual: Tensor) -> Gaussian:
-        """Changes of mean and log variance, (*, N, L) each, given h (*, N, C), mu (*, N, L) and v (*, N, D)."""
+        """Changes of mean and log variance, (*, N, L) each, of h (*, N, C), mu (*, N, L) and v (*, N, D)."""
         seen = visual.expand(*hidden.shape[:-1], -1)
         merged = self.sound(torch.cat([hidden, mean], -1)) + self.lips(self.embedding(seen))
         flat = merged.reshape(-1, *merged.shape[-2:])

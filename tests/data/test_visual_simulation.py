@@ -24,7 +24,7 @@ SECONDS = 2.5
 
 
 def clip(speaker: str, seed: int, seconds: float = SECONDS) -> Clip:
-    """Noise whose level follows a random course, which is also what the lips show; then speaker and validity."""
+    """Noise whose level follows a random course, which the lips show; then speaker and validity."""
     generator = torch.Generator().manual_seed(seed)
     length = round(seconds * 16000)
     frames = STFT_16K.frames(length)
@@ -43,7 +43,7 @@ def batches(other: OtherLips = OWN_ONLY, size: int = 4, clips: list[Clip] | None
 
 
 def test_lips_are_those_of_the_frames_of_the_piece():
-    """The level of a frame correlates with what the lips show there, and less with what they show elsewhere."""
+    """The level of a frame correlates with what the lips show there, more than with what they show later."""
     batch = batches(size=16)[0]
     level = batch["clean"].mean(-1).sqrt()
     shown = batch["visual"][..., 0]

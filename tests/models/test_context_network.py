@@ -51,7 +51,8 @@ def test_a_refinement_begins_as_no_change():
         torch.randn(3, 11, 6), torch.randn(3, 11, 2), torch.ones(11, 5)
     )
     assert change.mean.shape == change.log_variance.shape == (3, 11, 2)
-    assert not change.mean.any() and not change.log_variance.any()
+    assert not change.mean.any()
+    assert not change.log_variance.any()
 
 
 def test_frames_without_lips_are_not_refined(refinement):
@@ -60,7 +61,8 @@ def test_frames_without_lips_are_not_refined(refinement):
     visual[:, -1] = 1.0
     visual[9] = 0.0
     change = refinement(hidden, mean, visual)
-    assert not change.mean[0, 9].any() and not change.log_variance[0, 9].any()
+    assert not change.mean[0, 9].any()
+    assert not change.log_variance[0, 9].any()
     assert (change.mean[0, :9].abs().sum(-1) > 0).all()
     visual[3] += 1.0
     other = refinement(hidden, mean, visual)

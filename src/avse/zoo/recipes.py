@@ -29,8 +29,8 @@ from avse.data.lips.front_end import LipFrontEnd
 from avse.data.lips.shape_front_end import LipShapeFrontEnd
 from avse.data.sequences import SequenceDataModule
 from avse.data.simulation import SimulationDataModule
-from avse.data.visual_simulation import VisualSimulationDataModule
 from avse.data.stft import STFT
+from avse.data.visual_simulation import VisualSimulationDataModule
 from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
 from avse.guides.wrappers import Corruption, corrupted

@@ -148,7 +148,7 @@ DILATED = {
     "context_dilations": "context_channels",
     "refinement_dilations": "refinement_channels",
 }
-"""Arguments that list the dilations of a network -> that give its number of channels, 0 for no such network."""
+"""Arguments that list the dilations of a network -> that give its number of channels, 0 for none."""
 MAX_DILATION = 4096
 """Frames; a minute at the hop of the zoo."""
 
@@ -168,7 +168,7 @@ RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99), "temperature": (0.01, 100.0)
 WHOLE_RANGES = {
     "version": (1, 2),
     "corruption_embedding_size": (0, MAX_SIZE),
-    **{channels: (0, MAX_SIZE) for channels in DILATED.values()},
+    **dict.fromkeys(DILATED.values(), (0, MAX_SIZE)),
 }
 MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden", *DILATED})
 CONDITIONED_ENCODER = ("av-vae", "encoder")
