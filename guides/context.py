@@ -123,6 +123,27 @@ def guide_of_noisy_speech(guide: SpeechGuide) -> SpeechGuide:
 
 
 @singledispatch
+def reads_lips(guide: SpeechGuide) -> bool:
+    """Whether the context guide that comes with a guide is refined by the lips."""
+    return False
+
+
+@reads_lips.register
+def _(guide: AudioVisualContextGuide) -> bool:
+    return True
+
+
+@reads_lips.register
+def _(guide: AudioGuide) -> bool:
+    return guide.context is not None and reads_lips(guide.context)
+
+
+@reads_lips.register
+def _(guide: BandLimitedGuide) -> bool:
+    return reads_lips(guide.guide)
+
+
+@singledispatch
 def context_guide(guide: SpeechGuide) -> SpeechGuide | None:
     """The context guide that comes with a guide of clean speech, or None."""
     return None

@@ -185,7 +185,11 @@ def _vae_mm_context() -> Recipe:
     parts = ("model", "guide.branches.0", f"{audio}.features", f"{audio}.encoder")
     context = (f"{audio}.context.features", f"{audio}.context.network")
     return Recipe(
-        replace(recipe.pair, arguments={**recipe.pair.arguments, **REFINEMENT}),
+        replace(
+            recipe.pair,
+            arguments={**recipe.pair.arguments, **REFINEMENT},
+            algorithm="amortised-lips",
+        ),
         TrainingSettings(
             learning_rate=1e-3, weight_decay=0.05, max_epochs=20, patience=20, gradient_norm=1.0, keep="last"
         ),
