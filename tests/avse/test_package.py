@@ -183,4 +183,6 @@ def test_dependencies_point_one_way() -> None:
 
 def test_shipped_weights_are_small() -> None:
     for file in (ROOT / "src" / "avse" / "zoo" / "weights").rglob("*.safetensors"):
-        assert file.stat().st_size < 10_000_000, file  # a VAE-MM holds two models and the context guide
+        assert file.stat().st_size < 11_000_000, (
+            file
+        )  # a VAE-MM holds two models and a context guide that reads lips

@@ -15,6 +15,7 @@ from avse.data.front_end import FrontEnd
 from avse.data.sequences import SequenceDataModule
 from avse.data.simulation import MixtureSimulator, SimulationDataModule
 from avse.data.stft import STFT
+from avse.data.visual_simulation import VisualSimulationDataModule
 from avse.guides.visual import VisualGuide
 from avse.inference.presets import PRESETS
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
@@ -33,6 +34,7 @@ SIMULATED = {
 """An epoch of simulated recordings that takes a second."""
 SMALL_EPOCHS = {
     SimulationDataModule: SIMULATED,
+    VisualSimulationDataModule: {**SIMULATED, "max_utterances": 1},
     SequenceDataModule: {"batch_size": 4, "piece_frames": 16, "epoch_pieces": 8},
 }
 

@@ -69,7 +69,11 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
-WITHOUT_AMORTISATION = {"amortised": "mcem", "mcem-anchored": "mcem-mixture"}
+WITHOUT_AMORTISATION = {
+    "amortised": "mcem",
+    "amortised-lips": "mcem-mixture",
+    "mcem-anchored": "mcem-mixture",
+}
 """Presets whose result is that of a trained guide -> those that ask the model for the same pairs."""
 MAX_REASON = 300
 """Characters of the hub's answer in a message."""
