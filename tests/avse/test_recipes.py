@@ -44,7 +44,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+LIKE_OTHERS = {
+    *("a-vae-all-clips", "a-vae-paper", "av-vae-paper", "av-vae-standard-paper"),
+    *("min-vae-v1-paper", "min-vae-v2-paper", "v-vae-paper", "vae-mm-paper"),
+}
+"""Recipes of an architecture and a loader that the quick tests have under another name."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LIKE_OTHERS else ()) for name in sorted(RECIPES)],
+)
 def test_recipe_trains_a_pair_that_enhances(name: str, tmp_path: Path, cache: Path) -> None:
     recipe = RECIPES[name]()
     small = SMALL_EPOCHS.get(recipe.loader, {})
