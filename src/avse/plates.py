@@ -80,9 +80,8 @@ def dot_source(relations: Relations, title: str = "", plates: Mapping[str, str] 
     def cluster(plate: str | None, indent: str) -> list[str]:
         inner = [other for other, own in parents.items() if own["parent"] == plate]
         below = {name for other in inner for name in _nested(other, parents, groups)}
-        lines = [
-            f"{indent}{node(name)};" for name in sorted(groups[plate], key=index.get) if name not in below
-        ]
+        own = sorted(set(groups[plate]) - below, key=list(nodes).index)
+        lines = [f"{indent}{node(name)};" for name in own]
         for other in inner:
             clone = other.split("__CLONE")[0]
             lines += [
@@ -193,9 +192,14 @@ def _draw(axes: "Axes", operations: Sequence[Mapping[str, Any]]) -> None:
         elif kind == "T":
             side = {"l": "left", "c": "center", "r": "right"}[step["align"]]
             text = step["text"].replace("$", r"\$")
-            axes.text(*step["pt"], text, ha=side, va="baseline", fontsize=0.9 * size, color=edge)
+            x, y = step["pt"]
+            axes.text(x, y, text, ha=side, va="baseline", fontsize=0.9 * size, color=edge)
         else:
-            look = {"edgecolor": edge, "facecolor": fill if kind.isupper() else "none", "linestyle": style}
+            look: dict[str, Any] = {
+                "edgecolor": edge,
+                "facecolor": fill if kind.isupper() else "none",
+                "linestyle": style,
+            }
             if kind in "eE":
                 x, y, across, up = step["rect"]
                 axes.add_patch(Ellipse((x, y), 2 * across, 2 * up, **look))
