@@ -571,6 +571,7 @@ def demo(
         from avse.cli.commands import serve_demo
 
         with warnings_as_notes():
+            show_note("starting, which takes some seconds")
             serve_demo(host, port, seed, lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
         return
     from rich.table import Table

@@ -77,7 +77,9 @@ MODELS = {
             (AUTO, "amortised", "mcem", "vem", "paper-hmc", "mcmc"),
             _SOUND_PRIORS,
         ),
-        ModelChoice("v-vae", "V-VAE: its encoder sees the lips alone", (AUTO, "mcem", "vem"), _SOUND_PRIORS[:-1]),
+        ModelChoice(
+            "v-vae", "V-VAE: its encoder sees the lips alone", (AUTO, "mcem", "vem"), _SOUND_PRIORS[:-1]
+        ),
         ModelChoice(
             "av-vae", "AV-VAE: sound and lips", (AUTO, "mcem-lips", "mcem", "vem", "paper-hmc"), _LIPS_PRIORS
         ),
@@ -94,7 +96,10 @@ MODELS = {
             alpha=("sound and lips (AV-VAE)", "sound alone (A-VAE)"),
         ),
         ModelChoice(
-            "min-vae-v1", "MIN-VAE, version 1: mixture of encoders", (AUTO, "mcem-branches", "vem"), alpha=_ENCODERS
+            "min-vae-v1",
+            "MIN-VAE, version 1: mixture of encoders",
+            (AUTO, "mcem-branches", "vem"),
+            alpha=_ENCODERS,
         ),
         ModelChoice(
             "min-vae-v2",

@@ -114,7 +114,9 @@ class Result:
     exact_samples: bool
 
 
-def run_job(request: Request, progress: Progress = lambda doing, fraction: None, load: Loader = load_pair) -> Result:
+def run_job(
+    request: Request, progress: Progress = lambda doing, fraction: None, load: Loader = load_pair
+) -> Result:
     """Enhance what is asked for and show the result.
 
     Args:
@@ -156,7 +158,7 @@ def _run(request: Request, progress: Progress, load: Loader) -> Result:
     samples, exact = posterior_samples(found, len(source.samples), request.seed)
     progress("drawing the pictures", 0.8)
     alpha = found.posterior.responsibilities
-    names = TWO_NORMALS_ALPHA if request.prior == "two-normals" else MODELS[_zoo_name(found)].alpha
+    names = TWO_NORMALS_ALPHA if request.prior == "two-normals" else MODELS[found.report["model"]].alpha
     return Result(
         sounds=_sounds(source, found, samples),
         pictures=_pictures(source, found, names if len(alpha) > 1 else (), progress),
@@ -165,10 +167,6 @@ def _run(request: Request, progress: Progress, load: Loader) -> Result:
         alpha=len(alpha) > 1,
         exact_samples=exact,
     )
-
-
-def _zoo_name(found: Enhancement) -> str:
-    return str(found.report["model"])
 
 
 def _pair_and_source(request: Request, load: Loader, progress: Progress) -> tuple[str | SpeechPair, Source]:
@@ -183,7 +181,9 @@ def _pair_and_source(request: Request, load: Loader, progress: Progress) -> tupl
     if request.model == AUTO:
         return AUTO, _with_lips(request.upload, source, progress, needed=False)
     pair = with_prior(load(request.model), request.prior)
-    return pair, source if pair.config.lips is None else _with_lips(request.upload, source, progress, needed=True)
+    return pair, source if pair.config.lips is None else _with_lips(
+        request.upload, source, progress, needed=True
+    )
 
 
 def _with_lips(upload: Path, source: Source, progress: Progress, needed: bool) -> Source:

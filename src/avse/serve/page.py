@@ -244,5 +244,3 @@ def choices() -> dict[str, Any]:
         "own": OWN,
         "limits": {"bytes": MAX_BYTES, "seconds": MAX_SECONDS, "too_large": TOO_LARGE},
     }
-
-

@@ -14,7 +14,7 @@ from avse.evaluation.figures import level_db
 from avse.evaluation.lips_figures import draw_strip
 from avse.evaluation.posterior.figures import COLOURS, INK, spectrogram, svg_uri, uncertainty_map
 
-WIDE, NARROW = (10.0, 3.6), (4.6, 3.6)
+WIDE, NARROW = (12.0, 4.0), (4.6, 3.6)
 """Width and height in inches of the picture of alpha and lips, on a desk and on a phone."""
 STRIP_IMAGES = {WIDE: 14, NARROW: 6}
 _STYLE = {
@@ -68,6 +68,7 @@ def alpha_and_lips(
             track = LipFrontEnd(side=SIDE, instants=1, normalised=False).track(lips, times)
             draw_strip(axes, track, end, STRIP_IMAGES[size])
             axes.set(title="", xlabel="" if responsibilities is not None else "time (s)")
+            axes.tick_params(labelbottom=responsibilities is None)
         if responsibilities is not None:
             axes = rows[-1, 0]
             labels = [f"α = {number}: {name}" for number, name in enumerate(names)]
@@ -75,4 +76,3 @@ def alpha_and_lips(
             axes.set(xlabel="time (s)", ylabel="p(α | x)", xlim=(0, end), ylim=(0, 1))
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if size == NARROW else len(names))
         return svg_uri(figure)
-

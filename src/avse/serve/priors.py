@@ -1,7 +1,7 @@
 """Other priors of z in a trained model: its decoder and its guide stay, p(z) is replaced.
 
-    z_n ~ p(z)        one of `avse.serve.choices.PRIORS`, the same in every frame, whatever the lips
-    s_fn | z_n, v_n   as trained
+z_n ~ p(z)        one of `avse.serve.choices.PRIORS`, the same in every frame, whatever the lips
+s_fn | z_n, v_n   as trained
 """
 
 import copy

@@ -31,12 +31,16 @@ def listening(host: str, port: int) -> socket.socket:
     Raises:
         InputError: no such address on this machine, or a port that is taken or not allowed.
     """
+    if not 0 <= port <= 65535:
+        raise InputError(f"port {port}: give a whole number from 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot serve on {host}, port {port} ({reason}): give another --host or --port") from error
+        raise InputError(
+            f"cannot serve on {host}, port {port} ({reason}): give another --host or --port"
+        ) from error
 
 
 def serve(host: str, port: int, seed: int, tell: Callable[[str], None]) -> None:

@@ -22,8 +22,12 @@ MAX_CHANNELS = 8
 MAX_VIDEO_FRAMES = 1000
 MAX_PIXELS = 3840 * 2160
 
-TOO_LARGE = f"the file is larger than the {MAX_BYTES // 10**6} MB that this page takes: cut it to a shorter part"
-TOO_LONG = f"the recording is longer than the {MAX_SECONDS:g} s that this page takes: cut it to a shorter part"
+TOO_LARGE = (
+    f"the file is larger than the {MAX_BYTES // 10**6} MB that this page takes: cut it to a shorter part"
+)
+TOO_LONG = (
+    f"the recording is longer than the {MAX_SECONDS:g} s that this page takes: cut it to a shorter part"
+)
 
 NAME = "the recording"
 """What messages call an upload."""
@@ -132,10 +136,14 @@ def check_pictures(path: Path) -> None:
         with open_media(path) as container:
             (stream, *_) = container.streams.video
             if stream.width * stream.height > MAX_PIXELS:
-                raise InputError(f"its frames of {stream.width} x {stream.height} pixels are too large: export "
-                                 "the video with smaller frames")
+                raise InputError(
+                    f"its frames of {stream.width} x {stream.height} pixels are too large: export "
+                    "the video with smaller frames"
+                )
             for number, _ in enumerate(container.demux(stream)):
                 if number > MAX_VIDEO_FRAMES:
-                    raise InputError(f"the video has more than {MAX_VIDEO_FRAMES} frames: cut it to a shorter part")
+                    raise InputError(
+                        f"the video has more than {MAX_VIDEO_FRAMES} frames: cut it to a shorter part"
+                    )
     except av.error.FFmpegError:
         return

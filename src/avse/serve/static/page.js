@@ -34,7 +34,7 @@ function showSource() {
 }
 
 function fail(sentence) {
-  at("error").textContent = sentence ? `Not enhanced: ${sentence}.` : "";
+  at("error").textContent = sentence ? `Not enhanced: ${sentence.replace(/[.]$/, "")}.` : "";
 }
 
 function busy(on) {
@@ -125,8 +125,10 @@ function showResult(told) {
   }
   at("alpha").hidden = !told.pictures.alpha;
   at("alpha-title").textContent = told.alpha ? "Which component explains each frame: alpha" : "The lips";
-  at("alpha-text").textContent = told.alpha
-    ? "The responsibilities p(α | x): how probable each value of alpha is at every moment, under the lips where there are any."
+  at("alpha-text").textContent = told.alpha && !told.exact_samples
+    ? "The weights of the two components at every moment, which this algorithm computes from sound and lips: the share of the area."
+    : told.alpha
+    ? "The responsibilities p(α | x): how probable each value of alpha is at every moment, the share of the area."
     : "What the video shows of the lips at each time; red where they are not seen.";
   at("samples-text").textContent = told.exact_samples
     ? "Draws from p(s | x): all of them are speech that the model finds plausible for this recording. Where they differ, it is unsure."
