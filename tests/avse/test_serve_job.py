@@ -82,8 +82,8 @@ def test_a_job_that_is_told_to_stop_stops(upload: Path) -> None:
 def test_samples_of_the_speech_lie_around_the_enhanced_speech(rate: int) -> None:
     """In nearly clean speech their mean is near to it, and nearer than each.
 
-    A wrong scale, or bins in wrong places, would leave an error as large as the speech. 60 samples would leave
-    1/60 of the error of each if they shared no draw of z; 6 draws of z are shared, which leaves up to 1/6 of
+    A wrong scale, or bins in wrong places, would leave an error as large as the speech. 60 samples would
+    leave 1/60 of the error of each if they shared no draw of z; 6 draws of z are shared, which leaves up to 1/6 of
     their part of it.
     """
     face = talking_face(0)
@@ -276,8 +276,8 @@ def test_sound_of_a_video_is_read_within_the_limits(tmp_path: Path, monkeypatch:
 def test_videos_without_sound_or_lips_are_told_of_without_a_path(tmp_path: Path) -> None:
     video(tmp_path / "upload", 0.4, sound=False)
     assert "has no sound track" in refused(tmp_path / "upload")
+    sf.write(tmp_path / "sound", tone_in_noise(0.3), RATE, format="WAV")
     with pytest.raises(InputError, match="needs lips"):
-        sf.write(tmp_path / "sound", tone_in_noise(0.3), RATE, format="WAV")
         run_job(Request(tmp_path / "sound", "av-vae"))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("starlette", reason="the extra serve is not installed")
-pytest.importorskip("httpx", reason="the test client of Starlette needs httpx")
+httpx = pytest.importorskip("httpx", reason="the test client of Starlette needs httpx")
 
 from starlette.testclient import TestClient
 
@@ -65,7 +65,7 @@ def client(work: Work, temporary: Path) -> Iterator[TestClient]:
         yield client
 
 
-def add(client: TestClient, body: bytes = b"", **choice: str):  # noqa: ANN201
+def add(client: TestClient, body: bytes = b"", **choice: str) -> httpx.Response:
     return client.post("/jobs", params={**CHOICE, **choice}, content=body, headers=HEADERS)
 
 

@@ -1,4 +1,4 @@
-"""What the page offers: models, the algorithms that serve each, and the priors that may take the trained one's place.
+"""What the page offers: models, the algorithms that serve each, and the priors that may replace its own.
 
 Nothing heavy is imported, so that a combination that is not offered is refused before anything is computed.
 """
@@ -131,7 +131,7 @@ def check_choice(model: str, algorithm: str, prior: str) -> None:
         raise InputError(f"this prior is not offered with {model}: choose {_either(choice.priors)}")
     if prior != OWN and algorithm in AMORTISED:
         raise InputError(
-            f"algorithm {algorithm} takes z from a trained encoder and would not ask another prior: choose mcem"
+            f"algorithm {algorithm} takes z from a trained encoder and asks no prior: choose mcem"
         )
 
 

@@ -170,7 +170,7 @@ def _run(request: Request, progress: Progress, load: Loader) -> Result:
 
 
 def _pair_and_source(request: Request, load: Loader, progress: Progress) -> tuple[str | SpeechPair, Source]:
-    """The pair, which for "auto" is that of the synthetic mouth or is left to `avse.enhance`, and the recording."""
+    """The pair and the recording; "auto" is the pair of the synthetic mouth, or left to `avse.enhance`."""
     if request.upload is None:
         face = talking_face(request.seed)
         name = "av-vae-synthetic" if request.model == AUTO else request.model
