@@ -83,8 +83,8 @@ def test_samples_of_the_speech_lie_around_the_enhanced_speech(rate: int) -> None
     """In nearly clean speech their mean is near to it, and nearer than each.
 
     A wrong scale, or bins in wrong places, would leave an error as large as the speech. 60 samples would
-    leave 1/60 of the error of each if they shared no draw of z; 6 draws of z are shared, which leaves up to 1/6 of
-    their part of it.
+    leave 1/60 of the error of each if they shared no draw of z; they share 6 draws, which leaves up to 1/6
+    of their part of it.
     """
     face = talking_face(0)
     clean = resample(face.clean[: round(0.8 * face.sample_rate)], face.sample_rate, rate)

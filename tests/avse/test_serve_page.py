@@ -13,14 +13,14 @@ import pytest
 pytest.importorskip("starlette", reason="the extra serve is not installed")
 httpx = pytest.importorskip("httpx", reason="the test client of Starlette needs httpx")
 
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient  # noqa: E402
 
-from avse.cli import app as cli
-from avse.data.errors import InputError
-from avse.serve import jobs, page
-from avse.serve.job import Picture, Progress, Request, Result, Sound
-from avse.serve.page import BODY, application
-from avse.serve.server import is_loopback, listening
+from avse.cli import app as cli  # noqa: E402
+from avse.data.errors import InputError  # noqa: E402
+from avse.serve import jobs, page  # noqa: E402
+from avse.serve.job import Picture, Progress, Request, Result, Sound  # noqa: E402
+from avse.serve.page import BODY, application  # noqa: E402
+from avse.serve.server import is_loopback, listening  # noqa: E402
 
 CHOICE = {"model": "auto", "algorithm": "auto", "prior": "own"}
 HEADERS = {"content-type": BODY}
