@@ -62,7 +62,8 @@ def alpha_and_lips(
         shown = [lips is not None, responsibilities is not None]
         height = size[1] * (1 if all(shown) else 0.75 if shown[1] else 0.4)
         figure = Figure(figsize=(size[0], height), layout="constrained")
-        rows = figure.subplots(sum(shown), 1, squeeze=False, height_ratios=[[1, 2.2], [1]][sum(shown) == 1])
+        ratios = [1.0, 2.2] if all(shown) else [1.0]
+        rows = figure.subplots(sum(shown), 1, squeeze=False, height_ratios=ratios)
         if lips is not None:
             axes = rows[0, 0]
             track = LipFrontEnd(side=SIDE, instants=1, normalised=False).track(lips, times)
