@@ -82,6 +82,7 @@ def test_wheel_has_every_module_and_the_weights(built: Callable[..., Path]) -> N
     }
     own = {name for name in names if ".dist-info/" not in name}
     others = {"avse/py.typed", "avse/evaluation/results_report/templates/report.html"}
+    others |= {f"avse/serve/{file}" for file in ("templates/page.html", "static/page.css", "static/page.js")}
     assert own == modules | {f"avse/zoo/weights/{file}" for file in weights_files()} | others
 
 
@@ -94,7 +95,9 @@ def test_wheel_says_what_it_is(built: Callable[..., Path]) -> None:
     assert metadata["License"] == "MIT"
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert "Unsupervised audio-visual speech enhancement" in metadata.get_payload()
-    extras = {"dev", "dnsmos", "docs", "evaluation", "metrics", "show", "synthetic", "train", "video"}
+    extras = {
+        "dev", "dnsmos", "docs", "evaluation", "metrics", "serve", "show", "synthetic", "train", "video"
+    }  # fmt: skip
     assert set(metadata.get_all("Provides-Extra")) == extras
     required = [line for line in metadata.get_all("Requires-Dist") if "extra ==" not in line]
     named = {re.split(r"[^\w-]", line)[0].lower() for line in required}

@@ -588,8 +588,22 @@ def show(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the sentence, the noise and the enhancement.")] = 0,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve a page to play with: own recordings, models, priors.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option(help="Of --serve: address to listen on; only this machine by default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of --serve: 0 for any free one.")] = 8765,
 ) -> None:
     """Make a noisy talking face without any download, enhance it, and show before and after."""
+    if serve:
+        from avse.cli.commands import serve_demo
+
+        with warnings_as_notes():
+            show_note("starting, which takes some seconds")
+            serve_demo(host, port, seed, lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+        return
     from rich.table import Table
 
     from avse.cli.commands import run_demo
