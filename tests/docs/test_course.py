@@ -1,7 +1,7 @@
 """The lessons of the course: notebooks in pairs, with exercises and solutions, that run from top to bottom.
 
-A lesson is docs/course/0*.md, a MyST notebook, paired by jupytext with an .ipynb without outputs. Code that is
-not the lesson itself (imports, plotting helpers) is in cells with the tag "helper"; the code of solutions is
+A lesson is docs/course/0*.md, a MyST notebook, paired by jupytext with an .ipynb without outputs. Code that
+is not the lesson itself (imports, plotting helpers) is in cells with the tag "helper"; the code of solutions is
 in cells with the tag "solution" inside of `<details>`.
 """
 
@@ -80,7 +80,8 @@ def test_every_exercise_has_a_solution(lesson: Path) -> None:
     assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
     assert 3 <= len(numbers) <= 5
     for text in texts:
-        (solution,) = re.findall(r"<details>\n<summary>Solution</summary>\n\n(.*?)\n</details>", text, re.DOTALL)
+        block = r"<details>\n<summary>Solution</summary>\n\n(.*?)\n</details>"
+        (solution,) = re.findall(block, text, re.DOTALL)
         assert "```{code-cell}" in solution
         assert "solution" in solution
     assert len(code(lesson, "solution")) >= len(numbers)
