@@ -1,7 +1,7 @@
 """The lessons of the course: notebooks in pairs, with exercises and solutions, that run from top to bottom.
 
 A lesson is docs/course/0*.md, a MyST notebook, paired by jupytext with an .ipynb without outputs. Code that
-is not the lesson itself (imports, plotting helpers) is in cells with the tag "helper"; the code of solutions is
+is not the lesson itself (imports, plotting helpers) is in cells with the tag "helper"; that of solutions is
 in cells with the tag "solution" inside of `<details>`.
 """
 
