@@ -1,4 +1,4 @@
-"""Every name in code formatting in the glossary is one of the package, and the citations are those of the file."""
+"""Names in code formatting in the glossary are of the package; citations are those of CITATION.cff."""
 
 import ast
 import re
