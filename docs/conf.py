@@ -19,8 +19,9 @@ extensions = [
     "plain_docstrings",
     "rendered_math",
     "repository_links",
+    "scrolling_regions",
 ]
-exclude_patterns = ["_build", "_ext", "_static", "**.ipynb_checkpoints", "**.ipynb"]
+exclude_patterns = ["_build", "_ext", "_static", "_templates", "**.ipynb_checkpoints", "**.ipynb"]
 
 # Where the repository can be browsed; empty as long as that is nowhere. Links to its files depend on it.
 repository_url = ""
@@ -28,6 +29,7 @@ repository_url = ""
 html_theme = "furo"
 html_title = f"avse {release}"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["site.css"]
 html_math_renderer = "katex"
 pygments_style = "a11y-high-contrast-light"
@@ -42,7 +44,6 @@ nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # progress bars, and what dependencies announce on import
-suppress_warnings = ["toc.empty_glob"]
 
 # The API reference: public names with docstrings, types beside the descriptions of the arguments.
 autodoc_member_order = "bysource"
