@@ -46,6 +46,7 @@ nb_merge_streams = True
 nb_output_stderr = "remove"  # progress bars, and what dependencies announce on import
 
 # The API reference: public names with docstrings, types beside the descriptions of the arguments.
+autodoc_default_options = {"special-members": "__call__"}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

@@ -49,7 +49,7 @@ class RepositoryLinks(SphinxTransform):
             url = f"{self.config.repository_url}/blob/main/{path}" + (f"#{anchor}" if anchor else "")
             return [nodes.reference("", "", *node.children, refuri=url)]
         literal = nodes.literal(path, path)
-        if node.astext() in (path, Path(path).name):
+        if not node["refexplicit"] or node.astext() in (path, Path(path).name):
             return [literal]
         return [*node.children, nodes.Text(" ("), literal, nodes.Text(")")]
 
