@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from click import Command, Context, Group, UsageError
 
 from avse.cli.app import app
 
@@ -123,22 +122,18 @@ def shell_lines(page: Path) -> list[list[str]]:
     return [parts for line in text.splitlines() if (parts := shlex.split(line, comments=True))]
 
 
-def command_named(arguments: list[str]) -> tuple[Command, list[str]]:
-    """The sub-command of `avse` and its arguments."""
-    group = typer.main.get_command(app)
-    assert isinstance(group, Group)
-    command = group.get_command(Context(group), arguments[0])
-    assert command is not None, f"avse {arguments[0]}: no such command"
-    return command, arguments[1:]
+COMMANDS_OF_AVSE = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+UsageError = typer.BadParameter.__base__
+"""Of the click that typer uses, its own or the package."""
 
 
 def check(parts: list[str]) -> None:
     """A command line of the documentation: the options of `avse`, targets of make, files of Python."""
     program = Path(parts[0]).name
     if program == "avse" and parts[1:2] != ["--help"]:
-        command, arguments = command_named(parts[1:])
-        if "--help" not in arguments:
-            command.make_context(command.name, list(arguments))
+        assert parts[1] in COMMANDS_OF_AVSE, f"avse {parts[1]}: no such command"
+        if "--help" not in parts:
+            COMMANDS_OF_AVSE[parts[1]].make_context(parts[1], parts[2:])
     elif program == "make":
         assert parts[1] in MAKE_TARGETS, f"make {parts[1]}"
     elif program == "python" and parts[1] != "-m":
