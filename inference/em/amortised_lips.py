@@ -39,7 +39,7 @@ class AmortisedLipsEM:
 
     amortised: AmortisedEM
     otherwise: Algorithm
-    max_weight: float = 0.75
+    max_weight: float = 0.5
 
     def __call__(
         self,

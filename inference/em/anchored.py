@@ -286,12 +286,12 @@ def with_weighted_gains(audio: Posterior, visual: Posterior, weight: Tensor, pow
         power: |x|^2 (*, N, F).
     """
     share, draws = weight.unsqueeze(-1), min(audio.z.shape[1], visual.z.shape[1])
-    means = [each.wiener_gain.clamp_min(each.gain_floor) for each in (audio, visual)]
+    by_sound, with_lips = (each.wiener_gain.clamp_min(each.gain_floor) for each in (audio, visual))
     between = share * (1 - share) * (audio.wiener_gain - visual.wiener_gain).square() * power
     return Posterior(
         z=torch.cat([visual.z[:, -draws:], audio.z[:, -draws:]]),
         noise=audio.noise,
-        wiener_gain=torch.lerp(*means, share),
+        wiener_gain=torch.lerp(by_sound, with_lips, share),
         variance=(1 - share) * audio.variance + share * visual.variance + between,
         responsibilities=torch.stack([weight, 1 - weight]),
         acceptance=(1 - weight) * audio.acceptance + weight * visual.acceptance,

@@ -124,6 +124,10 @@ def sound_notes(peak: float, clipped: float, sample_rate: int, model_rate: int) 
     return [note for note, holds in conditions.items() if holds]
 
 
+TRUSTED = 0.25
+"""Weight of the lips above which a frame counts as one that trusted them."""
+
+
 def trust_report(weights: Sequence[Tensor]) -> tuple[dict[str, float], list[str]]:
     """How far the lips were trusted, and notes for people.
 
@@ -131,7 +135,7 @@ def trust_report(weights: Sequence[Tensor]) -> tuple[dict[str, float], list[str]
         weights: of the lips, one tensor (*, N) a segment.
     """
     weight = torch.cat([each.flatten() for each in weights])
-    mean, trusted = float(weight.mean()), float((weight > 0.5).double().mean())
+    mean, trusted = float(weight.mean()), float((weight > TRUSTED).double().mean())
     notes = {
         f"lips were trusted in {trusted:.0%} of the frames, with a mean weight of {mean:.2f}: less where "
         "they are not seen, look damaged or do not fit the sound": True

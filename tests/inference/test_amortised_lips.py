@@ -70,8 +70,8 @@ def by_sound(pair: tuple[VAEMM, MixtureGuide], power: Tensor):
 def test_the_weight_of_the_lips_is_the_probability_that_they_can_be_used(pair, power, visual):
     found = default_amortised_lips()(*pair, power, visual, Generator().manual_seed(3))
     usable = visual[:, -1] * (1 - corruption_probability(pair[0], visual))
-    torch.testing.assert_close(found.visual_weight, 0.75 * usable.expand(1, N))
-    assert 0 < float(found.visual_weight[:, 9:].min()) < float(found.visual_weight.max()) < 0.75
+    torch.testing.assert_close(found.visual_weight, 0.5 * usable.expand(1, N))
+    assert 0 < float(found.visual_weight[:, 9:].min()) < float(found.visual_weight.max()) < 0.5
     torch.testing.assert_close(
         found.responsibilities, torch.stack([found.visual_weight, 1 - found.visual_weight])
     )
