@@ -84,7 +84,11 @@ class MixtureSimulator:
             size: B.
             generator: source of random numbers.
         """
-        clean, count, length = self._speech(speech, size, generator), size, self.length
+        return self.mixed(self.varied(self._pieces(speech, (size,), generator), generator), noises, generator)
+
+    def mixed(self, clean: Tensor, noises: Tensor, generator: Generator) -> Batch:
+        """As `batch`, of clean speech (B, T) of mean power 1."""
+        count, length = len(clean), self.length
         chosen = torch.randint(len(noises), (count,), generator=generator, device=noises.device)
         shift = torch.randint(length, (count, 1), generator=generator, device=noises.device)
         at = (shift + torch.arange(length, device=noises.device)) % length
@@ -109,10 +113,10 @@ class MixtureSimulator:
         at = start.unsqueeze(-1) + torch.arange(self.length, device=speech.device)
         return speech[at % len(speech)].float() / FULL_SCALE
 
-    def _speech(self, speech: Tensor, size: int, generator: Generator) -> Tensor:
-        """Clean speech (B, T) of mean power 1, some with a pause, with random responses."""
-        clean = self._pieces(speech, (size,), generator)
-        position = torch.linspace(0, 1, self.length, device=speech.device)
+    def varied(self, clean: Tensor, generator: Generator) -> Tensor:
+        """Clean speech (B, T) brought to mean power 1, some with a pause, with random responses."""
+        size = len(clean)
+        position = torch.linspace(0, 1, self.length, device=clean.device)
         edge = uniform((size, 1), -0.6, 0.6, generator)
         heard = torch.where(edge > 0, position > edge, position < 1 + edge)
         paused = uniform((size, 1), 0.0, 1.0, generator) < self.pause
@@ -203,7 +207,7 @@ class SimulationDataModule(TrainingData):
         self.validation_batches = validation_batches
         self.simulator = replace(simulator or MixtureSimulator(front_end), front_end=front_end)
         self.seed = seed
-        self._batches: dict[Split, SimulatedBatches] = {}
+        self._batches: dict[Split, Dataset[Batch]] = {}
 
     def speech(self, split: Split) -> Tensor:
         """All utterances of a split end to end, each of root mean square 0.08, (T_all,) 16-bit integers.
@@ -226,12 +230,15 @@ class SimulationDataModule(TrainingData):
             parts.append((np.clip(level * at_rate, -0.98, 0.98) * FULL_SCALE).astype(np.int16))
         return torch.from_numpy(np.concatenate(parts)).to(self.device)
 
-    def batches(self, split: Split) -> SimulatedBatches:
-        """The batches of a split; its speech is loaded once."""
+    def batches(self, split: Split) -> Dataset[Batch]:
+        """The batches of a split, made once."""
         if split not in self._batches:
-            seed = self.seed if split == "train" else self.seed + 1
-            self._batches[split] = SimulatedBatches(self.simulator, self.speech(split), self.batch_size, seed)
+            self._batches[split] = self.new_batches(split, self.seed + (split != "train"))
         return self._batches[split]
+
+    def new_batches(self, split: Split, seed: int) -> Dataset[Batch]:
+        """The batches of a split; loads its speech."""
+        return SimulatedBatches(self.simulator, self.speech(split), self.batch_size, seed)
 
     def scale_frames(self) -> Tensor:
         """Noisy training frames |x|^2 (N, F), from which scales are fitted."""

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 import avse
 from avse.data.corpora.synthetic.demo import talking_face
-from avse.evaluation.figures import draw_spectrogram, level_db
-from avse.evaluation.lips_figures import draw_strip
+from avse.data.drawing import draw_spectrogram, level_db
+from avse.data.lips.drawing import draw_strip
 
 SHOWN = 4.0
 """Seconds of the recording that are shown."""

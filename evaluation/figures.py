@@ -6,59 +6,21 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from avse.data.drawing import NOISE, SERIES, SPEECH, draw_spectrograms, separated
+from avse.data.drawing import draw_spectrogram as draw_spectrogram
+from avse.data.drawing import level_db as level_db
 from avse.data.errors import InputError
 from avse.data.files import atomic_path
+from avse.data.lips.drawing import draw_strip
 from avse.data.lips.front_end import LipTrack
 from avse.data.stft import STFT
-from avse.evaluation.lips_figures import draw_strip
 from avse.evaluation.measures import measure
-
-DYNAMIC_RANGE = 70.0
-"""Decibels below the loudest bin that a spectrogram shows."""
-SPEECH, NOISE = "#1b6ca8", "#c0504d"
-SERIES = (NOISE, SPEECH, "#6aa84f", "#8a6fd1")
-"""Colours of systems that are compared."""
-
-
-def level_db(power: Tensor | NDArray[np.floating]) -> NDArray[np.floating]:
-    """10 log10 of a power."""
-    return 10 * np.log10(np.maximum(np.asarray(power), 1e-20))
-
-
-def draw_spectrogram(axes: Axes, level: NDArray[np.floating], stft: STFT) -> QuadMesh:
-    """Levels (N, F) in dB, at most 0, down to `DYNAMIC_RANGE` below; see `draw_frames_and_bins`."""
-    return draw_frames_and_bins(axes, level, stft, cmap="magma", vmin=-DYNAMIC_RANGE, vmax=0)
-
-
-def draw_frames_and_bins(axes: Axes, values: NDArray[np.floating], stft: STFT, **style: Any) -> QuadMesh:
-    """Values (N, F) at the centres of the frames in s and of the bins in Hz, by `librosa.display.specshow`.
-
-    Args:
-        axes: where to draw.
-        values: of frames and bins, the lowest F of the STFT.
-        stft: of the frames.
-        style: of the colours, such as cmap, vmin and vmax.
-    """
-    from librosa.display import specshow  # takes seconds
-
-    image: QuadMesh = specshow(
-        values.T,
-        ax=axes,
-        x_axis="s",
-        x_coords=stft.frame_times(len(values)).numpy(),
-        y_axis="linear",
-        y_coords=np.arange(values.shape[1]) * stft.sample_rate / stft.window_length,
-        rasterized=True,
-        **style,
-    )
-    return image
+from avse.inference.drawing import draw_costs
 
 
 def enhancement_figure(
@@ -81,36 +43,18 @@ def enhancement_figure(
         lips: the model's visual input, if it has one.
         title: of the figure.
     """
-    panels = {
-        "noisy": spectrum,
-        "enhanced speech": gain * spectrum,
-        "removed noise": (1 - gain) * spectrum,
-    }
+    panels = separated(spectrum, gain)
     if clean is not None:
         panels["clean speech"] = clean
-    levels = {name: level_db(panel.abs().square().cpu()) for name, panel in panels.items()}
-    top = max(level.max() for level in levels.values())
     duration = spectrum.shape[0] / stft.frame_rate
     strip = [] if lips is None else [4.2 * len(panels) / 16]  # sixteen square video frames, inches
     heights = [3.6, *strip, 1.2]
     figure = Figure(figsize=(4.2 * len(panels), sum(heights) + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(heights), len(panels), height_ratios=heights)
-    for column, (name, level) in enumerate(levels.items()):
-        axes = figure.add_subplot(grid[0, column])
-        image = draw_spectrogram(axes, level - top, stft)
-        axes.set(title=name, xlabel="time (s)", ylabel="frequency (Hz)" if column == 0 else "")
-    figure.colorbar(image, ax=axes, label="level (dB below the loudest bin)")
+    draw_spectrograms([figure.add_subplot(grid[0, column]) for column in range(len(panels))], panels, stft)
     if lips is not None:
         draw_strip(figure.add_subplot(grid[1, :]), lips, duration)
-    axes = figure.add_subplot(grid[-1, :])
-    axes.plot(np.arange(1, len(costs) + 1), costs, color=SPEECH)
-    axes.set(
-        title="fit of the noise model",
-        xlabel="iteration",
-        ylabel="cost per bin (nats)",
-        xlim=(1, max(2, len(costs))),
-    )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    draw_costs(figure.add_subplot(grid[-1, :]), costs)
     figure.suptitle(title)
     return figure
 

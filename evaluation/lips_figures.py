@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -11,12 +10,9 @@ from numpy.typing import NDArray
 
 from avse.data.lips import Lips, Reason
 from avse.data.lips.crop import SIDE
-from avse.data.lips.front_end import LipTrack
-from avse.data.lips.geometry import SHAPES
+from avse.data.lips.drawing import GEOMETRY, INVALID, SEEN, draw_geometry
 from avse.data.lips.landmarks import find_landmarks
 from avse.data.lips.shape_front_end import described_shapes, with_hidden
-
-SEEN, INVALID = "#2ca02c", "#d62728"
 
 
 def contact_sheet(lips: Lips, every: int | None = None, columns: int = 10, title: str = "") -> Figure:
@@ -80,11 +76,9 @@ def shapes_sheet(
         axes.set(xticks=[], yticks=[], xlim=(-0.5, SIDE - 0.5), ylim=(SIDE - 0.5, -0.5))
         axes.set_title(f"{lips.times[index]:.2f} s", fontsize=7, pad=2)
     curves = below.subplots(2, 1, sharex=True)
-    for axes, names in zip(curves, (("open_middle", "outer_height"), ("width", "lower_lip")), strict=True):
-        for name in names:
-            curve = np.where(lips.valid, shapes[:, SHAPES.index(name)], np.nan)
-            axes.plot(lips.times, curve, linewidth=1.2, label=name.replace("_", " "))
-        axes.set_ylabel("deviations", fontsize=8)
+    seen = np.where(lips.valid[:, None], shapes, np.nan)
+    for axes, names in zip(curves, GEOMETRY, strict=True):
+        draw_geometry(axes, lips.times, seen, names)
         if level is not None and level_times is not None:
             beside = axes.twinx()
             beside.fill_between(level_times, level, np.min(level), color="0.85")
@@ -135,49 +129,3 @@ def lip_weight_figure(
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(curves) + 1, frameon=False)
     figure.suptitle(title)
     return figure
-
-
-def draw_strip(axes: Axes, track: LipTrack, duration: float, count: int = 16) -> None:
-    """The lips as a model receives them, video frames side by side in time; red where none are seen.
-
-    Args:
-        axes: to draw on.
-        track: video frames and the STFT frames that use them.
-        duration: of the frames, s.
-        count: the most video frames in the strip; fewer in narrow axes, so that they stay square.
-    """
-    if track.video_frames.dim() == 2:
-        return _draw_curves(axes, track, duration)
-    side = track.video_frames.shape[-1]
-    box = axes.get_window_extent()
-    count = max(4, min(count, round(box.width / max(box.height, 1e-3))))
-    frames = ((np.arange(count) + 0.5) / count * len(track.valid)).astype(int)
-    middle = track.place[frames, track.place.shape[1] // 2].round().long()
-    strip = np.concatenate(list(track.video_frames[middle].cpu().numpy()), axis=1)
-    extent = (0.0, duration, 0.0, 1.0)
-    axes.imshow(strip, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
-    unseen = ~track.valid[frames].cpu().numpy()
-    for position in np.flatnonzero(unseen):
-        axes.axvspan(position * duration / count, (position + 1) * duration / count, color=INVALID)
-    axes.set(
-        yticks=[],
-        xlabel="time (s)",
-        title=f"lips, {side} x {side} pixels, input of the model; red: no lips seen",
-    )
-
-
-def _draw_curves(axes: Axes, track: LipTrack, duration: float) -> None:
-    """The shapes of the mouth that a model saw, over time; red where it saw none."""
-    frames = len(track.valid)
-    time = (np.arange(frames) + 0.5) / frames * duration
-    middle = track.place[:, track.place.shape[1] // 2].round().long()
-    shown = track.video_frames[middle].cpu().numpy()
-    valid = track.valid.cpu().numpy()
-    for name in ("open_middle", "width"):
-        curve = np.where(valid, shown[:, SHAPES.index(name)], np.nan)
-        axes.plot(time, curve, linewidth=1, label=name.replace("_", " "))
-    low, high = axes.get_ylim()
-    axes.fill_between(time, low, high, where=~valid, color=INVALID, step="mid")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, ncols=2, frameon=False)
-    title = "shape of the mouth, as the model sees it; red: no lips seen"
-    axes.set(xlim=(0, duration), yticks=[], xlabel="time (s)", title=title)

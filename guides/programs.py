@@ -17,7 +17,7 @@ from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.models.base import TRACE_LOCK, SpeechModel
 from avse.models.programs import Program, call, distribution_of_z
-from avse.models.sites import Z
+from avse.models.sites import Z, frames_plate
 
 DRAWS = 16
 """Number of draws of an AutoGuide from which mean and variance are taken."""
@@ -118,6 +118,14 @@ class PriorGuide(SpeechGuide):
         (model,) = self.model
         with TRACE_LOCK, _own_draws():
             return distribution_of_z(lambda: model.latent_program(visual, data.shape[:-1]), "a model")
+
+    def forward(
+        self, power: Tensor | None = None, visual: Tensor | None = None, frames: int | None = None
+    ) -> Tensor:
+        """As `SpeechGuide.forward`; the model has opened and closed the same plates before."""
+        prior = self.posterior(power, visual)
+        with frames_plate(power, visual, frames):
+            return pyro.sample(Z, prior)
 
 
 def speech_guide(guide: Any, model: SpeechModel) -> Any:

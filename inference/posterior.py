@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from avse.data.errors import InputError
 from avse.data.stft import STFT
 from avse.inference.inference_data import Pointwise, Tree, to_inference_data
 from avse.models.base import SpeechModel
@@ -14,6 +15,7 @@ from avse.models.noisy import NoiseModel
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,6 +120,134 @@ class Posterior:
             predictive_draws=predictive_draws,
             seed=seed,
         )
+
+    def plot_cost(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the cost before every iteration, on new axes if none are given; returns the axes."""
+        from avse.data.drawing import axes_or_new
+        from avse.inference.drawing import draw_costs
+
+        axes = axes_or_new(axes)
+        draw_costs(axes, self.costs)
+        return axes
+
+    def plot_wiener_gain(
+        self, axes: "Axes | None" = None, *, channel: int = 0, stft: STFT | None = None
+    ) -> "Axes":
+        """Draw the Wiener gain of one channel, 0 to 1, on new axes if none are given; returns the axes.
+
+        Args:
+            axes: to draw on.
+            channel: index into the leading dimensions *, flattened.
+            stft: for axes in s and Hz; else frames and bins are numbered.
+        """
+        from avse.data.drawing import axes_or_new, draw_gain
+
+        axes, gain = axes_or_new(axes), self.wiener_gain.reshape(-1, *self.wiener_gain.shape[-2:])
+        draw_gain(axes, gain[channel].cpu().numpy(), stft)
+        return axes
+
+    def plot_responsibilities(
+        self, axes: "Axes | None" = None, *, channel: int = 0, stft: STFT | None = None
+    ) -> "Axes":
+        """Draw p(alpha | x) of one channel over time, on new axes if none are given; returns the axes.
+
+        Args:
+            axes: to draw on.
+            channel: index into the leading dimensions *, flattened.
+            stft: for an axis in s; else frames are numbered.
+        """
+        from avse.data.drawing import axes_or_new
+        from avse.inference.drawing import draw_responsibilities
+
+        axes = axes_or_new(axes)
+        own = self.responsibilities
+        values = own.reshape(len(own), -1, own.shape[-1])[:, channel].cpu().numpy()
+        frames = torch.arange(values.shape[-1]) if stft is None else stft.frame_times(values.shape[-1])
+        draw_responsibilities(axes, values, frames.numpy(), "frame" if stft is None else "time (s)")
+        return axes
+
+    def plot_trace(
+        self, name: str = "z", at: Mapping[str, Any] | None = None, axes: Any = None, **data: Any
+    ) -> Any:
+        """Density and trace of one number of every draw, by `az.plot_trace`; returns what ArviZ returns.
+
+            posterior.plot_trace("z", {"frame": 0.5, "latent": 3}, stft=pair.stft)
+
+        Args:
+            name: variable of the group posterior of `to_inference_data`.
+            at: where, by dimension; the nearest there is, and the middle of dimensions that are not named.
+            axes: two in a row, (1, 2), for density and trace; ArviZ 1.x takes none.
+            data: arguments of `to_inference_data`, such as speech and power for "speech_level".
+
+        Raises:
+            InputError: no such variable or dimension.
+        """
+        from avse.inference.drawing import plot_trace, scalar_at
+
+        tree = self.to_inference_data(**data)
+        return plot_trace(tree, name, scalar_at(tree, name, at), axes)
+
+    def plot_rank(
+        self, name: str = "z", at: Mapping[str, Any] | None = None, axes: Any = None, **data: Any
+    ) -> Any:
+        """Ranks of one number among the draws of all chains, by `az.plot_rank`: flat if the chains agree.
+
+        Arguments, errors and result are those of `plot_trace`, with one axes.
+        """
+        from avse.inference.drawing import plot_rank, scalar_at
+
+        tree = self.to_inference_data(**data)
+        return plot_rank(tree, name, scalar_at(tree, name, at), axes)
+
+    def plot_energy(self, axes: Any = None, *, channel: int = 0) -> Any:
+        """The energy of one channel and its changes between draws, by `az.plot_energy`.
+
+        Raises:
+            InputError: the draws are of a kernel without momentum.
+        """
+        from avse.inference.drawing import plot_energy
+
+        if self.energy is None:
+            raise InputError("these draws have no energy: they are of a kernel without momentum")
+        return plot_energy(self.to_inference_data(channel=channel), axes)
+
+    def _facts(self) -> dict[str, str]:
+        """What the posterior consists of and how inference went, in words."""
+        chains, draws, *channels, frames, latents = self.z.shape
+        found = {
+            "chains x draws": f"{chains} x {draws}",
+            "frames, latents, bins": f"{frames}, {latents}, {self.wiener_gain.shape[-1]}",
+            "channels": str(torch.Size(channels).numel()),
+            "values of alpha": str(len(self.responsibilities)),
+            "iterations": str(len(self.costs)),
+            "acceptance rate": f"{float(self.acceptance.mean()):.2f}",
+        }
+        if self.costs:
+            found["last cost"] = f"{self.costs[-1]:.4g} nats per frame and bin"
+        if self.converged is not None:
+            found["converged"] = "yes" if self.converged else "no"
+        if self.diverged is not None:
+            found["divergent draws"] = f"{float(self.diverged.float().mean()):.1%}"
+        if self.noise_draws is not None:
+            found["sampled noise"] = ", ".join(self.noise_draws)
+        return found
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what it consists of, and pictures of the gain, the cost and alpha of a channel."""
+        from matplotlib.figure import Figure
+
+        from avse.data.notebook import facts, picture, section
+
+        mixed = len(self.responsibilities) > 1
+        figure = Figure(figsize=(10, 3.2), layout="constrained")
+        axes = figure.subplots(1, 3 if mixed else 2)
+        self.plot_wiener_gain(axes[0])
+        self.plot_cost(axes[1])
+        if mixed:
+            self.plot_responsibilities(axes[2])
+        alt = f"Wiener gain over frames and bins, and cost over {len(self.costs)} iterations"
+        drawn = picture(figure, f"{alt}; p(alpha | x) over frames." if mixed else f"{alt}.")
+        return section("Posterior", facts(self._facts(), "draws and fit"), drawn)
 
     def to_xarray(
         self, channel: int = 0, functionals: Mapping[str, Tensor] | None = None, stft: STFT | None = None

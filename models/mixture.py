@@ -62,7 +62,7 @@ def selected(alpha: Tensor, values: Sequence[Tensor], event_dim: int = 0) -> Ten
         values: of every component, with `event_dim` dimensions right of the batch.
         event_dim: their number.
     """
-    index = alpha.round().reshape(*alpha.shape, *[1] * event_dim)
+    index = alpha.round().reshape((*alpha.shape, *[1] * event_dim))
     found = values[0]
     for number, own in enumerate(values[1:], 1):
         found = torch.where(index == number, own, found)

@@ -3,7 +3,7 @@
 `AVSE_SEED_SHIFT=k` adds k to every seed that a test or the library sets in this process, through
 `torch.Generator.manual_seed`, `torch.manual_seed`, `pyro.set_rng_seed` and `np.random.default_rng`.
 A test that is marked `statistical` must pass under any shift but for its stated false-alarm rate:
-`make test-seeds` runs those under five.
+`make test-seeds` runs those under five, slow ones as well, but for those that are marked `long`.
 """
 
 import os

@@ -7,7 +7,7 @@ the rest is zero, and the model needs an answer for that (`avse.models.networks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from avse.data.errors import InputError
 from avse.data.lips import Lips
 from avse.data.lips.crop import SIDE
 from avse.data.lips.lips import frame_index, interpolate_gaps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MIDDLE, SPREAD = 128.0, 40.0
 """Grey level and deviation that the mouths of a normalised clip are brought to."""
@@ -39,6 +42,54 @@ class LipTrack(NamedTuple):
     def frames(self, part: slice | Tensor | list[int]) -> "LipTrack":
         """Some of the frames, shown the same video frames."""
         return LipTrack(self.video_frames, self.place[part], self.valid[part])
+
+    def __repr__(self) -> str:
+        """Sizes and validity in one line."""
+        count, *size = self.video_frames.shape
+        what = f"{size[0]} x {size[1]} pixels" if len(size) == 2 else f"{size[0]} features"
+        seen = float(self.valid.double().mean()) if len(self.valid) else 0.0
+        return f"LipTrack({len(self.valid)} frames, {count} video frames of {what}, lips seen in {seen:.0%})"
+
+    def plot_strip(
+        self, axes: "Axes | None" = None, *, duration: float | None = None, count: int = 16
+    ) -> "Axes":
+        """Draw the lips as a model receives them, red where none are seen; returns the axes.
+
+        Of a track of features, as `avse.data.lips.shape_front_end` has them, their curves.
+
+        Args:
+            axes: to draw on; by default new ones.
+            duration: of the frames, s; by default the axis numbers the frames.
+            count: the most video frames; fewer in narrow axes.
+        """
+        from avse.data.drawing import axes_or_new
+        from avse.data.lips.drawing import draw_strip
+
+        axes = axes_or_new(axes, (10.0, 1.2))
+        draw_strip(axes, self, len(self.valid) if duration is None else duration, count)
+        if duration is None:
+            axes.set_xlabel("frame")
+        return axes
+
+    def plot_geometry(self, axes: "Axes | None" = None, *, duration: float | None = None) -> "Axes":
+        """Draw the shape of the mouth over time that a track of features holds; returns the axes.
+
+        Raises:
+            InputError: a track of pixels; `Lips.plot_geometry` finds the shape in them.
+        """
+        if self.video_frames.dim() != 2:
+            raise InputError("this track holds pixels and no shapes: use plot_geometry of the Lips")
+        return self.plot_strip(axes, duration=duration)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the strip, and its sizes."""
+        from matplotlib.figure import Figure
+
+        from avse.data.notebook import picture, section
+
+        figure = Figure(figsize=(10, 1.5), layout="constrained")
+        self.plot_strip(figure.add_subplot())
+        return section(repr(self), picture(figure, f"Lips over the frames of the sound: {self!r}."))
 
     @classmethod
     def joined(cls, tracks: Sequence["LipTrack"]) -> "LipTrack":

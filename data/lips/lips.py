@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from avse.data.errors import InputError
 from avse.data.lips.crop import SIDE, cut_out, fraction_inside, mouth_path
 from avse.data.lips.tracker import Tracker
 from avse.data.lips.video import read_video_frames, sound_start
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TURNED_AWAY_NOSE_OFFSET = (
     0.22  # the nose this far from between the eyes, over their distance: some 40 degrees
@@ -51,7 +54,7 @@ class Reason(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Lips:
     """Images of a speaker's lips.
 
@@ -87,6 +90,77 @@ class Lips:
     def valid(self) -> NDArray[np.bool_]:
         """Whether an image shows the lips, (T_v,)."""
         return self.reasons == Reason.GOOD
+
+    def __repr__(self) -> str:
+        """Number, rate, time and validity in one line."""
+        seen = np.count_nonzero(self.valid)
+        return (
+            f"Lips({len(self.times)} images at {self.fps:.4g} per second, "
+            f"{self.times[0]:.2f} to {self.times[-1]:.2f} s, {seen} show the lips)"
+        )
+
+    def plot_strip(self, axes: "Axes | None" = None, *, count: int = 16) -> "Axes":
+        """Draw images side by side over time, red where the lips are not seen; returns the axes.
+
+        Args:
+            axes: to draw on; by default new ones.
+            count: the most images; fewer in narrow axes.
+        """
+        from avse.data.drawing import axes_or_new
+        from avse.data.lips.drawing import draw_lips
+
+        axes = axes_or_new(axes, (10.0, 1.2))
+        draw_lips(axes, self, count)
+        return axes
+
+    def plot_geometry(
+        self, axes: "Axes | None" = None, *, names: tuple[str, ...] = ("open_middle", "width")
+    ) -> "Axes":
+        """Draw distances of the mouth from its landmarks over time; returns the axes.
+
+        They are in standard deviations of the clip; gaps are where the lips are not seen.
+
+        Args:
+            axes: to draw on; by default new ones.
+            names: of `avse.data.lips.geometry.SHAPES`.
+
+        Raises:
+            InputError: a name that is none of them.
+        """
+        from avse.data.drawing import axes_or_new
+        from avse.data.lips.drawing import draw_geometry
+        from avse.data.lips.geometry import SHAPES
+        from avse.data.lips.landmarks import find_landmarks
+        from avse.data.lips.shape_front_end import described_shapes, with_hidden
+
+        unknown = set(names) - set(SHAPES)
+        if unknown:
+            raise InputError(f"no shape {', '.join(sorted(unknown))}: there are {', '.join(SHAPES)}")
+        found = find_landmarks(self.images, self.valid)
+        shown = with_hidden(self, found)
+        shapes = np.where(shown.valid[:, None], described_shapes(shown, found), np.nan)
+        axes = axes_or_new(axes)
+        draw_geometry(axes, self.times, shapes, names)
+        axes.set_xlabel("time (s)")
+        axes.legend(loc="upper right", ncols=len(names))
+        return axes
+
+    def _repr_html_(self) -> str:
+        """For a notebook: a strip of images, and how many show the lips."""
+        from matplotlib.figure import Figure
+
+        from avse.data.notebook import facts, picture, section
+
+        figure = Figure(figsize=(10, 1.2), layout="constrained")
+        self.plot_strip(figure.add_subplot())
+        kept = {each.text: np.count_nonzero(self.reasons == each) for each in Reason}
+        values = {
+            "images": f"{len(self.times)}, {self.fps:.4g} per second",
+            "time": f"{self.times[0]:.2f} to {self.times[-1]:.2f} s",
+            **{reason: str(number) for reason, number in kept.items() if number},
+        }
+        alt = f"Images of the lips over time; {kept[Reason.GOOD.text]} of {len(self.times)} show them."
+        return section("Lips", picture(figure, alt), facts(values, "images"))
 
 
 def read_lips(path: str | os.PathLike[str], track: int | None = None) -> Lips:

@@ -8,12 +8,9 @@ the colour scheme of the reader.
 
 import base64
 import io
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import arviz as az
 import matplotlib
 import numpy as np
 from cycler import cycler
@@ -23,8 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from avse.data.drawing import DYNAMIC_RANGE, draw_spectrogram, draw_uncertainty, level_db
 from avse.data.stft import STFT
-from avse.evaluation.figures import DYNAMIC_RANGE, draw_frames_and_bins, draw_spectrogram, level_db
+from avse.inference import drawing
+from avse.inference.drawing import without_warnings_of_arviz
 from avse.inference.inference_data import Tree
 
 Array = NDArray[Any]
@@ -37,8 +36,6 @@ SIZE = (5.2, 3.1)
 """Width and height of a panel in inches; its text is legible at the width of a phone."""
 WIDE = (7.0, 2.6)
 """Width and height of a figure of ArviZ in inches."""
-UNCERTAINTY_RANGE = (-20.0, 20.0)
-"""Range of the uncertainty map: standard deviation over mean, in dB."""
 _LIGHT, _DARK = "#1f2328", "#dfe3e8"
 _STYLE = (
     f"<style>svg{{color:{_LIGHT}}}@media(prefers-color-scheme:dark){{svg{{color:{_DARK}}}}}"
@@ -106,11 +103,7 @@ def uncertainty_map(mean: Array, std: Array, stft: STFT) -> Figure:
     """Posterior standard deviation over |mean| of every bin in dB, from |mean| and std (N, F)."""
     figure, axes = _panel()
     with matplotlib.rc_context(_SETTINGS):
-        ratio = level_db(np.square(std)) - level_db(np.square(mean))
-        low, high = UNCERTAINTY_RANGE
-        image = draw_frames_and_bins(axes, ratio, stft, cmap="cividis_r", vmin=low, vmax=high)
-        axes.set(xlabel="time (s)", ylabel="frequency (Hz)")
-        figure.colorbar(image, ax=axes, label="std / mean (dB)", extend="both")
+        draw_uncertainty(axes, mean, std, stft)
     return figure
 
 
@@ -154,59 +147,34 @@ def plot_rhat_over_time(values: dict[str, Array], times: Array, limits: Sequence
 
 
 def trace_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
-    """`az.plot_trace` of a variable of the posterior, at coordinates such as {"frame": 0.5}."""
-    selection = {"var_names": [name], "coords": _listed(at)}
-    if hasattr(az, "plot_trace_dist"):  # ArviZ 1.x
-        return _by_arviz(az.plot_trace_dist, tree, **selection)
-    return _by_arviz(az.plot_trace, tree, compact=False, **selection)
+    """`drawing.plot_trace` of a variable of the posterior, at coordinates such as {"frame": 0.5}."""
+    return _by_arviz(drawing.plot_trace, tree, name, at)
 
 
 def rank_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
-    """`az.plot_rank` of a variable of the posterior at coordinates: flat if the chains agree."""
-    return _by_arviz(az.plot_rank, tree, var_names=[name], coords=_listed(at))
+    """`drawing.plot_rank` of a variable of the posterior at coordinates: flat if the chains agree."""
+    return _by_arviz(drawing.plot_rank, tree, name, at)
 
 
 def autocorrelation_plot(tree: Tree, name: str, at: Mapping[str, Any] | None = None) -> Figure:
-    """`az.plot_autocorr` of a variable of the posterior at coordinates."""
-    return _by_arviz(az.plot_autocorr, tree, var_names=[name], coords=_listed(at))
+    """`drawing.plot_autocorrelation` of a variable of the posterior at coordinates."""
+    return _by_arviz(drawing.plot_autocorrelation, tree, name, at)
 
 
 def energy_plot(tree: Tree) -> Figure:
-    """`az.plot_energy`: the energy and its changes between draws."""
-    return _by_arviz(az.plot_energy, tree)
+    """`drawing.plot_energy`: the energy and its changes between draws."""
+    return _by_arviz(drawing.plot_energy, tree)
 
 
 def predictive_plot(tree: Tree) -> Figure:
-    """`az.plot_ppc` (`az.plot_ppc_dist` of ArviZ 1.x) of observed and replicated |x|^2, in dB."""
-    levels = {
-        group: {"level (dB)": level_db(tree[group]["x"].values)}
-        for group in ("posterior_predictive", "observed_data")
-    }
-    if hasattr(az, "plot_ppc"):
-        return _by_arviz(az.plot_ppc, az.from_dict(**levels))
-    return _by_arviz(az.plot_ppc_dist, az.from_dict(levels))
+    """`drawing.plot_predictive` of observed and replicated |x|^2, in dB."""
+    return _by_arviz(drawing.plot_predictive, tree)
 
 
-def _listed(at: Mapping[str, Any] | None) -> dict[str, list[Any]]:
-    """Coordinates in lists, as every version of ArviZ takes them."""
-    return {dim: [value] for dim, value in (at or {}).items()}
-
-
-@contextmanager
-def without_warnings_of_arviz() -> Iterator[None]:
-    """ArviZ warns where all draws are equal, which the verdict of the page says in words."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="arviz")
-        warnings.filterwarnings("ignore", category=RuntimeWarning, module="arviz")
-        yield
-
-
-def _by_arviz(plot: Callable[..., Any], tree: Tree, **arguments: Any) -> Figure:
+def _by_arviz(plot: Callable[..., Any], tree: Tree, *arguments: Any) -> Figure:
     """The figure of a plot of ArviZ, in the style of the page."""
     with matplotlib.rc_context(_SETTINGS), without_warnings_of_arviz():
-        drawn = plot(tree, **arguments)
-        viz = getattr(drawn, "viz", None)  # a PlotCollection of ArviZ 1.x; axes of ArviZ 0.x
-        figure: Figure = np.ravel(drawn)[0].figure if viz is None else viz["figure"].item()
+        figure = drawing.figure_of(plot(tree, *arguments))
         pyplot.close(figure)
         figure.set_layout_engine("constrained")
         figure.set_size_inches(WIDE)

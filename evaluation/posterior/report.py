@@ -17,8 +17,8 @@ import soundfile as sf
 from torch import Tensor
 
 from avse.data.audio import Samples
+from avse.data.drawing import level_db
 from avse.data.stft import STFT
-from avse.evaluation.figures import level_db
 from avse.evaluation.posterior import figures
 from avse.evaluation.posterior.credible import SpeechMoments
 from avse.evaluation.posterior.diagnosis import (
@@ -29,6 +29,7 @@ from avse.evaluation.posterior.diagnosis import (
     verdict,
 )
 from avse.evaluation.posterior.predictive import PredictiveCheck
+from avse.inference.drawing import without_warnings_of_arviz
 from avse.inference.inference_data import Tree
 from avse.models.sites import ALPHA
 
@@ -352,7 +353,7 @@ def _tables(summary: PosteriorSummary) -> list[Table]:
 
 def _recording_table(summary: PosteriorSummary) -> Table:
     """`az.summary` of the scalars of the recording."""
-    with figures.without_warnings_of_arviz():
+    with without_warnings_of_arviz():
         numbers = az.summary(summary.inference_data, var_names=["speech_level", "mean_wiener_gain"])
     names = {"speech_level": "speech level (dB)", "mean_wiener_gain": "mean Wiener gain"}
     rows = [

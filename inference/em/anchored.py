@@ -229,23 +229,9 @@ class AnchoredMCEM:
                 speech, found, audio, power, visual, generator, lambda f: progress(0.45 + 0.5 * f)
             )
             weight = self.weight(fits, power)
-            gain, share = fits.visual_gain, weight.unsqueeze(-1)
-            averaged_gain = (1 - share) * audio.wiener_gain.clamp_min(audio.gain_floor) + share * gain
-            draws = min(audio.z.shape[1], fits.visual.z.shape[1])  # the components may keep different numbers
-            between = share * (1 - share) * (audio.wiener_gain - gain).square() * power
+            chains = replace(fits.visual, wiener_gain=fits.visual_gain, variance=fits.visual_variance)
             progress(1.0)
-        return Posterior(
-            z=torch.cat([fits.visual.z[:, -draws:], audio.z[:, -draws:]]),
-            noise=audio.noise,
-            wiener_gain=averaged_gain,
-            variance=(1 - share) * audio.variance + share * fits.visual_variance + between,
-            responsibilities=torch.stack([weight, 1 - weight]),
-            acceptance=(1 - weight) * audio.acceptance + weight * fits.visual.acceptance,
-            costs=audio.costs,
-            converged=None,
-            visual_weight=weight,
-            gain_floor=0.0,
-        )
+        return with_weighted_gains(audio, chains, weight, power)
 
     def fit_visual(
         self,
@@ -290,6 +276,32 @@ class AnchoredMCEM:
         )
 
 
+def with_weighted_gains(audio: Posterior, visual: Posterior, weight: Tensor, power: Tensor) -> Posterior:
+    """The mixture of two posteriors of the speech, by sound alone and with lips.
+
+    Args:
+        audio: by sound alone; its noise and costs are kept.
+        visual: with lips; the last draws of both are kept, as many as both have.
+        weight: of the latter, (*, N).
+        power: |x|^2 (*, N, F).
+    """
+    share, draws = weight.unsqueeze(-1), min(audio.z.shape[1], visual.z.shape[1])
+    means = [each.wiener_gain.clamp_min(each.gain_floor) for each in (audio, visual)]
+    between = share * (1 - share) * (audio.wiener_gain - visual.wiener_gain).square() * power
+    return Posterior(
+        z=torch.cat([visual.z[:, -draws:], audio.z[:, -draws:]]),
+        noise=audio.noise,
+        wiener_gain=torch.lerp(*means, share),
+        variance=(1 - share) * audio.variance + share * visual.variance + between,
+        responsibilities=torch.stack([weight, 1 - weight]),
+        acceptance=(1 - weight) * audio.acceptance + weight * visual.acceptance,
+        costs=audio.costs,
+        converged=None,
+        visual_weight=weight,
+        gain_floor=0.0,
+    )
+
+
 def components(speech: SpeechModel, guide: SpeechGuide) -> Components | None:
     """(model, guide) of alpha = 0 and of alpha = 1 of a mixture of two models; None for a model of no others.
 
@@ -299,7 +311,7 @@ def components(speech: SpeechModel, guide: SpeechGuide) -> Components | None:
     models = speech.component_models() if chooses_models(speech) else []
     if len(models) > 2:
         raise InputError(
-            f"mcem-anchored averages the gains of two models, and this mixture has {len(models)}: use "
+            f"this algorithm averages the gains of two models, and this mixture has {len(models)}: use "
             "mcem-mixture"
         )
     guides = branches(guide)

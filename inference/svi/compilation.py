@@ -24,6 +24,7 @@ from torch.nn.functional import avg_pool2d
 from avse.data.errors import InputError
 from avse.guides.base import SpeechGuide
 from avse.guides.context import ContextGuide, context_guide
+from avse.guides.mixture import branches
 from avse.inference.location import location
 from avse.models.base import SpeechModel
 from avse.models.distributions import exponential_cost
@@ -42,6 +43,7 @@ class InferenceCompilation:
         cross_entropy: w_2.
         filtered: w_3.
         filtered_smooth: w_4.
+        component: of a mixture, the value of alpha whose model and guide are meant; None for no mixture.
 
     Attributes:
         kl_weight: factor of the Kullback-Leibler term.
@@ -51,6 +53,7 @@ class InferenceCompilation:
     cross_entropy: float = 0.3
     filtered: float = 10.0
     filtered_smooth: float = 30.0
+    component: int | None = None
     kl_weight: float = 1.0
 
     def differentiable_loss(
@@ -64,11 +67,14 @@ class InferenceCompilation:
         Args:
             model: the speech model.
             guide: its guide of clean speech, with a context guide.
-            batch: "power" |x|^2, "clean" |s|^2 and "noise" |b|^2, (B, N, F) each.
+            batch: "power" |x|^2, "clean" |s|^2 and "noise" |b|^2, (B, N, F) each, and "visual" (B, N, D) for
+                a context guide that reads lips.
 
         Raises:
             InputError: a model or guide of another kind, or a guide without a context guide.
         """
+        if self.component is not None:
+            model, guide = model.component_models()[self.component], branches(guide)[self.component]
         context = context_guide(guide) if isinstance(guide, SpeechGuide) else None
         if not isinstance(model, SpeechModel) or not isinstance(context, ContextGuide):
             raise InputError("inference compilation trains a context guide, and this pair has none")
@@ -76,7 +82,7 @@ class InferenceCompilation:
         with torch.no_grad():
             target = guide.posterior(clean)
             mean, spread = location(target), target.stddev
-        q, log_noise_variance = context.estimate(power)
+        q, log_noise_variance = context.estimate(power, batch.get("visual"))
         z = q.mean + q.scale * torch.randn_like(q.mean)
         log_variance = model.given(None)(z).log_variance[0]
         divergence = (0.5 * (q.mean.square() + q.log_variance.exp() - 1 - q.log_variance)).sum(-1)

@@ -1,10 +1,12 @@
-"""A network over frames: dilated convolutions whose output at a frame depends on its neighbours in time."""
+"""Networks over frames: dilated convolutions whose output at a frame depends on its neighbours in time."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
+
+from avse.models.networks.spectrum import Gaussian
 
 
 class DilatedBlock(nn.Module):
@@ -49,10 +51,64 @@ class DilatedNetwork(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.last = nn.Linear(channels, size_out)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(*, N, D) -> (*, N, E)."""
+    def hidden(self, features: Tensor) -> Tensor:
+        """Output of the last hidden layer: (*, N, D) -> (*, N, C)."""
         hidden = self.first(features.reshape(-1, *features.shape[-2:]))
         for block in self.blocks:
             hidden = block(hidden)
-        out: Tensor = self.last(silu(self.norm(hidden)))
+        out: Tensor = silu(self.norm(hidden))
         return out.reshape(*features.shape[:-1], -1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(*, N, D) -> (*, N, E)."""
+        out: Tensor = self.last(self.hidden(features))
+        return out
+
+
+class LipRefinement(nn.Module):
+    """How the lips change a normal distribution of z that was estimated from the sound.
+
+        (d mu_n, d log sigma_n^2) = valid_n W silu(norm(blocks(A [h_n, mu_n] + B e(v_n))))
+
+    e is one layer with dropout, h the hidden features of the sound, mu its mean of z. Initialised at W = 0,
+    no change. Frames without valid lips keep what the sound gives, though their neighbours may have lips.
+
+    Args:
+        hidden_size: C, of h.
+        latent_size: L.
+        visual_size: D, whose last number is the validity.
+        embedding_size: E, of e.
+        channels: of the residual blocks.
+        dilations: of the residual blocks, frames.
+        dropout: of e.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        latent_size: int,
+        visual_size: int,
+        embedding_size: int,
+        channels: int,
+        dilations: Sequence[int],
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Sequential(nn.Linear(visual_size, embedding_size), nn.SiLU(), nn.Dropout(dropout))
+        self.sound = nn.Linear(hidden_size + latent_size, channels)
+        self.lips = nn.Linear(embedding_size, channels)
+        self.blocks = nn.ModuleList(DilatedBlock(channels, dilation) for dilation in dilations)
+        self.norm = nn.LayerNorm(channels)
+        self.last = nn.Linear(channels, 2 * latent_size)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, hidden: Tensor, mean: Tensor, visual: Tensor) -> Gaussian:
+        """Changes of mean and log variance, (*, N, L) each, of h (*, N, C), mu (*, N, L) and v (*, N, D)."""
+        seen = visual.expand(*hidden.shape[:-1], -1)
+        merged = self.sound(torch.cat([hidden, mean], -1)) + self.lips(self.embedding(seen))
+        flat = merged.reshape(-1, *merged.shape[-2:])
+        for block in self.blocks:
+            flat = block(flat)
+        change = self.last(silu(self.norm(flat))).reshape(*merged.shape[:-1], -1) * seen[..., -1:]
+        return Gaussian(*change.chunk(2, -1))

@@ -11,6 +11,7 @@ from avse.version import __version__
 if TYPE_CHECKING:
     from avse.enhancement import Enhancement, enhance
     from avse.many import Outcome, enhance_many
+    from avse.story import show
     from avse.stream import Stream
     from avse.zoo.own import Pair
     from avse.zoo.pair import PairConfig, SpeechPair
@@ -27,6 +28,7 @@ __all__ = [
     "enhance",
     "enhance_many",
     "load",
+    "show",
 ]
 
 _MODULES = {
@@ -39,6 +41,7 @@ _MODULES = {
     "enhance": "avse.enhancement",
     "enhance_many": "avse.many",
     "load": "avse.zoo.registry",
+    "show": "avse.story",
 }
 _PARTS = ("data", "guides", "inference", "models", "recording", "zoo")
 """Modules that are there after `import avse` as if they had been imported with it."""

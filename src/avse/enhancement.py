@@ -10,7 +10,7 @@ segments whose filters are cross-faded, and the noise of each segment is fitted 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from avse.report import enhancement_report
 from avse.zoo.pair import SpeechPair
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -163,17 +164,151 @@ class Enhancement:
             seed=seed,
         )
 
-    def figure(self, channel: int = 0, title: str = "") -> "Figure":
-        """Spectrograms of mixture, speech and noise, the lips, and the objective of the first segment."""
+    def figure(self, channel: int = 0, title: str = "", seconds: float | None = None) -> "Figure":
+        """Spectrograms of mixture, speech and noise, the lips, and the objective of the first segment.
+
+        Args:
+            channel: of the recording.
+            title: of the figure.
+            seconds: to draw, from the start; by default all.
+        """
         from avse.evaluation.figures import enhancement_figure
 
+        part = slice(None if seconds is None else max(1, round(seconds * self.stft.frame_rate)))
         return enhancement_figure(
-            self.spectrum[channel],
-            self.wiener_gain[channel],
+            self.spectrum[channel, part],
+            self.wiener_gain[channel, part],
             self.stft,
             self.posteriors[0].costs,
-            lips=self.lips,
+            lips=None if self.lips is None else self.lips.frames(part),
             title=title,
+        )
+
+    def plot_spectrograms(
+        self, axes: "Sequence[Axes] | None" = None, *, channel: int = 0
+    ) -> "Sequence[Axes]":
+        """Draw spectrograms of mixture, speech and noise on one scale in dB; returns the axes.
+
+        Args:
+            axes: three; by default those of a new figure.
+            channel: of the recording.
+
+        Raises:
+            InputError: another number of axes.
+        """
+        from avse.data.drawing import draw_spectrograms, separated
+
+        spectra = separated(self.spectrum[channel], self.wiener_gain[channel])
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = list(pyplot.subplots(1, len(spectra), figsize=(12.6, 3.6), layout="constrained")[1])
+        if len(axes) != len(spectra):
+            raise InputError(f"{len(axes)} axes: give {len(spectra)}, for {', '.join(spectra)}")
+        draw_spectrograms(axes, spectra, self.stft)
+        return axes
+
+    def plot_wiener_gain(self, axes: "Axes | None" = None, *, channel: int = 0) -> "Axes":
+        """Draw the Wiener gain, 0 to 1, on new axes if none are given; returns the axes."""
+        from avse.data.drawing import axes_or_new, draw_gain
+
+        axes = axes_or_new(axes)
+        draw_gain(axes, self.wiener_gain[channel].cpu().numpy(), self.stft)
+        return axes
+
+    def plot_uncertainty(self, axes: "Axes | None" = None, *, channel: int = 0) -> "Axes":
+        """Draw the posterior standard deviation over the mean of the speech STFT in dB; returns the axes."""
+        from avse.data.drawing import axes_or_new, draw_uncertainty
+
+        axes = axes_or_new(axes)
+        mean = (self.wiener_gain[channel] * self.spectrum[channel]).abs()
+        draw_uncertainty(axes, mean.cpu().numpy(), self.speech_std[channel].cpu().numpy(), self.stft)
+        return axes
+
+    def plot_cost(self, axes: "Axes | None" = None, *, segment: int = 0) -> "Axes":
+        """Draw the cost of a segment before every iteration; returns the axes, new ones if none are given."""
+        return self.posteriors[segment].plot_cost(axes)
+
+    def plot_lips(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the lips as the model received them, on new axes if none are given; returns the axes.
+
+        Raises:
+            InputError: the sound alone was used.
+        """
+        if self.lips is None:
+            raise InputError("no lips were used for this recording")
+        return self.lips.plot_strip(axes, duration=self.spectrum.shape[1] / self.stft.frame_rate)
+
+    def plot_trace(
+        self,
+        name: str = "speech_level",
+        at: Mapping[str, Any] | None = None,
+        axes: Any = None,
+        *,
+        segment: int | None = None,
+        channel: int = 0,
+    ) -> Any:
+        """Density and trace of one number of every draw, by `az.plot_trace`; see `Posterior.plot_trace`."""
+        from avse.inference.drawing import plot_trace, scalar_at
+
+        tree = self.to_inference_data(segment, channel=channel)
+        return plot_trace(tree, name, scalar_at(tree, name, at), axes)
+
+    def plot_rank(
+        self,
+        name: str = "speech_level",
+        at: Mapping[str, Any] | None = None,
+        axes: Any = None,
+        *,
+        segment: int | None = None,
+        channel: int = 0,
+    ) -> Any:
+        """Ranks of one number among the draws of all chains, by `az.plot_rank`; see `Posterior.plot_rank`."""
+        from avse.inference.drawing import plot_rank, scalar_at
+
+        tree = self.to_inference_data(segment, channel=channel)
+        return plot_rank(tree, name, scalar_at(tree, name, at), axes)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: players of noisy, speech and noise, the figure, and what was run.
+
+        Sounds and pictures of long recordings are cut, see `avse.data.notebook`.
+        """
+        from avse.data import notebook
+
+        speech, noise = (
+            (own if own.ndim == 1 or own.shape[0] > own.shape[1] else own.T).reshape(max(own.shape), -1)
+            for own in (np.asarray(self.speech), np.asarray(self.noise))
+        )
+        sounds = {"noisy": speech + noise, "enhanced speech": speech, "removed noise": noise}
+        seconds, limit = len(speech) / self.sample_rate, notebook.MAX_SECONDS
+        shown = f", the first {limit:g} s of {seconds:.1f} s" if seconds > limit else ""
+        alt = (
+            f"Spectrograms of the noisy recording, the enhanced speech and the removed noise{shown}; "
+            f"cost over {len(self.posteriors[0].costs)} iterations."
+        )
+        report = self.report
+        run = {
+            "model": report["model"],
+            "algorithm": report["algorithm"],
+            "recording": f"{seconds:.2f} s, {len(self.spectrum)} channels at {self.sample_rate} Hz",
+            "segments": len(self.posteriors),
+            "seed": report["seed"],
+            "computed in": f"{report['seconds']:.1f} s on {report['device']}",
+            **{f"note {number}": note for number, note in enumerate(report["notes"], 1)},
+        }
+        settings = {
+            "settings": report["algorithm_settings"],
+            "requested": report["requested"],
+            "versions": report["versions"],
+            "SHA-256 of the weights": report["weights_sha256"],
+        }
+        return notebook.section(
+            "Enhancement",
+            notebook.players(sounds, self.sample_rate),
+            notebook.picture(self.figure(seconds=limit if shown else None), alt),
+            notebook.facts(run, "what was run"),
+            notebook.folded("settings and versions", notebook.facts(settings, "settings and versions")),
         )
 
 

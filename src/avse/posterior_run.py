@@ -30,6 +30,7 @@ from avse.evaluation.posterior.report import PosteriorSummary
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Algorithm
 from avse.inference.em.amortised import AmortisedEM
+from avse.inference.em.amortised_lips import AmortisedLipsEM
 from avse.inference.em.anchored import AnchoredMCEM, components
 from avse.inference.em.component_mcem import ComponentwiseMCEM
 from avse.inference.em.fine_tuned import FineTunedEM
@@ -190,7 +191,8 @@ def refuse_other_densities(
     """
     if isinstance(algorithm, VEM | AmortisedEM | FineTunedEM | ComponentwiseMCEM):
         raise InputError(_NO_CHAINS.format(name))
-    if isinstance(algorithm, AnchoredMCEM) and visual is not None and components(speech, guide) is not None:
+    weighted = isinstance(algorithm, AmortisedLipsEM | AnchoredMCEM) and visual is not None
+    if weighted and components(speech, guide) is not None:
         raise InputError(_WEIGHTED_LIPS.format(name))
 
 

@@ -133,8 +133,8 @@ def trust_report(weights: Sequence[Tensor]) -> tuple[dict[str, float], list[str]
     weight = torch.cat([each.flatten() for each in weights])
     mean, trusted = float(weight.mean()), float((weight > 0.5).double().mean())
     notes = {
-        f"lips were trusted in {trusted:.0%} of the frames, with a mean weight of {mean:.2f}: less where the "
-        "sound is clear by itself, where they do not fit it, are not seen or look damaged": True
+        f"lips were trusted in {trusted:.0%} of the frames, with a mean weight of {mean:.2f}: less where "
+        "they are not seen, look damaged or do not fit the sound": True
     }
     return {"mean_weight": mean, "frames_that_trusted_lips": trusted}, list(notes)
 

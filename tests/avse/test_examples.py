@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,8 +84,10 @@ VIDEOS = {
 }
 
 
-LONG = frozenset({"compare_samplers.py", "inspect_the_posterior.py", "swap_the_prior.py"})
-"""Examples of more than five seconds, even with the arguments of the tests."""
+LONG = frozenset(
+    {"compare_samplers.py", "inspect_the_posterior.py", "lips_help_at_low_snr.py", "swap_the_prior.py"}
+)
+"""Examples of more than four seconds, even with the arguments of the tests. Of lips, the video is quicker."""
 
 
 def run_example(name: str, arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,11 +131,18 @@ def write_clip(path: Path, seconds: float = 1.0, rate: int = 16000) -> None:
         container.mux(track.encode())
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.mkv"
+    write_clip(path)
+    return path
+
+
 @pytest.mark.parametrize("name", sorted(VIDEOS))
 def test_example_runs_on_a_video(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_clip(tmp_path / "clip.mkv")
+    shutil.copy(clip, tmp_path)
     run_example(name, VIDEOS[name], tmp_path, monkeypatch)
     assert "drawn" not in capsys.readouterr().out
     assert any(written.stat().st_size > 0 for written in tmp_path.glob("*.png"))

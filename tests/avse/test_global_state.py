@@ -78,27 +78,22 @@ def test_nothing_global_changes(use: str) -> None:
     assert run.returncode == 0, run.stderr[-2000:]
 
 
-def test_import_and_loading_stay_light() -> None:
-    """Figures, training and files of lips import what takes seconds when they are asked for."""
+def test_import_loading_and_traces_stay_light() -> None:
+    """Figures, training and files of lips import what takes seconds when they are asked for.
+
+    `torch.broadcast_shapes` imports sympy, which takes seconds and changes the filters of warnings: traces do
+    without it.
+    """
     program = """
 import sys
 import avse, avse.cli.app, avse.zoo.pair
 heavy = {"librosa", "numba", "sklearn", "matplotlib", "lightning", "torchmetrics", "h5py"}
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
-"""
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-2000:]
-
-
-def test_traces_stay_light() -> None:
-    """`torch.broadcast_shapes` imports sympy, which takes seconds and changes the filters of warnings."""
-    program = """
-import sys
 import torch
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.base import TracedSpeech
 TracedSpeech(AVAE(StandardNormal(2), torch.nn.Linear(2, 3)))(torch.zeros(4, 2))
-assert "sympy" not in sys.modules
+assert "sympy" not in sys.modules, "a trace imports sympy"
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -1,6 +1,6 @@
 """`avse.Pair`: models and guides of one's own under every algorithm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -92,7 +92,7 @@ def guide_of(kind: str, pair: SpeechPair) -> Callable[[Any], Any]:
 
 def short(name: str) -> Any:
     """A preset with two iterations, or two draws of each of two chains."""
-    algorithm = PRESETS[name]()
+    algorithm: Any = PRESETS[name]()
     if isinstance(algorithm, AnchoredMCEM):
         return algorithm
     if isinstance(algorithm, PyroMCMC):
@@ -105,22 +105,33 @@ def short(name: str) -> Any:
 LONG = ("normal", "laplace", "mixture")
 """Priors that only the slow tests take."""
 GUIDES = ("own", "function", "function of a flow", "AutoNormal", "none")
+FAMILIES = ("mcem-lips", "mcem-mixture", "paper-vem", "vem-traced", "mcmc", "mcmc-full-bayes")
+"""Presets of one kind of algorithm each."""
+EASY = (*FAMILIES, "amortised", "fine-tuned")
+"""Those of the quick tests of a guide that answers for any recording."""
 
 
-@pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize(
-    "prior", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in PRIORS]
+    ("prior", "guide", "presets"),
+    [
+        pytest.param(
+            prior, guide, presets, marks=pytest.mark.slow if prior in LONG or presets is PRESETS else ()
+        )
+        for prior in PRIORS
+        for guide in GUIDES
+        for presets in ([EASY, PRESETS] if guide == "own" else [FAMILIES])
+    ],
 )
-def test_every_prior_with_every_guide(prior: str, guide: str, tiny_pair: SpeechPair) -> None:
-    """Under every preset: finite speech, and no draw of the global generators."""
+def test_every_prior_with_every_guide(
+    prior: str, guide: str, presets: Iterable[str], tiny_pair: SpeechPair
+) -> None:
+    """Finite speech, and no draw of the global generators."""
     tiny_pair.requires_grad_(False)
     make = latent_model if guide == "own" else whole_model
     model = make(tiny_pair.model.decoder, PRIORS[prior])
     pair = avse.Pair(model, None, tiny_pair.config.front_end)
     pair.guide = guide_of(guide, tiny_pair)(pair.model)
     before = torch.get_rng_state()
-    some = ("mcem-lips", "mcem-mixture", "paper-vem", "vem-traced", "mcmc", "mcmc-full-bayes")
-    presets = PRESETS if guide == "own" else some
     for name in presets:
         found = avse.enhance(X, 16000, model=pair, algorithm=short(name))
         assert found.speech.shape == X.shape

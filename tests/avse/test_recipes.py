@@ -15,6 +15,7 @@ from avse.data.front_end import FrontEnd
 from avse.data.sequences import SequenceDataModule
 from avse.data.simulation import MixtureSimulator, SimulationDataModule
 from avse.data.stft import STFT
+from avse.data.visual_simulation import VisualSimulationDataModule
 from avse.guides.visual import VisualGuide
 from avse.inference.presets import PRESETS
 from avse.inference.svi.elbo import AnalyticKLTraceEnumELBO, PriorMixedELBO
@@ -33,6 +34,7 @@ SIMULATED = {
 """An epoch of simulated recordings that takes a second."""
 SMALL_EPOCHS = {
     SimulationDataModule: SIMULATED,
+    VisualSimulationDataModule: {**SIMULATED, "max_utterances": 1},
     SequenceDataModule: {"batch_size": 4, "piece_frames": 16, "epoch_pieces": 8},
 }
 
@@ -42,7 +44,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+LIKE_OTHERS = {
+    *("a-vae-all-clips", "a-vae-paper", "av-vae-paper", "av-vae-standard-paper"),
+    *("min-vae-v1-paper", "min-vae-v2-paper", "v-vae-paper", "vae-mm-paper"),
+}
+"""Recipes of an architecture and a loader that the quick tests have under another name."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in LIKE_OTHERS else ()) for name in sorted(RECIPES)],
+)
 def test_recipe_trains_a_pair_that_enhances(name: str, tmp_path: Path, cache: Path) -> None:
     recipe = RECIPES[name]()
     small = SMALL_EPOCHS.get(recipe.loader, {})

@@ -1,7 +1,9 @@
 """What is imported when: torch, Pyro and Matplotlib take seconds, for which a help text need not wait."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +34,46 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
     assert not imported("import avse") & {*HEAVY, "numpy", "typer", "rich"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["enhance", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    assert not imported(COMMAND, *arguments) & {*HEAVY, "numpy"}
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from avse.cli.app import main
+found = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        found.append([end.code or 0, list(sys.modules)])
+print()
+print(json.dumps(found))
+"""
 
 
-@pytest.mark.parametrize("command", [["enhance"], ["diagnose", "--out", "page.html"]])
-def test_a_missing_file_is_reported_before_anything_heavy_is_imported(command: list[str]) -> None:
-    assert not imported(COMMAND, *command, "absent.wav") & {*HEAVY, "numpy"}
+def imported_by_commands(commands: Sequence[Sequence[object]]) -> list[tuple[int, set[str]]]:
+    """Exit code of each command, and the modules that it and those before it have imported in one process."""
+    arguments = json.dumps([[str(part) for part in command] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER, arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return [(code, set(modules)) for code, modules in json.loads(done.stdout.splitlines()[-1])]
 
 
-def test_a_file_without_sound_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
+def test_help_and_reports_of_mistakes_import_nothing_heavy(tmp_path: Path) -> None:
+    """Help, version and missing files without NumPy; a file without sound without torch."""
     path = tmp_path / "text.wav"
     path.write_text("no sound")
-    assert not imported(COMMAND, "enhance", path) & HEAVY
+    commands = [
+        *(["--help"], ["enhance", "--help"], ["--version"]),
+        *(["enhance", "absent.wav"], ["diagnose", "--out", "page.html", "absent.wav"]),
+        ["enhance", path],
+    ]
+    found = imported_by_commands(commands)
+    assert [code for code, _ in found] == [0, 0, 0, 2, 2, 2]
+    for command, (_, modules) in zip(commands, found, strict=True):
+        assert not modules & HEAVY, command
+    for command, (_, modules) in zip(commands[:5], found[:5], strict=True):
+        assert "numpy" not in modules, command
 
 
 @pytest.mark.slow

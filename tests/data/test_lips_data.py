@@ -18,7 +18,10 @@ def _clips(root: Path, speaker: str, split: str) -> list[Path]:
     return [root / row["path"] for row in rows if row["path"].startswith(f"grid/{speaker}/")]
 
 
-@pytest.mark.parametrize("speaker", ["s1", "s1_faces", "s2", "s4", "s31"])
+@pytest.mark.parametrize(
+    "speaker",
+    ["s1_faces", "s31", *(pytest.param(name, marks=pytest.mark.slow) for name in ("s1", "s2", "s4"))],
+)
 def test_every_picture_of_a_clip_shows_the_lips(real_recordings: Path, speaker: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

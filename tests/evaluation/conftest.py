@@ -98,16 +98,16 @@ def save(folder: Path, table: pd.DataFrame, **manifest: Any) -> Path:
     return folder
 
 
-@pytest.fixture(name="made_results")
+@pytest.fixture(scope="session", name="made_results")
 def _made_results() -> Callable[..., pd.DataFrame]:
     return made_results
 
 
-@pytest.fixture(name="fail")
+@pytest.fixture(scope="session", name="fail")
 def _fail() -> Callable[..., pd.DataFrame]:
     return fail
 
 
-@pytest.fixture(name="save")
+@pytest.fixture(scope="session", name="save")
 def _save() -> Callable[..., Path]:
     return save

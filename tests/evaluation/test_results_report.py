@@ -238,12 +238,13 @@ def test_page(made_results: Make, fail: Make, save: Callable[..., Path], tmp_pat
     assert {"lips", "system", "noise", "level", "metric", "mean", "lower", "upper", "count"} <= set(means)
 
 
-def with_everything(
-    made_results: Make, fail: Make, save: Callable[..., Path], folder: Path
+@pytest.fixture(scope="module")
+def everything(
+    made_results: Make, fail: Make, save: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Page]:
     """A page with figures, comparisons, players and failures: its text and what is parsed of it."""
     table = made_results(SYSTEMS, speakers=5, clips=1, noises=["cafe"], lips=LIPS)
-    folder = save(folder, fail(table, [0, 4]))
+    folder = save(tmp_path_factory.mktemp("run"), fail(table, [0, 4]))
     (folder / "worst").mkdir()
     sf.write(folder / "worst" / "0.flac", np.full(80, 0.1), 16000)
     entry = {"mixture": "s1/clip0 cafe -5 dB", "algorithm": "auto", "metric": "si_sdr", "improvement": -1.0}
@@ -255,11 +256,9 @@ def with_everything(
     return text, Page(text)
 
 
-def test_page_needs_nothing_from_elsewhere(
-    made_results: Make, fail: Make, save: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_page_needs_nothing_from_elsewhere(everything: tuple[str, Page]) -> None:
     """Every address is in the page, and every link within it has a target."""
-    text, page = with_everything(made_results, fail, save, tmp_path / "run")
+    text, page = everything
     sources = {"src", "href", "srcset", "data", "poster", "action", "background", "cite"}
     addresses = [value or "" for _, own in page.elements for name, value in own.items() if name in sources]
     assert addresses
@@ -271,11 +270,9 @@ def test_page_needs_nothing_from_elsewhere(
     assert tags.isdisjoint({"script", "iframe", "object", "embed", "base", "form"})
 
 
-def test_page_can_be_read_by_anybody(
-    made_results: Make, fail: Make, save: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_page_can_be_read_by_anybody(everything: tuple[str, Page]) -> None:
     """On a telephone, with a screen reader, by keyboard: scale, language, labels, headings, regions."""
-    _, page = with_everything(made_results, fail, save, tmp_path / "run")
+    _, page = everything
     by_tag: dict[str, list[dict[str, str | None]]] = {}
     for tag, own in page.elements:
         by_tag.setdefault(tag, []).append(own)

@@ -5,9 +5,9 @@ import torch
 
 from avse.guides.audio import AudioGuide
 from avse.guides.base import SpeechGuide
-from avse.guides.context import ContextGuide, context_guide
+from avse.guides.context import AudioVisualContextGuide, ContextGuide, context_guide
 from avse.guides.wrappers import BandLimitedGuide
-from avse.models.networks.context import DilatedNetwork
+from avse.models.networks.context import DilatedNetwork, LipRefinement
 from avse.models.networks.spectrum import GaussianEncoder, LogPower
 
 BINS, LATENTS = 9, 3
@@ -75,3 +75,34 @@ def test_scales_are_fitted_with_those_of_the_encoder(context):
 def test_no_power(context):
     with pytest.raises(ValueError, match="power spectrum"):
         context.posterior()
+
+
+@pytest.fixture
+def refined(context) -> AudioVisualContextGuide:
+    refinement = LipRefinement(8, LATENTS, 5, 4, 8, (1,))
+    torch.nn.init.normal_(refinement.last.weight)
+    return AudioVisualContextGuide(context.features, context.network, LATENTS, refinement).eval()
+
+
+def test_without_lips_the_refined_guide_is_the_guide_of_sound(context, refined):
+    power = powers(2, 12, BINS)
+    hidden = torch.rand(12, 5)
+    hidden[:, -1] = 0
+    for visual in (None, hidden):
+        found = refined.posterior(power, visual).base_dist
+        expected = context.posterior(power).base_dist
+        torch.testing.assert_close(found.loc, expected.loc)
+        torch.testing.assert_close(found.scale, expected.scale)
+
+
+def test_lips_change_mean_and_variance_by_what_the_refinement_says(context, refined):
+    power, visual = powers(2, 12, BINS), torch.ones(12, 5)
+    sound = context.estimate(power)
+    seen = refined.estimate(power, visual)
+    change = refined.refinement(refined.network.hidden(refined.features(power)), sound.z.mean, visual)
+    assert change.mean.abs().min() > 0
+    torch.testing.assert_close(seen.z.mean, sound.z.mean + change.mean)
+    torch.testing.assert_close(
+        seen.z.log_variance, (sound.z.log_variance + change.log_variance).clamp(-12, 4)
+    )
+    torch.testing.assert_close(seen.log_noise_variance, sound.log_noise_variance)

@@ -17,10 +17,12 @@ from avse.data.simulation import MixtureSimulator
 from avse.data.stft import STFT
 from avse.guides.audio import AudioGuide
 from avse.guides.context import ContextEstimate, ContextGuide
+from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.inference.svi.compilation import InferenceCompilation
 from avse.models.a_vae import AVAE, StandardNormal
 from avse.models.networks.context import DilatedNetwork
 from avse.models.networks.spectrum import POWER_FLOOR, Gaussian, GaussianEncoder, LogPower, SpectrumDecoder
+from avse.models.vae_mm import VAEMM
 from avse.zoo.recipes import RECIPES, run
 
 BINS, LATENTS, FRAMES = 12, 3, 20
@@ -34,7 +36,7 @@ class Told(ContextGuide):
         super().__init__(LogPower(BINS), DilatedNetwork(BINS, 4, (1,), 2 * LATENTS + BINS), LATENTS)
         self.told = ContextEstimate(Gaussian(mean, log_variance), log_noise)
 
-    def estimate(self, power: Tensor) -> ContextEstimate:
+    def estimate(self, power: Tensor, visual: Tensor | None = None) -> ContextEstimate:
         return self.told
 
 
@@ -156,6 +158,28 @@ def test_a_pair_without_a_context_guide_is_refused(pair, batch):
     model, guide = pair
     with pytest.raises(InputError, match="has none"):
         InferenceCompilation().differentiable_loss(model, guide, **batch)
+
+
+def test_a_component_of_a_mixture_is_trained_as_if_alone(pair, batch):
+    """alpha = 1 is the first model; alpha = 0 has no context guide."""
+    model, guide = pair
+    torch.manual_seed(1)
+    other = AVAE(StandardNormal(LATENTS), SpectrumDecoder(LATENTS, (8,), BINS)).double()
+    other_guide = AudioGuide(LogPower(BINS), GaussianEncoder(BINS, (8,), LATENTS)).double()
+    mean, log_variance = torch.randn(2, 2, FRAMES, LATENTS, dtype=torch.float64)
+    answer = told(guide, mean, log_variance, torch.zeros(2, FRAMES, BINS, dtype=torch.float64))
+    mixture = VAEMM(model, other, pi=0.5)
+    guides = MixtureGuide(answer, other_guide, responsibilities=OptimalResponsibilities(mixture))
+
+    def loss(objective: InferenceCompilation, *trained) -> Tensor:
+        torch.manual_seed(3)
+        return objective.differentiable_loss(*trained, **batch)
+
+    torch.testing.assert_close(
+        loss(InferenceCompilation(component=1), mixture, guides), loss(InferenceCompilation(), model, answer)
+    )
+    with pytest.raises(InputError, match="has none"):
+        loss(InferenceCompilation(component=0), mixture, guides)
 
 
 def voice(seed: int) -> tuple[np.ndarray, int]:

@@ -79,11 +79,17 @@ def linear_gaussian(generator: Generator, sigma: float = 0.5) -> LinearGaussian:
 
 
 @pytest.mark.parametrize(
-    "kernel",
-    [RandomWalk(0.5), MALA(0.5), pytest.param(HMC(0.3, 3), marks=pytest.mark.slow)],
-    ids=lambda k: type(k).__name__,
+    ("joint", "kernel"),
+    [
+        (closure, MALA(0.5)),
+        (traced, RandomWalk(0.5)),
+        pytest.param(closure, RandomWalk(0.5), marks=pytest.mark.slow),
+        pytest.param(traced, MALA(0.5), marks=pytest.mark.slow),
+        pytest.param(closure, HMC(0.3, 3), marks=pytest.mark.slow),
+        pytest.param(traced, HMC(0.3, 3), marks=pytest.mark.slow),
+    ],
+    ids=lambda part: getattr(part, "__name__", type(part).__name__),
 )
-@pytest.mark.parametrize("joint", [closure, traced])
 def test_e_step_agrees_with_the_exact_posterior(kernel: Kernel, joint: object) -> None:
     """Whitened draws averaged over each of 300 independent chains: |z| < 4.5, false alarms 5e-5."""
     generator = Generator().manual_seed(3)

@@ -201,8 +201,14 @@ def pair() -> SpeechPair:
     return own
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("channels", "name"),
+    [
+        *((2, name) for name in SAMPLERS),
+        (1, "frames"),
+        *(pytest.param(1, name, marks=pytest.mark.slow) for name in SAMPLERS if name != "frames"),
+    ],
+)
 def test_the_posterior_of_a_recording(name: str, channels: int) -> None:
     algorithm, own = SAMPLERS[name], pair()
     power = torch.rand(channels, 12, 33, generator=torch.Generator().manual_seed(0)) + 0.1

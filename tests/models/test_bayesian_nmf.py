@@ -293,7 +293,7 @@ START = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [a_vae, min_vae])
+@pytest.mark.parametrize("make", [a_vae, pytest.param(min_vae, marks=pytest.mark.long)])
 def test_nuts_agrees_with_numerical_integration(make: Callable[[int], SpeechModel]) -> None:
     speech, noise = make(2), prior(2, 1)
     truth, wrong = integrated(speech, noise)
@@ -325,6 +325,7 @@ def test_z_and_noise_in_turn_agree_with_numerical_integration(make: Callable[[in
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_nuts_agrees_with_our_own_hmc() -> None:
     """Four bins, six frames: 15 numbers, 400 chains of `HMC` on the density by hand in free coordinates."""
     bins, frames = 4, 6

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from avse.models.networks.context import DilatedBlock, DilatedNetwork
+from avse.models.networks.context import DilatedBlock, DilatedNetwork, LipRefinement
 
 
 @pytest.mark.parametrize("dilation", [1, 4])
@@ -36,3 +36,35 @@ def test_leading_dimensions_are_a_batch():
     out = network(features)
     assert out.shape == (2, 3, 9, 4)
     torch.testing.assert_close(out[1, 2], network(features[1, 2]))
+
+
+@pytest.fixture
+def refinement() -> LipRefinement:
+    torch.manual_seed(0)
+    network = LipRefinement(6, 2, 5, 4, 8, (1, 2), dropout=0.5).eval()
+    torch.nn.init.normal_(network.last.weight)
+    return network
+
+
+def test_a_refinement_begins_as_no_change():
+    change = LipRefinement(6, 2, 5, 4, 8, (1, 2))(
+        torch.randn(3, 11, 6), torch.randn(3, 11, 2), torch.ones(11, 5)
+    )
+    assert change.mean.shape == change.log_variance.shape == (3, 11, 2)
+    assert not change.mean.any()
+    assert not change.log_variance.any()
+
+
+def test_frames_without_lips_are_not_refined(refinement):
+    """The other frames are, by lips of up to three frames away."""
+    hidden, mean, visual = torch.randn(1, 20, 6), torch.randn(1, 20, 2), torch.rand(20, 5)
+    visual[:, -1] = 1.0
+    visual[9] = 0.0
+    change = refinement(hidden, mean, visual)
+    assert not change.mean[0, 9].any()
+    assert not change.log_variance[0, 9].any()
+    assert (change.mean[0, :9].abs().sum(-1) > 0).all()
+    visual[3] += 1.0
+    other = refinement(hidden, mean, visual)
+    moved = (other.mean - change.mean).abs().sum(-1)[0].nonzero().flatten().tolist()
+    assert moved == [0, 1, 2, 3, 4, 5, 6]

@@ -152,7 +152,7 @@ def pair() -> SpeechPair:
 
 X = np.random.default_rng(0).standard_normal(700).astype(np.float32)
 
-SERVED = {"mcem", "amortised", "fine-tuned", "mcem-lips", "mcem-anchored", "mcem-branches"}
+SERVED = {"mcem", "amortised", "fine-tuned", "mcem-lips", "mcem-anchored", "amortised-lips", "mcem-branches"}
 SERVED_SLOWLY = {"mcmc", "mcmc-em", "mcmc-full-bayes"}
 
 

@@ -173,7 +173,7 @@ def test_version_backend_and_ascii_terminal(noisy: Path) -> None:
     assert figure.is_file()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", pytest.param("latin-1", marks=pytest.mark.slow)])
 def test_names_that_are_not_utf_8(
     encoding: str, noisy: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,7 +62,13 @@ def noisy_and_audio_only(
     return noisy, si_sdr(face.clean, speech, face.sample_rate)
 
 
-@pytest.mark.parametrize("name", WRONG)
+LIKE_OTHERS = ("open", "upside down", "another person")
+"""Of the kinds of "closed", "reversed" and "noise", which the quick tests have."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_OTHERS else ()) for name in WRONG]
+)
 def test_wrong_lips_cost_little(
     name: str, face: TalkingFace, noisy_and_audio_only: tuple[NDArray[np.floating], float]
 ) -> None:

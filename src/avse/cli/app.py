@@ -1,5 +1,5 @@
 """The command line: `avse enhance`, `diagnose`, `lips`, `train`, `evaluate`, `report`, `compare`,
-`models` and `demo`.
+`models`, `show` and `demo`.
 
 Every mistake of the user ends in exit code 2 and one line on stderr; nothing half-written is left behind.
 """
@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from avse.data.errors import InputError
-from avse.data.files import check_source
+from avse.data.files import check_destination, check_source
 from avse.data.folders import copies, is_many
 from avse.progress import progress_bar
 from avse.version import __version__
@@ -555,11 +555,55 @@ def models() -> None:
 
 
 @app.command()
+def show(
+    model: Annotated[str, typer.Argument(help="Name (see `avse models`) or folder of a saved model.")],
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the plate diagram: .svg, .png, .pdf, or .dot for its source.")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Only speech, noisy or guide; by default all, and the diagram of noisy."),
+    ] = None,
+) -> None:
+    """Print the generative story of a model: its sample sites in order, with their shapes."""
+    from avse.plates import check_diagram_format
+
+    if figure is not None:
+        check_destination(figure)
+        check_diagram_format(figure)
+    from avse.story import show as shown
+
+    with warnings_as_notes():
+        found = shown(model)
+        text = str(found if part is None else found.story(part))
+        if figure is not None:
+            found.save(figure, part)
+    for line in text.splitlines():
+        print(one_line(line))
+    if figure is not None:
+        print(figure)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the sentence, the noise and the enhancement.")] = 0,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve a page to play with: own recordings, models, priors.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option(help="Of --serve: address to listen on; only this machine by default.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of --serve: 0 for any free one.")] = 8765,
 ) -> None:
     """Make a noisy talking face without any download, enhance it, and show before and after."""
+    if serve:
+        from avse.cli.commands import serve_demo
+
+        with warnings_as_notes():
+            show_note("starting, which takes some seconds")
+            serve_demo(host, port, seed, lambda address: print(f"{address}  (Ctrl-C ends it)", flush=True))
+        return
     from rich.table import Table
 
     from avse.cli.commands import run_demo

@@ -405,6 +405,19 @@ def run_demo(
     return metrics, [*written, *(out / file for file in figures), out / "report.json"]
 
 
+def serve_demo(host: str, port: int, seed: int, tell: Callable[[str], None]) -> None:
+    """Serve the page to play with until Ctrl-C; `tell` gets its address when it can be opened.
+
+    Raises:
+        InputError: an extra is not installed, a seed that cannot be, or no such address or port to listen on.
+        KeyboardInterrupt: Ctrl-C; nothing is left behind.
+    """
+    checked_seed(seed)
+    with extras("serve", "synthetic", "metrics"):
+        from avse.serve.server import serve
+    serve(host, port, seed, tell)
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write plain values, whole or not at all."""
     with atomic_path(path) as temporary:

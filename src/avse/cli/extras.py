@@ -9,6 +9,7 @@ EXTRAS = {
     "train": ("lightning",),
     "synthetic": ("espeakng_loader",),
     "metrics": ("fast_bss_eval", "pesq", "pystoi"),
+    "serve": ("jinja2", "starlette", "uvicorn"),
     "evaluation": ("distributed", "jinja2", "pandas"),
 }
 """Extra of the package -> modules that it brings."""

@@ -15,7 +15,7 @@ from avse.data.lips.shape_front_end import LipShapeFrontEnd, LipView
 from avse.guides.audio import AudioGuide
 from avse.guides.audio_visual import AudioVisualGuide
 from avse.guides.base import SpeechGuide
-from avse.guides.context import ContextGuide
+from avse.guides.context import AudioVisualContextGuide, ContextGuide
 from avse.guides.mixture import MixtureGuide, OptimalResponsibilities
 from avse.guides.visual import VisualGuide
 from avse.models.a_vae import AVAE, StandardNormal
@@ -23,7 +23,7 @@ from avse.models.av_vae import AVVAE, VisualPrior
 from avse.models.base import SpeechModel
 from avse.models.deep_kalman_filter import AVDeepKalmanFilter, DeepKalmanFilter
 from avse.models.min_vae import MINVAE
-from avse.models.networks.context import DilatedNetwork
+from avse.models.networks.context import DilatedNetwork, LipRefinement
 from avse.models.networks.lips import (
     LipCorruptionClassifier,
     LipTrunk,
@@ -96,6 +96,36 @@ def new_context_guide(
         return None
     network = DilatedNetwork(bins, channels, dilations, 2 * latent_size + bins)
     return ContextGuide(LogPower(bins), network, latent_size)
+
+
+def refined_by_lips(
+    context: SpeechGuide | None,
+    lips: LipView,
+    channels: int,
+    embedding_size: int,
+    dilations: Sequence[int],
+    dropout: float,
+) -> AudioVisualContextGuide:
+    """A context guide that the lips refine, which begins as the context guide of sound alone.
+
+    Args:
+        context: of sound alone.
+        lips: how they are shown.
+        channels: of the hidden layers.
+        embedding_size: E, of the lips.
+        dilations: of the residual blocks, frames.
+        dropout: of the embedding of the lips.
+
+    Raises:
+        InputError: there is no context guide.
+    """
+    if not isinstance(context, ContextGuide):
+        raise InputError("the lips refine a context guide, and this A-VAE has none: set context_channels")
+    hidden_size = context.network.last.in_features
+    refinement = LipRefinement(
+        hidden_size, context.latent_size, lips.size, embedding_size, channels, dilations, dropout
+    )
+    return AudioVisualContextGuide(context.features, context.network, context.latent_size, refinement)
 
 
 def lip_trunk(lips: LipView, embedding_size: int, kind: str = "shared", dropout: float = 0.0) -> LipTrunk:
@@ -326,6 +356,9 @@ def vae_mm(
     pi: float = 0.5,
     corruption_embedding_size: int = 64,
     dropout: float = 0.2,
+    refinement_channels: int = 0,
+    refinement_embedding_size: int = 64,
+    refinement_dilations: Sequence[int] = (),
 ) -> tuple[SpeechModel, SpeechGuide]:
     """VAE-MM of an A-VAE and an AV-VAE, with the encoder of each and the optimal r(alpha).
 
@@ -337,8 +370,25 @@ def vae_mm(
         pi: probability of the A-VAE where the lips leave it open.
         corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
         dropout: of that trunk.
+        refinement_channels: of the hidden layers by which the lips refine the context guide of the A-VAE; 0
+            for a context guide of sound alone. See `avse.guides.context.AudioVisualContextGuide`.
+        refinement_embedding_size: E of the lips there.
+        refinement_dilations: of the residual blocks there, frames.
+
+    Raises:
+        InputError: lips are to refine a context guide, and the A-VAE has none.
     """
     audio_model, audio_guide = a_vae(bins, **(first or {}))
+    if refinement_channels:
+        assert isinstance(audio_guide, AudioGuide)
+        audio_guide.context = refined_by_lips(
+            audio_guide.context,
+            lips,
+            refinement_channels,
+            refinement_embedding_size,
+            refinement_dilations,
+            dropout,
+        )
     visual_model, visual_guide = av_vae(bins, lips, **(second or {}))
     classifier = corruption_classifier(lips, corruption_embedding_size, dropout)
     model = VAEMM(audio_model, visual_model, pi=pi, corruption_classifier=classifier)

@@ -2,7 +2,8 @@
 
 Version 1 (no "format_version" in config.json) left out every argument that had the builder's default. Those
 defaults are recorded here and never change; version 2 names every argument. Version 3 renames "pictures" and
-"spacing" of pixel front ends to "instants" and "step". Version 4 adds the context guide of A-VAEs.
+"spacing" of pixel front ends to "instants" and "step". Version 4 adds the context guide of A-VAEs, version 5
+its refinement by the lips of a VAE-MM.
 """
 
 import re
@@ -14,7 +15,7 @@ from avse.data.errors import InputError
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of config.json that is written now."""
 
 REVISION_DIGITS = 16
@@ -117,6 +118,8 @@ def migrated_config(values: Any) -> dict[str, Any]:
         fields = _from_version_2(fields)
     if version <= 3:
         fields = _from_version_3(fields)
+    if version <= 4:
+        fields = _from_version_4(fields)
     check_names(fields, FIELDS, "fields")
     return fields
 
@@ -193,6 +196,21 @@ def _from_version_3(fields: dict[str, Any]) -> dict[str, Any]:
     elif architecture in ("vae-mm", "a-v-av") and isinstance(own.get("first"), Mapping):
         own = {**own, "first": {**NO_CONTEXT, **own["first"]}}
     return {**fields, "arguments": own}
+
+
+NO_REFINEMENT: dict[str, Any] = {
+    "refinement_channels": 0,
+    "refinement_embedding_size": 64,
+    "refinement_dilations": [],
+}
+"""Arguments of a VAE-MM that versions 1 to 4 had not."""
+
+
+def _from_version_4(fields: dict[str, Any]) -> dict[str, Any]:
+    own = fields.get("arguments")
+    if fields.get("architecture") != "vae-mm" or not isinstance(own, Mapping):
+        return fields
+    return {**fields, "arguments": {**NO_REFINEMENT, **own}}
 
 
 def _vae_mm_from_version_1(own: dict[str, Any]) -> dict[str, Any]:

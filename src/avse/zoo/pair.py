@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
@@ -63,13 +63,20 @@ from avse.zoo.validation import (
     read_text,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 T = TypeVar("T")
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
-WITHOUT_AMORTISATION = {"amortised": "mcem", "mcem-anchored": "mcem-mixture"}
+WITHOUT_AMORTISATION = {
+    "amortised": "mcem",
+    "amortised-lips": "mcem-mixture",
+    "mcem-anchored": "mcem-mixture",
+}
 """Presets whose result is that of a trained guide -> those that ask the model for the same pairs."""
 MAX_REASON = 300
 """Characters of the hub's answer in a message."""
@@ -189,6 +196,43 @@ class SpeechPair(ModelHubMixin):
         lips = "no lips" if self.config.lips is None else type(self.config.lips).__name__
         bins = self.config.front_end.stft.bins
         return f"SpeechPair({self.name!r}, {self.config.architecture}, {bins} bins, {lips})"
+
+    def _facts(self) -> dict[str, str]:
+        """What the pair is, in words."""
+        stft, lips = self.stft, self.config.lips
+        count = sum(tensor.numel() for tensor in self.modules().state_dict().values())
+        heading = next((line for line in self.card.splitlines() if line.startswith("# ")), "")
+        return {
+            "name": self.name,
+            "purpose": heading.partition(": ")[2],
+            "architecture": self.config.architecture,
+            "numbers in the weights": f"{count:,}",
+            "spectra": f"{stft.bins} bins, {stft.frame_rate:.4g} frames per second at {stft.sample_rate} Hz",
+            "lips": "none" if lips is None else repr(lips),
+            "algorithm": self.config.algorithm,
+        }
+
+    def plot_model(self, axes: "Axes | None" = None, part: str = "noisy") -> "Axes":
+        """Draw the plate diagram, by `avse.show`, on new axes if none are given; returns the axes.
+
+        Args:
+            axes: to draw on.
+            part: "noisy" for noisy speech, "speech" for clean speech, or "guide".
+
+        Raises:
+            InputError: another part, or there is no Graphviz (extra `show`).
+        """
+        from avse.story import show
+
+        return show(self).plot(axes, part)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what the pair is, and its generative story with the plate diagrams."""
+        from avse.data.notebook import facts, folded, section
+        from avse.story import show
+
+        story = folded("generative story", show(self)._repr_html_())
+        return section(f"SpeechPair {self.name}", facts(self._facts(), "model and guide"), story)
 
     @property
     def stft(self) -> STFT:

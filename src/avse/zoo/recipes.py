@@ -30,6 +30,7 @@ from avse.data.lips.shape_front_end import LipShapeFrontEnd
 from avse.data.sequences import SequenceDataModule
 from avse.data.simulation import SimulationDataModule
 from avse.data.stft import STFT
+from avse.data.visual_simulation import VisualSimulationDataModule
 from avse.guides.mixture import BranchGuide, MixtureGuide
 from avse.guides.visual import VisualGuide
 from avse.guides.wrappers import Corruption, corrupted
@@ -166,6 +167,38 @@ def _a_vae_context() -> Recipe:
         pretrained=(start,),
         trainable=("guide.context",),
         loader=SimulationDataModule,
+    )
+
+
+REFINEMENT: dict[str, Any] = {
+    "refinement_channels": 128,
+    "refinement_embedding_size": 64,
+    "refinement_dilations": (1, 2, 4, 8, 16),
+}
+"""The refinement by lips of the VAE-MM that ships, in arguments of `avse.zoo.architectures.vae_mm`."""
+
+
+def _vae_mm_context() -> Recipe:
+    """The refinement of a context guide by the lips, on simulated recordings; all else stays as it is."""
+    recipe = _vae_mm()
+    audio = "guide.branches.1"
+    parts = ("model", "guide.branches.0", f"{audio}.features", f"{audio}.encoder")
+    context = (f"{audio}.context.features", f"{audio}.context.network")
+    return Recipe(
+        replace(
+            recipe.pair,
+            arguments={**recipe.pair.arguments, **REFINEMENT},
+            algorithm="amortised-lips",
+        ),
+        TrainingSettings(
+            learning_rate=1e-3, weight_decay=0.05, max_epochs=20, patience=20, gradient_norm=1.0, keep="last"
+        ),
+        (),
+        {"batch_size": 8, "epoch_batches": 200, "max_utterances": 160},
+        objective=lambda pair: InferenceCompilation(component=1),
+        pretrained=(PretrainedInit("vae-mm", {name: name for name in (*parts, *context)}),),
+        trainable=(f"{audio}.context.refinement",),
+        loader=VisualSimulationDataModule,
     )
 
 
@@ -564,6 +597,7 @@ _BUILDERS: dict[str, Callable[[], Recipe]] = {
     "a-vae": _a_vae,
     "a-vae-all-clips": _a_vae_all_clips,
     "a-vae-context": _a_vae_context,
+    "vae-mm-context": _vae_mm_context,
     "v-vae": _v_vae,
     "av-vae": _av_vae,
     "visual-prior": _visual_prior,

@@ -139,13 +139,16 @@ def _check_arguments(architecture: str, arguments: Mapping[str, Any]) -> None:
                 0 if may_be_empty else 1,
                 MAX_DILATION if name.endswith("_dilations") else MAX_SIZE,
             )
-    if DILATIONS in arguments and bool(arguments[DILATIONS]) != (arguments["context_channels"] > 0):
-        raise InputError(
-            f"{architecture}: {DILATIONS} and context_channels: give both, or [] and 0 for no context guide"
-        )
+    for dilations, channels in DILATED.items():
+        if dilations in arguments and bool(arguments[dilations]) != (arguments[channels] > 0):
+            raise InputError(f"{architecture}: {dilations} and {channels}: give both, or [] and 0 for none")
 
 
-DILATIONS = "context_dilations"
+DILATED = {
+    "context_dilations": "context_channels",
+    "refinement_dilations": "refinement_channels",
+}
+"""Arguments that list the dilations of a network -> that give its number of channels, 0 for none."""
 MAX_DILATION = 4096
 """Frames; a minute at the hop of the zoo."""
 
@@ -165,9 +168,9 @@ RANGES = {"pi": (0.0, 1.0), "dropout": (0.0, 0.99), "temperature": (0.01, 100.0)
 WHOLE_RANGES = {
     "version": (1, 2),
     "corruption_embedding_size": (0, MAX_SIZE),
-    "context_channels": (0, MAX_SIZE),
+    **dict.fromkeys(DILATED.values(), (0, MAX_SIZE)),
 }
-MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden", DILATIONS})
+MAY_BE_EMPTY = frozenset({"encoder", "visual_encoder", "audio_encoder", "prior_hidden", *DILATED})
 CONDITIONED_ENCODER = ("av-vae", "encoder")
 """Its first hidden layer is where sound and lips meet, so that it needs one."""
 

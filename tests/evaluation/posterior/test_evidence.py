@@ -155,7 +155,9 @@ def test_evidence_of_two_modes_with_a_chain_in_each(generator: Generator) -> Non
 
 
 def test_evidence_of_a_mixture_is_the_mixture_of_evidences(generator: Generator) -> None:
-    """p = pi p_1 + (1 - pi) p_0, each estimated by itself: within 5 standard errors in 12 frames (1e-5)."""
+    """p = pi p_1 + (1 - pi) p_0, each estimated by itself: within 5 standard errors in 12 frames (1e-5).
+
+    The errors are below 0.2 nats."""
     first, second = a_vae(0.8), a_vae(0.4, 1.0)
     own_noise = noise()
     power = NoisySpeech(first, own_noise)()
@@ -163,10 +165,11 @@ def test_evidence_of_a_mixture_is_the_mixture_of_evidences(generator: Generator)
     for speech in (first, second, VAEMM(first, second, pi=0.3).double()):
         model = NoisySpeech(speech, own_noise)
         z = exact_draws(model, power, 400, generator)
-        found.append(frame_evidence(closure(model, power=power), z, generator, samples=2000))
+        found.append(frame_evidence(closure(model, power=power), z, generator, samples=500))
     one, zero, both = found
     expected = torch.logaddexp(math.log(0.3) + one.log_evidence, math.log(0.7) + zero.log_evidence)
     error = sum(f.standard_error.square() for f in found).sqrt()
+    assert (error < 0.2).all()
     assert ((both.log_evidence - expected).abs() < 5 * error).all()
 
 
@@ -253,7 +256,7 @@ def test_models_with_and_without_lips_on_one_recording(generator: Generator) -> 
             weights = joint(GRID[:, None, None].expand(-1, N, 1)).softmax(0).T
         z = GRID[torch.multinomial(weights, 400, replacement=True, generator=generator).T][None, ..., None]
         with cached_embeddings():
-            evidences[name] = frame_evidence(joint, z, generator, samples=1000)
+            evidences[name] = frame_evidence(joint, z, generator, samples=500)
         whole = likelihood(model, z, power, lips)
         for n in (0, 5):
             frame = slice(n, n + 1)
@@ -263,6 +266,7 @@ def test_models_with_and_without_lips_on_one_recording(generator: Generator) -> 
     a, av, mm = (evidences[name] for name in ("a", "av", "mm"))
     expected = torch.logaddexp(math.log(0.3) + a.log_evidence, math.log(0.7) + av.log_evidence)
     error = (a.standard_error.square() + av.standard_error.square() + mm.standard_error.square()).sqrt()
+    assert (error < 0.3).all()
     assert ((mm.log_evidence - expected).abs() < 5 * error + 1e-6).all()
     scores = {name: own.log_evidence for name, own in evidences.items()}
     assert set(compare_scores(scores, block=3)) == {"a", "av", "mm"}
