@@ -8,10 +8,10 @@ from torch import Tensor
 
 from avse.data.lips import Lips
 from avse.data.lips.crop import SIDE
+from avse.data.lips.drawing import draw_strip
 from avse.data.lips.front_end import LipFrontEnd
 from avse.data.stft import STFT
 from avse.evaluation.figures import level_db
-from avse.evaluation.lips_figures import draw_strip
 from avse.evaluation.posterior.figures import COLOURS, INK, spectrogram, svg_uri, uncertainty_map
 
 WIDE, NARROW = (12.0, 4.0), (4.6, 3.6)
