@@ -103,6 +103,7 @@ def test_cells_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     client.execute()
 
 
+@pytest.mark.slow
 def test_the_prior_is_swapped_in_fifteen_lines(tmp_path: Path) -> None:
     """Copied into an empty file in an empty folder, in a process of its own."""
     (code,) = [code for title, code in titled(DOCS / "quickstart.md") if title == "Swap the prior"]

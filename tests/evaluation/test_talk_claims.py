@@ -82,6 +82,7 @@ def av_vae_above_a_vae(text: str) -> str:
     return line.split("|")[4].rpartition(": ")[2].strip()
 
 
+@pytest.mark.slow
 def test_one_of_several_algorithms_is_chosen_by_name(
     made_results: Make, save: Callable[..., Path], talk: dict[str, Any], tmp_path: Path
 ) -> None:

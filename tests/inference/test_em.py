@@ -152,6 +152,7 @@ def probabilistic_pca(s: Tensor) -> tuple[Tensor, Tensor]:
     ],
     ids=["MALA", "HMC", "HMC of Pyro"],
 )
+@pytest.mark.slow
 def test_mcem_reaches_the_maximum_likelihood_of_pca(e_step: EStep) -> None:
     """EM with gradient kernels ends within 0.005 nat a frame of the eigenvalue solution, in its subspace."""
     generator = Generator().manual_seed(5)

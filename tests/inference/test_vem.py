@@ -646,6 +646,7 @@ def agrees(values: Tensor, truth: Tensor) -> bool:
     return bool(((values.mean(0) - truth).abs() < BIAS + Z_BOUND * error).all())
 
 
+@pytest.mark.slow
 def test_a_conjugate_mean_field_reaches_its_fixed_point() -> None:
     """Decoders that do not read z: sigma_a known, r(z) normal, so that the fixed point is a scalar recursion.
 

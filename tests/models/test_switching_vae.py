@@ -111,6 +111,7 @@ def test_pyro_enumerates_the_program_to_the_same_sum(count: int) -> None:
     torch.testing.assert_close(torch.tensor(-loss, dtype=torch.float64), evidence.sum())
 
 
+@pytest.mark.slow
 def test_draws_keep_alpha_for_as_long_as_they_should() -> None:
     """Changes of alpha in 1500 frames of two equal components: |z| < 5.5, false alarms 4e-8."""
     speech = SwitchingVAE(*components(), frames=10.0)

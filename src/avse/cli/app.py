@@ -50,6 +50,7 @@ RECIPE_NAMES = (
     "min-vae-v1",
     "min-vae-v2",
     "vae-mm",
+    "vae-mm-context",
     "a-v-av",
     "rvae",
     "dkf",
