@@ -1,38 +1,33 @@
-"""Mathematics typeset by KaTeX while the site is built, so that pages need neither network nor JavaScript.
+"""Mathematics converted to MathML while the site is built, so that pages need neither network nor JavaScript.
 
-Formulas become HTML and MathML. One that KaTeX cannot read is a warning of the build.
+Browsers draw MathML themselves. A formula that cannot be converted whole is a warning of the build.
 """
 
-from functools import cache
-from pathlib import Path
+import re
 from typing import Any
 
 from docutils import nodes
-from py_mini_racer import JSEvalException, MiniRacer
+from latex2mathml import exceptions
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 
-KATEX = Path(__file__).parents[1] / "_static" / "katex"
+FAULTS = tuple(each for each in vars(exceptions).values() if isinstance(each, type))
 logger = logging.getLogger(__name__)
 
 
-@cache
-def engine() -> MiniRacer:
-    """JavaScript with KaTeX."""
-    context = MiniRacer()
-    context.eval((KATEX / "katex.min.js").read_text(encoding="utf-8"))
-    return context
-
-
-def html(tex: str, display: bool, node: nodes.Node) -> str:
-    """The formula as HTML."""
+def mathml(tex: str, display: bool, node: nodes.Node) -> str:
+    """The formula as MathML."""
     try:
-        return str(engine().call("katex.renderToString", tex, {"displayMode": display}))
-    except JSEvalException as error:
-        message = str(error).partition("KaTeX parse error: ")[2].partition("\n")[0]
-        logger.warning("formula %r: %s", tex, message or error, location=node)
+        converted = convert(tex, display="block" if display else "inline")
+    except FAULTS as error:
+        logger.warning("formula %r: %s", tex, type(error).__name__, location=node)
         return nodes.Text(tex).astext()
+    unknown = re.findall(r"\\[A-Za-z]+", converted)  # the converter passes on what it does not know
+    if unknown:
+        logger.warning("formula %r: unknown %s", tex, ", ".join(unknown), location=node)
+    return str(converted)
 
 
 def aligned(tex: str) -> str:
@@ -42,7 +37,7 @@ def aligned(tex: str) -> str:
 
 def visit_inline(translator: Any, node: nodes.math) -> None:
     """A formula in a line of text."""
-    translator.body.append(f'<span class="math">{html(node.astext(), False, node)}</span>')
+    translator.body.append(f'<span class="math">{mathml(node.astext(), False, node)}</span>')
     raise nodes.SkipNode
 
 
@@ -55,15 +50,14 @@ def visit_block(translator: Any, node: nodes.math_block) -> None:
         translator.body.append("</span>")
     tex = node.astext()
     parts = [tex] if node.get("nowrap") else [aligned(part) for part in tex.split("\n\n") if part.strip()]
-    translator.body.extend(html(part, True, node) for part in parts)
+    translator.body.extend(mathml(part, True, node) for part in parts)
     translator.body.append("</div>\n")
     raise nodes.SkipNode
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register the renderer and the style sheet of KaTeX."""
+    """Register the renderer."""
     app.add_html_math_renderer(
-        "katex", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None)
+        "mathml", inline_renderers=(visit_inline, None), block_renderers=(visit_block, None)
     )
-    app.add_css_file("katex/katex.min.css")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
