@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def mathml(tex: str, display: bool, node: nodes.Node) -> str:
     """The formula as MathML."""
     try:
-        converted = convert(tex, display="block" if display else "inline")
+        converted = convert(prepared(tex), display="block" if display else "inline")
     except FAULTS as error:
         logger.warning("formula %r: %s", tex, type(error).__name__, location=node)
         return nodes.Text(tex).astext()
@@ -28,6 +28,12 @@ def mathml(tex: str, display: bool, node: nodes.Node) -> str:
     if unknown:
         logger.warning("formula %r: unknown %s", tex, ", ".join(unknown), location=node)
     return str(converted)
+
+
+def prepared(tex: str) -> str:
+    """The formula in the words of the converter: its name of `aligned`, and a space after functions."""
+    tex = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{split}", tex)
+    return re.sub(r"\\(log|exp)(?![\^_({A-Za-z])", r"\\\1\\,", tex)
 
 
 def aligned(tex: str) -> str:
