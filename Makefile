@@ -40,7 +40,7 @@ test-seeds: $(READY)
 
 # The documentation site, in docs/_build/html. Its code cells are executed; a warning is an error.
 docs: $(VENV)/.docs-ready
-	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going $(SPHINX_OPTIONS) -b html docs docs/_build/html
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,7 +31,8 @@ def mathml(tex: str, display: bool, node: nodes.Node) -> str:
 
 
 def prepared(tex: str) -> str:
-    """The formula in the words of the converter: its name of `aligned`, and a space after functions."""
+    """The formula in the words of the converter: its name of `aligned`, arg, and a space after functions."""
+    tex = re.sub(r"\\arg(?![A-Za-z])", r"\\operatorname{arg}\\,", tex)
     tex = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{split}", tex)
     return re.sub(r"\\(log|exp)(?![\^_({A-Za-z])", r"\\\1\\,", tex)
 
