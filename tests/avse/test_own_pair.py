@@ -192,3 +192,14 @@ def test_a_pair_of_functions_is_not_saved(tiny_pair: SpeechPair, tmp_path) -> No
     pair = avse.Pair(tiny_pair.model, tiny_pair.guide, tiny_pair.config.front_end)
     with pytest.raises(InputError, match="register"):
         pair.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["amortised", "vem"])
+def test_auto_is_the_algorithm_that_was_given(name: str, tiny_pair: SpeechPair) -> None:
+    """The amortised one, too, which a changed pair of the zoo would not keep."""
+    tiny_pair.requires_grad_(False)
+    pair = avse.Pair(tiny_pair.model, tiny_pair.guide, tiny_pair.config.front_end, algorithm=name)
+    auto = avse.enhance(X, 16000, model=pair)
+    assert auto.report["algorithm"] == name
+    named = avse.enhance(X, 16000, model=pair, algorithm=name)
+    np.testing.assert_allclose(auto.speech, named.speech, rtol=1e-5, atol=1e-6)

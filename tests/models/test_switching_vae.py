@@ -227,3 +227,16 @@ def test_one_recording_at_a_time() -> None:
         model()(power=torch.ones(2, N, F), visual=torch.ones(2, N, D))
     with pytest.raises(InputError, match="number of frames"):
         model()()
+
+
+def test_pyro_renders_the_program() -> None:
+    """Every alpha_n is a scalar; the graph has the chain of alpha, and z_n and s_n that depend on it."""
+    pytest.importorskip("graphviz")
+    graph = pyro.render_model(
+        model(), model_kwargs={"power": normal(N, F).exp(), "visual": normal(N, D)}
+    ).source
+    for n in range(N):
+        assert f"alpha_{n} -> z_{n}" in graph
+        assert f"alpha_{n} -> s_{n}" in graph
+        assert f"z_{n} -> s_{n}" in graph
+        assert n == 0 or f"alpha_{n - 1} -> alpha_{n}" in graph

@@ -66,6 +66,11 @@ class Pair(SpeechPair):
         if lips is None:
             _check(self.model, front_end.stft.bins)
 
+    @property
+    def algorithm(self) -> str:
+        """The preset that was given: no configuration builds the parts, which could therefore not differ."""
+        return self.config.algorithm
+
     def check_restorable(self) -> None:
         """Not possible.
 
