@@ -27,13 +27,17 @@ from avse.models.bayesian_nmf import GammaNMF
 from avse.models.coupling import check_serves
 from avse.models.distributions import exponential_cost
 from avse.models.noisy import NoisySpeech
-from avse.models.sites import Z
+from avse.models.sites import W, Z
 
 NOISE_KERNEL = HMC(0.02, leapfrog_steps=10)
 
 
 class NoiseSites:
-    """The sites of a noise prior as one vector of unconstrained numbers per chain.
+    """The sites of a noise prior as one vector of unconstrained numbers per chain, in double precision.
+
+    A spectrum is a simplex, whose coordinates are shares of what the earlier bins have left over. Where the
+    last bins hold less than 1e-7 of the power, nothing is left in single precision: the density is NaN, and
+    every proposal is rejected.
 
     Args:
         prior: samples the sites.
@@ -53,14 +57,21 @@ class NoiseSites:
 
     def free(self, values: Mapping[str, Tensor]) -> Tensor:
         """Unconstrained coordinates of values (C, ...) of the sites: (C, U)."""
-        return torch.cat([self._transforms[name].inv(values[name]).flatten(1) for name in self.names], -1)
+        double = {name: values[name].double() for name in self.names}
+        if W in double:  # which sums to 1 in its own precision
+            double[W] = double[W] / double[W].sum(-1, keepdim=True)
+        return torch.cat([self._transforms[name].inv(own).flatten(1) for name, own in double.items()], -1)
 
     def values(self, free: Tensor) -> dict[str, Tensor]:
-        """Values (C, ...) of the sites at unconstrained coordinates (C, U)."""
-        return {name: self._transforms[name](own) for name, own in self._split(free).items()}
+        """Values (C, ...) of the sites at unconstrained coordinates (C, U), in the precision of the prior."""
+        values = {name: self._transforms[name](own) for name, own in self._split(free).items()}
+        return self._rounded(values)
+
+    def _rounded(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: own.to(self.prior.level.dtype) for name, own in values.items()}
 
     def log_prior(self, free: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """log p of the coordinates (C, U), with the Jacobian of the transforms, (C,); and the values."""
+        """log p of the coordinates (C, U), with the Jacobian of the transforms, (C,); and `values`."""
         parts = self._split(free)
         values = {name: self._transforms[name](own) for name, own in parts.items()}
         with TRACE_LOCK:
@@ -70,7 +81,8 @@ class NoiseSites:
         for name, own in parts.items():
             jacobian = self._transforms[name].log_abs_det_jacobian(own, values[name])
             terms.append(jacobian)
-        return sum(term.reshape(len(free), -1).sum(-1) for term in terms), values  # type: ignore[return-value]
+        total: Tensor = sum(term.reshape(len(free), -1).sum(-1) for term in terms)  # type: ignore[assignment]
+        return total, self._rounded(values)
 
     def _split(self, free: Tensor) -> dict[str, Tensor]:
         sizes = [self._shapes[name].numel() for name in self.names]
@@ -173,7 +185,7 @@ class AlternatingKernel(MCMCKernel):
             noise = self.model.noise.noise(values)
             variance = torch.addcmul(noise.variance(), speech_variance, noise.frame_gain.unsqueeze(-1))
             frames = sum_out_alpha(log_prior - exponential_cost(self._power, variance))
-            return (frames.double().sum(-1) + log_noise_prior.double()).unsqueeze(-1)
+            return (frames.double().sum(-1) + log_noise_prior).unsqueeze(-1)
 
         return density
 

@@ -85,7 +85,7 @@ def enhancement_report(
         },
         "low_frequencies_kept": [round(share, 4) for share in low_frequencies],
         "segments": [_segment_report(posterior) for posterior in posteriors],
-        "notes": sound_notes(peak, clipped, sample_rate, model_rate),
+        "notes": [*sound_notes(peak, clipped, sample_rate, model_rate), *chain_notes(posteriors)],
         "seconds": seconds,
         "real_time_factor": seconds / duration,
         "versions": versions(),
@@ -122,6 +122,30 @@ def sound_notes(peak: float, clipped: float, sample_rate: int, model_rate: int) 
         f"speech above {model_rate / 2:g} Hz is not modelled and was removed": sample_rate > model_rate,
     }
     return [note for note, holds in conditions.items() if holds]
+
+
+def chain_notes(posteriors: Sequence[Posterior]) -> list[str]:
+    """Notes for people on sites of the noise of which a chain never moved.
+
+    Args:
+        posteriors: one a segment.
+    """
+    still = {
+        name
+        for posterior in posteriors
+        for name, draws in (posterior.noise_draws or {}).items()
+        if draws.shape[1] > 1 and draws.shape[-1] > 1 and _any_chain_still(draws)
+    }
+    return [
+        f"the draws of {name} never moved in some chain: every proposal was rejected, so that they are the "
+        "initial values and no sample of the posterior; give more warm-up steps"
+        for name in sorted(still)
+    ]
+
+
+def _any_chain_still(draws: Tensor) -> bool:
+    """Whether draws (C, D, ...) of one chain are all the same."""
+    return bool((draws == draws[:, :1]).flatten(1).all(1).any())
 
 
 TRUSTED = 0.25

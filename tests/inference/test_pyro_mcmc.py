@@ -178,6 +178,45 @@ def test_a_conjugate_noise_factor() -> None:
     assert ((means.mean(0) - wrong) / (means.std(0) / chains**0.5)).abs().max() > bound(2 * frames)
 
 
+def test_a_silent_bin_in_single_precision() -> None:
+    """P_1n of 1 and P_2n of 1e-9, so that W_1 = 1 to rounding, and h_n is integrated in closed form:
+
+    p(W_2 | P) = W_2^-N prod_n ((c + 1) m + P_1n + P_2n / W_2)^-(c + 4) up to a constant, by quadrature. In
+    single precision nothing is left over for bin 2, all proposals are rejected and no site ever moves.
+    """
+    frames, chains, c, m = 20, 60, 1.5, 1.0
+    prior = InverseGammaNMF(2, frames, torch.tensor(m), activation_shape=c)
+    unit = -torch.rand(frames, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).log()
+    power = unit * torch.tensor([1.0, 1e-9])
+    start = {
+        "z": torch.zeros(chains, frames, 1),
+        "W": torch.tensor([1.0, 1e-9]).expand(chains, 1, 2),
+        "H": torch.full((chains, 1, frames), m),
+    }
+    draws = alternating(NoisySpeech(silent_speech(2).float(), prior), start, power.float(), 100, 60)
+    assert draws["W"].dtype == torch.float32
+    found = draws["W"][..., 0, 1].double().log()
+    assert (found.std(1) > 0).all()
+    assert (draws["H"].std(1) > 0).all()
+
+    log_w = math.log(1e-9) + torch.linspace(-4, 4, 4001, dtype=torch.float64)
+    scale = (c + 1) * m + power[:, 0] + power[:, 1] / log_w.exp().unsqueeze(-1)
+    weight = ((1 - frames) * log_w - (c + 4) * scale.log().sum(-1)).softmax(0)
+    mean = (weight * log_w).sum()
+    variance = (weight * (log_w - mean).square()).sum()
+    log_h = (weight.unsqueeze(-1) * scale.log()).sum(0) - torch.tensor(c + 4, dtype=torch.float64).digamma()
+
+    def scores(values: Tensor, truth: Tensor) -> Tensor:
+        """Of the means (C, ..) of the chains."""
+        return (values.mean(0) - truth) / (values.std(0) / chains**0.5)
+
+    assert scores(found.mean(1), mean).abs() < bound(frames + 2)
+    assert scores((found - mean).square().mean(1), variance).abs() < bound(frames + 2)
+    assert scores(draws["H"][:, :, 0].double().log().mean(1), log_h).abs().max() < bound(frames + 2)
+    # Negative control: another power of the silent bin.
+    assert scores(found.mean(1), mean + math.log(2)).abs() > bound(frames + 2)
+
+
 # The algorithm -------------------------------------------------------------------------------------------
 
 FIXED = {"step_size": 1e-3, "adapt_step_size": False}

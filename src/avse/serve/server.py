@@ -43,6 +43,19 @@ def listening(host: str, port: int) -> socket.socket:
         ) from error
 
 
+class _Server(uvicorn.Server):
+    """A server that calls `started` when it answers, and ends cleanly on Ctrl-C from then on."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._tell_started()
+
+
 def serve(host: str, port: int, seed: int, tell: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C, which raises `KeyboardInterrupt` once all is cleaned up.
 
@@ -63,5 +76,5 @@ def serve(host: str, port: int, seed: int, tell: Callable[[str], None]) -> None:
             app, log_level="warning", log_config=None, server_header=False, timeout_graceful_shutdown=GRACE
         )
         address = f"[{host}]" if ":" in host else host
-        tell(f"http://{address}:{own.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[own])
+        page = f"http://{address}:{own.getsockname()[1]}"
+        _Server(config, lambda: tell(page)).run(sockets=[own])
