@@ -392,6 +392,18 @@ def test_a_version_3_config_has_no_context_guide(name: str) -> None:
             PairConfig.from_dict(config)
 
 
+def test_a_version_4_config_has_no_refinement_by_lips() -> None:
+    config = json.loads((zoo.shipped()["vae-mm"] / CONFIG).read_text())
+    refinement = {name: value for name, value in config["arguments"].items() if name.startswith("refinement")}
+    kept = {name: value for name, value in config["arguments"].items() if name not in refinement}
+    assert len(refinement) == 3
+    migrated = PairConfig.from_dict({**config, "arguments": kept, "format_version": 4}).arguments
+    assert migrated["refinement_channels"] == 0
+    assert not migrated["refinement_dilations"]
+    with pytest.raises(InputError, match="refinement_channels"):
+        PairConfig.from_dict({**config, "arguments": kept})
+
+
 @pytest.mark.parametrize(("channels", "dilations"), [(0, [1]), (8, []), (8, [0]), (8, [5000]), (-1, [])])
 def test_a_context_guide_of_no_sense_is_refused(channels: int, dilations: list[int]) -> None:
     arguments = {"context_channels": channels, "context_dilations": dilations}

@@ -106,6 +106,49 @@ def test_a_job_runs_and_its_upload_is_gone(client: TestClient, work: Work, tempo
     assert client.get(f"/jobs/{name}/other.wav").status_code == 404
 
 
+@pytest.mark.parametrize(
+    "wanted", ["", "bytes=5-2", "bytes=104-", "bytes=\u00b2-", "bytes=-3", "bytes=0-2,4-5", "items=0-2"]
+)
+def test_ranges_that_are_none_are_ignored(wanted: str) -> None:
+    told = page.ranged(bytes(104), wanted)
+    assert (told.status_code, len(told.body)) == (200, 104)
+
+
+def test_a_visitor_may_have_any_name() -> None:
+    queue = jobs.Jobs(lambda request, progress: Result({}, {}, {}, [], False, True))
+    job = queue.add("\u00e9", Request())
+    assert queue.of(job.name, "\u00e9") is job
+    assert queue.of(job.name, "\u00e8") is None
+    queue.close()
+
+
+def test_an_upload_that_cannot_be_written_is_gone(
+    work: Work, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        """A file on a full disk."""
+
+        def __init__(self, **options: object) -> None:
+            self.name = str(temporary / "upload")
+
+        def __enter__(self) -> "Full":
+            Path(self.name).touch()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def write(self, block: bytes) -> None:
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(page, "NamedTemporaryFile", Full)
+    app = application(work, ["testserver"])
+    with TestClient(app, base_url="http://testserver", raise_server_exceptions=False) as client:
+        client.get("/")
+        assert add(client, b"sound").status_code == 500
+        assert files(temporary) == []
+
+
 def test_one_job_a_visitor_and_a_queue_for_all(client: TestClient, work: Work) -> None:
     first = add(client).json()["job"]
     again = add(client)

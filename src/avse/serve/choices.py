@@ -11,13 +11,14 @@ from avse.data.errors import InputError
 OWN = "own"
 """The prior that the model was trained with."""
 AUTO = "auto"
-AMORTISED = ("amortised", "mcem-anchored")
+AMORTISED = ("amortised", "amortised-lips", "mcem-anchored")
 """Algorithms whose z comes from a trained guide, so that another prior would not be heard."""
 
 ALGORITHMS = MappingProxyType(
     {
         AUTO: "the one that suits the model best",
         "amortised": "amortised EM: z from the encoder",
+        "amortised-lips": "amortised EM by sound and with lips, and a weighted mean",
         "mcem": "Monte Carlo EM",
         "mcem-lips": "Monte Carlo EM, started from the lips, too",
         "mcem-branches": "Monte Carlo EM, started from both encoders",
@@ -92,7 +93,7 @@ MODELS = {
         ModelChoice(
             "vae-mm",
             "VAE-MM: mixture of A-VAE and AV-VAE",
-            (AUTO, "mcem-anchored", "mcem-mixture", "vem"),
+            (AUTO, "amortised-lips", "mcem-anchored", "mcem-mixture", "vem"),
             alpha=("sound and lips (AV-VAE)", "sound alone (A-VAE)"),
         ),
         ModelChoice(

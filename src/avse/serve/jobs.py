@@ -135,7 +135,8 @@ class Jobs:
     def of(self, name: str, visitor: str) -> Job | None:
         """The job of that name, if it is the visitor's."""
         job = self._jobs.get(name)
-        return job if job is not None and secrets.compare_digest(job.visitor, visitor) else None
+        own = job is not None and secrets.compare_digest(job.visitor.encode(), visitor.encode())
+        return job if own else None
 
     def place(self, job: Job) -> int:
         """How many jobs are before this one in the queue."""

@@ -10,6 +10,7 @@ The page asks for nothing from other hosts, and a content security policy keeps 
 memory; an upload lies in a temporary folder until its job has ended.
 """
 
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -155,21 +156,23 @@ class Page:
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced) > MAX_BYTES:
             raise InputError(TOO_LARGE)
+        whole, size = False, 0
         with NamedTemporaryFile(dir=self.folder, delete=False) as file:
-            path, size = Path(file.name), 0
+            path = Path(file.name)
             try:
                 async for block in request.stream():
                     size += len(block)
                     if size > MAX_BYTES:
                         raise InputError(TOO_LARGE)
                     file.write(block)
-            except (InputError, ClientDisconnect) as error:
-                path.unlink()
-                raise InputError(str(error) or "the upload was broken off") from error
-        if size:
-            return path
-        path.unlink()
-        return None
+                file.flush()
+                whole = size > 0
+            except ClientDisconnect as error:
+                raise InputError("the upload was broken off") from error
+            finally:
+                if not whole:  # also on a full disk, which would stay full
+                    path.unlink()
+        return path if whole else None
 
     async def tell(self, request: WebRequest) -> Response:
         """How far a job is, and its result."""
@@ -201,12 +204,16 @@ class Page:
 
 
 def ranged(content: bytes, wanted: str) -> Response:
-    """A WAV file, or the part that a header such as "bytes=100-" or "bytes=100-199" names."""
-    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    """A WAV file, or the part that a header such as "bytes=100-" or "bytes=100-199" names.
+
+    Any other header is ignored, as HTTP allows.
+    """
     headers = {"accept-ranges": "bytes"}
-    if not wanted.startswith("bytes=") or not first.isdigit() or int(first) >= len(content):
+    found = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", wanted)
+    begin, last = (int(found[1]), int(found[2] or len(content))) if found else (len(content), 0)
+    if not begin <= last or begin >= len(content):
         return Response(content, media_type="audio/wav", headers=headers)
-    begin, end = int(first), min(int(last) + 1, len(content)) if last.isdigit() else len(content)
+    end = min(last + 1, len(content))
     headers["content-range"] = f"bytes {begin}-{end - 1}/{len(content)}"
     return Response(content[begin:end], 206, media_type="audio/wav", headers=headers)
 

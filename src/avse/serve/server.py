@@ -70,7 +70,7 @@ def serve(host: str, port: int, seed: int, tell: Callable[[str], None]) -> None:
     """
     with listening(host, port) as own:
         pairs = lru_cache(maxsize=None)(load)
-        hosts = LOOPBACK_NAMES if is_loopback(host) else ("*",)
+        hosts = (*LOOPBACK_NAMES, host) if is_loopback(host) else ("*",)
         app = application(partial(run_job, load=pairs), hosts, seed)
         config = uvicorn.Config(
             app, log_level="warning", log_config=None, server_header=False, timeout_graceful_shutdown=GRACE
