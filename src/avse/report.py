@@ -162,7 +162,7 @@ def trust_report(weights: Sequence[Tensor]) -> tuple[dict[str, float], list[str]
     mean, trusted = float(weight.mean()), float((weight > TRUSTED).double().mean())
     notes = {
         f"lips were trusted in {trusted:.0%} of the frames, with a mean weight of {mean:.2f}: less where "
-        "they are not seen, look damaged or do not fit the sound": True
+        "they are not seen or look damaged": True
     }
     return {"mean_weight": mean, "frames_that_trusted_lips": trusted}, list(notes)
 
