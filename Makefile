@@ -62,7 +62,7 @@ results: $(READY)
 	$(BIN)/python benchmarks/talk.py $(RUNS)/grid $(RUNS)/voicebank-demand
 	$(BIN)/python tools/update_tables.py
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): Makefile setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,evaluation,metrics,serve,synthetic,train,video]"
