@@ -219,7 +219,7 @@ OF_OTHER_DENSITIES = {
 }
 """Presets whose draws are of the guide, of a mean-field factor, or of components mixed by a tempered weight,
 and a model for each."""
-WEIGHTED = {"mcem-anchored", "amortised-lips"}
+WEIGHTED = ("mcem-anchored", "amortised-lips")
 """Presets that weight the lips where there are any."""
 OF_CHAINS = {"mcem", "mcem-lips", "mcem-branches", "mcmc", "mcmc-em", "mcmc-full-bayes", "paper", "paper-hmc"}
 """Presets whose draws are Markov chains on p(z | x), or p(z, W, H | x)."""
