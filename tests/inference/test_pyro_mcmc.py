@@ -25,7 +25,7 @@ from avse.data.front_end import FrontEnd
 from avse.data.stft import STFT
 from avse.inference.mcmc.kernels import HMC, MALA
 from avse.inference.mcmc.log_density import frame_log_joint
-from avse.inference.mcmc.noise_kernel import AlternatingKernel
+from avse.inference.mcmc.noise_kernel import AlternatingKernel, NoiseSites
 from avse.inference.mcmc.pyro_e_step import PyroChain
 from avse.inference.mcmc.pyro_kernel import FrameMCMCKernel, VectorizedMCMC
 from avse.inference.mcmc.pyro_mcmc import AlternatingSampler, FrameSampler, JointSampler, PyroMCMC
@@ -178,6 +178,22 @@ def test_a_conjugate_noise_factor() -> None:
     assert ((means.mean(0) - wrong) / (means.std(0) / chains**0.5)).abs().max() > bound(2 * frames)
 
 
+def test_coordinates_of_spectra_with_silent_bins() -> None:
+    """Values, density and gradient in single precision, where the last bins hold 1e-9 of the power."""
+    prior = GammaNMF(4, 3, torch.tensor(1.0), rank=2)
+    spectra = torch.tensor([[0.5, 0.5, 1e-9, 2e-10], [0.9, 0.1, 3e-9, 1e-9]]).expand(5, 2, 4)
+    values = {"W": spectra, "H": torch.ones(5, 2, 3)}
+    sites = NoiseSites(prior)
+    free = sites.free(values).requires_grad_()
+    found = sites.values(free)
+    for name, own in values.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], own, rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(sites.log_prior(free)[0].sum(), free)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.slow
 def test_a_silent_bin_in_single_precision() -> None:
     """P_1n of 1 and P_2n of 1e-9, so that W_1 = 1 to rounding, and h_n is integrated in closed form:
 
