@@ -144,8 +144,11 @@ class SimulatedBatches(Dataset[Batch]):
         group = number // self.simulator.reuse
         if self._pool is None or self._pool[0] != group:
             self._pool = group, self.simulator.noises(self.speech, self._generator(2 * group))
-        generator = self._generator(2 * number + 1)
-        return self.simulator.batch(self.speech, self._pool[1], self.size, generator)
+        return self.recordings(self._pool[1], self._generator(2 * number + 1))
+
+    def recordings(self, noises: Tensor, generator: Generator) -> Batch:
+        """A batch with noise of a pool (P, T)."""
+        return self.simulator.batch(self.speech, noises, self.size, generator)
 
     def _generator(self, stream: int) -> Generator:
         return Generator(self.speech.device).manual_seed((self.seed * 1_000_003 + stream) % 2**63)

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import Generator, Tensor
 from torch.nn.functional import pad
-from torch.utils.data import Dataset
 
 from avse.data.audio import resample
 from avse.data.caches import LipsCache, default_cache
@@ -24,7 +23,7 @@ from avse.data.datamodule import Batch, no_utterances
 from avse.data.errors import InputError
 from avse.data.front_end import FrontEnd
 from avse.data.lips.shape_front_end import LipView
-from avse.data.simulation import MixtureSimulator, SimulationDataModule
+from avse.data.simulation import MixtureSimulator, SimulatedBatches, SimulationDataModule
 
 
 class Clip(NamedTuple):
@@ -60,16 +59,15 @@ class OtherLips:
     hidden: float = 0.05
 
 
-class VisualBatches(Dataset[Batch]):
+class VisualBatches(SimulatedBatches):
     """Simulated batches with "visual" (B, N, D), by number; each is a function of seed and number alone.
 
     Speakers are drawn equally often, whatever the number of their clips.
 
     Args:
         simulator: of the recordings.
-        hop: samples between two frames.
         speech: all the speech there is, for babble, one signal (T_all,) of 16-bit integers.
-        clips: utterances with lips.
+        clips: utterances with lips, on the device of the speech.
         size: recordings a batch.
         seed: of all draws.
         other: how often the lips are not those of the recording.
@@ -78,29 +76,25 @@ class VisualBatches(Dataset[Batch]):
     def __init__(
         self,
         simulator: MixtureSimulator,
-        hop: int,
         speech: Tensor,
         clips: Sequence[Clip],
         size: int,
         seed: int,
         other: OtherLips,
     ) -> None:
-        self.simulator, self.hop, self.speech = simulator, hop, speech
-        self.size, self.seed, self.other = size, seed, other
+        super().__init__(simulator, speech, size, seed)
+        self.other = other
+        self.hop = simulator.front_end.stft.hop_length
         self.frames = simulator.front_end.stft.frames(simulator.length)
         self._by_speaker: dict[str, list[Clip]] = {}
         for clip in clips:
             self._by_speaker.setdefault(clip.speaker, []).append(clip)
-        self._pool: tuple[int, Tensor] | None = None
 
-    def __getitem__(self, number: int) -> Batch:
-        group = number // self.simulator.reuse
-        if self._pool is None or self._pool[0] != group:
-            self._pool = group, self.simulator.noises(self.speech, self._generator(2 * group))
-        generator = self._generator(2 * number + 1)
+    def recordings(self, noises: Tensor, generator: Generator) -> Batch:
+        """A batch with noise of a pool (P, T)."""
         pieces = [self._recording(generator) for _ in range(self.size)]
         clean = self.simulator.varied(torch.stack([samples for samples, _ in pieces]), generator)
-        batch = self.simulator.mixed(clean, self._pool[1], generator)
+        batch = self.simulator.mixed(clean, noises, generator)
         return {**batch, "visual": torch.stack([visual for _, visual in pieces])}
 
     def _recording(self, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -112,7 +106,7 @@ class VisualBatches(Dataset[Batch]):
     def _shown(self, own: Tensor, speaker: str, generator: Generator) -> Tensor:
         """The lips that are shown with a recording whose own are (N, D)."""
         shares = asdict(self.other)
-        odds = torch.tensor([*shares.values(), 1 - sum(shares.values())])
+        odds = torch.tensor([*shares.values(), 1 - sum(shares.values())], device=generator.device)
         kind = [*shares, "own"][int(torch.multinomial(odds, 1, generator=generator))]
         if kind == "same_speaker":
             return self._piece(self._clip(speaker, generator), generator)[1]
@@ -139,13 +133,10 @@ class VisualBatches(Dataset[Batch]):
         visual = clip.visual[start:][:frames]
         return pad(samples, (0, length - len(samples))), pad(visual, (0, 0, 0, frames - len(visual)))
 
-    def _generator(self, stream: int) -> Generator:
-        return Generator().manual_seed((self.seed * 1_000_003 + stream) % 2**63)
-
 
 def _below(bound: int, generator: Generator) -> int:
     """A uniform draw of 0 .. bound - 1."""
-    return int(torch.randint(bound, (), generator=generator))
+    return int(torch.randint(bound, (), generator=generator, device=generator.device))
 
 
 class VisualSimulationDataModule(SimulationDataModule):
@@ -216,14 +207,13 @@ class VisualSimulationDataModule(SimulationDataModule):
             times = stft.frame_times(stft.frames(len(at_rate)))
             visual = self.lips.visual(self.lips.track(lips, times))
             level = at_rate.square().mean().sqrt().clamp_min(1e-6)
-            found.append(Clip(utterance.speaker, at_rate / level, visual))
+            found.append(Clip(utterance.speaker, (at_rate / level).to(self.device), visual.to(self.device)))
         if faults:
             raise InputError(f"{len(faults)} of the recordings cannot be used: {' | '.join(faults)}")
         return found
 
     def new_batches(self, split: Split, seed: int) -> VisualBatches:
         """The batches of a split; loads its speech and its lips."""
-        hop = self.front_end.stft.hop_length
         return VisualBatches(
-            self.simulator, hop, self.speech(split), self.clips(split), self.batch_size, seed, self.other
+            self.simulator, self.speech(split), self.clips(split), self.batch_size, seed, self.other
         )

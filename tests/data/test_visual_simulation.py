@@ -39,7 +39,7 @@ def clip(speaker: str, seed: int, seconds: float = SECONDS) -> Clip:
 def batches(other: OtherLips = OWN_ONLY, size: int = 4, clips: list[Clip] | None = None) -> VisualBatches:
     speech = (0.1 * 32767 * torch.randn(40_000, generator=torch.Generator().manual_seed(9))).to(torch.int16)
     clips = clips or [clip("one", 1), clip("two", 2), clip("two", 3), clip("two", 4)]
-    return VisualBatches(SIMULATOR, 256, speech, clips, size, 0, other)
+    return VisualBatches(SIMULATOR, speech, clips, size, 0, other)
 
 
 def test_lips_are_those_of_the_frames_of_the_piece():
