@@ -14,7 +14,13 @@ Progress = Callable[[float], None]
 
 
 class Algorithm(Protocol):
-    """Posterior inference in a recording, for any speech model."""
+    """Posterior inference in a recording, for any speech model.
+
+    An algorithm whose draws cannot be read as Markov chains on p(z | x) says so by class attributes, which
+    `avse.posterior_run` asks for: `draws_are_chains = False` where they are of a guide, of a variational
+    factor or of components that are mixed afterwards; `weights_lips = True` where they are mixed with a
+    weight of the lips, for a mixture and a recording with lips.
+    """
 
     def __call__(
         self,

@@ -73,6 +73,7 @@ class AmortisedEM:
         gain_floor: smallest gain that is applied in synthesis.
     """
 
+    draws_are_chains: ClassVar[bool] = False
     noise_init: NoiseInit
     draws: int = 2
     final_draws: int = 6

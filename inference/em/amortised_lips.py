@@ -12,6 +12,7 @@ cannot mute a recording.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -37,6 +38,7 @@ class AmortisedLipsEM:
             sound alone.
     """
 
+    weights_lips: ClassVar[bool] = True
     amortised: AmortisedEM
     otherwise: Algorithm
     max_weight: float = 0.5

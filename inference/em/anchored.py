@@ -17,7 +17,7 @@ by their tempered joint density, softmax_c(temper log p(x, z_c | v)).
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -199,6 +199,7 @@ class AnchoredMCEM:
         temper: exponent of the joint density by which the chains of a component are weighted.
     """
 
+    weights_lips: ClassVar[bool] = True
     audio: Algorithm
     visual: MCEM
     weight: VisualWeight = VisualWeight()

@@ -57,6 +57,7 @@ class ComponentwiseMCEM:
         gain_floor: see `MCEM`.
     """
 
+    draws_are_chains: ClassVar[bool] = False
     noise_init: NoiseInit
     latent_inits: Sequence[LatentInit]
     e_step: EStep

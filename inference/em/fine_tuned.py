@@ -138,6 +138,7 @@ class FineTunedEM:
         gain_floor: smallest gain that is applied in synthesis.
     """
 
+    draws_are_chains: ClassVar[bool] = False
     noise_init: NoiseInit
     learning_rate: float = 1e-3
     steps: int = 10

@@ -16,7 +16,7 @@ precisions are averaged where MCEM averages Wiener gains.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -83,6 +83,7 @@ class VEM:
         gain_floor: see `MCEM`.
     """
 
+    draws_are_chains: ClassVar[bool] = False
     noise_init: NoiseInit
     latent_inits: Sequence[LatentInit]
     e_step: EStep

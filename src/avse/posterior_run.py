@@ -29,11 +29,7 @@ from avse.evaluation.posterior.predictive import predictive_check
 from avse.evaluation.posterior.report import PosteriorSummary
 from avse.guides.base import SpeechGuide
 from avse.inference.algorithm import Algorithm
-from avse.inference.em.amortised import AmortisedEM
-from avse.inference.em.amortised_lips import AmortisedLipsEM
-from avse.inference.em.anchored import AnchoredMCEM, components
-from avse.inference.em.component_mcem import ComponentwiseMCEM
-from avse.inference.em.fine_tuned import FineTunedEM
+from avse.inference.em.anchored import components
 from avse.inference.mcmc.chain import Chain, ChainState
 from avse.inference.mcmc.chain_posterior import ChainDraws, chain_posterior
 from avse.inference.mcmc.coupled import ByCoupling
@@ -42,7 +38,6 @@ from avse.inference.mcmc.log_density import LogJoint, closure
 from avse.inference.mcmc.pyro_mcmc import initial_z
 from avse.inference.posterior import Posterior
 from avse.inference.presets import algorithm_named
-from avse.inference.vem.vem import VEM
 from avse.inference.wiener import average_filter
 from avse.models.base import SpeechModel
 from avse.models.coupling import INDEPENDENT_FRAMES, Coupling
@@ -189,9 +184,9 @@ def refuse_other_densities(
         InputError: it draws from a guide, from a variational factor, from components that are mixed
             afterwards, or from components of which the lips are weighted.
     """
-    if isinstance(algorithm, VEM | AmortisedEM | FineTunedEM | ComponentwiseMCEM):
+    if not getattr(algorithm, "draws_are_chains", True):
         raise InputError(_NO_CHAINS.format(name))
-    weighted = isinstance(algorithm, AmortisedLipsEM | AnchoredMCEM) and visual is not None
+    weighted = getattr(algorithm, "weights_lips", False) and visual is not None
     if weighted and components(speech, guide) is not None:
         raise InputError(_WEIGHTED_LIPS.format(name))
 
