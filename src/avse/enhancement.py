@@ -104,8 +104,7 @@ class Enhancement:
         Raises:
             InputError: the file cannot be written.
         """
-        channels_last = self.speech.ndim == 1 or self.speech.shape[0] > self.speech.shape[1]
-        write_audio(path, self.speech if channels_last else self.speech.T, self.sample_rate)
+        write_audio(path, _time_first(self.speech), self.sample_rate)
 
     @property
     def gain(self) -> Tensor:
@@ -277,8 +276,7 @@ class Enhancement:
         from avse.data import notebook
 
         speech, noise = (
-            (own if own.ndim == 1 or own.shape[0] > own.shape[1] else own.T).reshape(max(own.shape), -1)
-            for own in (np.asarray(self.speech), np.asarray(self.noise))
+            _time_first(np.asarray(own)).reshape(max(own.shape), -1) for own in (self.speech, self.noise)
         )
         sounds = {"noisy": speech + noise, "enhanced speech": speech, "removed noise": noise}
         seconds, limit = len(speech) / self.sample_rate, notebook.MAX_SECONDS
@@ -310,6 +308,11 @@ class Enhancement:
             notebook.facts(run, "what was run"),
             notebook.folded("settings and versions", notebook.facts(settings, "settings and versions")),
         )
+
+
+def _time_first(samples: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Samples (T,), (T, C) or (C, T), of which time is the longer dimension, as (T,) or (T, C)."""
+    return samples.T if samples.ndim == 2 and samples.shape[0] <= samples.shape[1] else samples
 
 
 def enhance(

@@ -32,6 +32,8 @@ TIMEOUT = 60.0
 """s that the program dot may take."""
 Relations = Mapping[str, Any]
 """What `pyro.infer.inspect.get_model_relations` returns."""
+Layout = Mapping[str, Any]
+"""What Graphviz returns in its format "json"."""
 
 
 def dot_source(relations: Relations, title: str = "", plates: Mapping[str, str] | None = None) -> str:
@@ -146,14 +148,27 @@ def svg(source: str) -> str:
     return text[text.index("<svg") :]
 
 
-def draw_diagram(axes: "Axes", source: str) -> None:
-    """Draw the diagram on axes, which become as wide and high as the layout, in points.
+def draw_diagram(axes: "Axes | None", source: str) -> "Axes":
+    """Draw the diagram on axes, by default new ones of its size; returns the axes, scaled in points.
 
     Raises:
         InputError: as `graphviz`.
     """
-    layout = json.loads(graphviz(source, "json"))
-    _, _, width, height = _box(layout)
+    from avse.data.drawing import axes_or_new  # imports torch
+
+    layout = _layout(source)
+    axes = axes_or_new(axes, _inches(layout))
+    _draw_layout(axes, layout)
+    return axes
+
+
+def _layout(source: str) -> Layout:
+    laid_out: Layout = json.loads(graphviz(source, "json"))
+    return laid_out
+
+
+def _draw_layout(axes: "Axes", layout: Layout) -> None:
+    width, height = _points(layout)
     clusters = layout.get("objects", ())
     for each in (*clusters, *layout.get("edges", ())):
         for drawn in ("_draw_", "_hdraw_", "_ldraw_"):
@@ -162,15 +177,15 @@ def draw_diagram(axes: "Axes", source: str) -> None:
     axes.axis("off")
 
 
-def diagram_size(source: str) -> tuple[float, float]:
-    """Width and height of the layout in inches."""
-    _, _, width, height = _box(json.loads(graphviz(source, "json")))
+def _points(layout: Layout) -> tuple[float, float]:
+    """Width and height."""
+    _, _, width, height = (float(value) for value in layout["bb"].split(","))
+    return width, height
+
+
+def _inches(layout: Layout) -> tuple[float, float]:
+    width, height = _points(layout)
     return width / POINTS_PER_INCH, height / POINTS_PER_INCH
-
-
-def _box(layout: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    left, bottom, right, top = (float(value) for value in layout["bb"].split(","))
-    return left, bottom, right, top
 
 
 def _draw(axes: "Axes", operations: Sequence[Mapping[str, Any]]) -> None:
@@ -229,17 +244,15 @@ def write_diagram(path: Path, source: str) -> None:
     """
     check_diagram_format(path)
     suffix = path.suffix.lower()
-    if suffix in SOURCE_SUFFIXES:
-        content = source
-    elif suffix == ".svg":
-        content = f'<?xml version="1.0" encoding="UTF-8"?>\n{svg(source)}'
-    else:
+    if suffix in (".png", ".pdf"):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=diagram_size(source))
-        draw_diagram(figure.add_axes((0, 0, 1, 1)), source)
+        layout = _layout(source)
+        figure = Figure(figsize=_inches(layout))
+        _draw_layout(figure.add_axes((0, 0, 1, 1)), layout)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=150)
         return
+    content = f'<?xml version="1.0" encoding="UTF-8"?>\n{svg(source)}' if suffix == ".svg" else source
     with atomic_path(path) as temporary:
         temporary.write_text(content, encoding="utf-8")

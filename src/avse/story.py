@@ -37,7 +37,7 @@ from avse.models.noisy import NoisySpeech, sample_noisy
 from avse.models.parameters import local_parameters
 from avse.models.sites import ALPHA, CHANNELS, RECORDINGS, G, H, S, W, X, Z
 from avse.models.sites import FRAMES as FRAMES_PLATE
-from avse.plates import MODULE_SEPARATOR, dot_source, svg, write_diagram
+from avse.plates import MODULE_SEPARATOR, dot_source, draw_diagram, svg, write_diagram
 from avse.recording import pair_named
 from avse.zoo.pair import SpeechPair
 
@@ -199,12 +199,7 @@ class Story:
         Raises:
             InputError: there is no Graphviz (extra `show`).
         """
-        from avse.data.drawing import axes_or_new
-        from avse.plates import diagram_size, draw_diagram
-
-        axes = axes_or_new(axes, diagram_size(self.dot))
-        draw_diagram(axes, self.dot)
-        return axes
+        return draw_diagram(axes, self.dot)
 
     def _repr_html_(self) -> str:
         rows = table(HEADINGS, self.rows(), caption=self.title)

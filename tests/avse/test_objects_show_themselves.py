@@ -237,8 +237,7 @@ def test_pair(tiny_pair: SpeechPair, monkeypatch: pytest.MonkeyPatch) -> None:
     count = sum(own.numel() for own in tiny_pair.modules().state_dict().values())
     assert f"{count:,}" in page.text
     drawn = []
-    monkeypatch.setattr("avse.plates.draw_diagram", lambda axes, source: drawn.append(source))
-    monkeypatch.setattr("avse.plates.diagram_size", lambda source: (2.0, 2.0))
+    monkeypatch.setattr("avse.story.draw_diagram", lambda axes, source: drawn.append(source) or axes)
     axes = Figure().add_subplot()
     assert tiny_pair.plot_model(axes, "guide") is axes
     assert drawn == [avse.show(tiny_pair).stories["guide"].dot]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from avse.data.errors import InputError
+from avse.zoo.pair import WITHOUT_AMORTISATION
 
 OWN = "own"
 """The prior that the model was trained with."""
 AUTO = "auto"
-AMORTISED = ("amortised", "amortised-lips", "mcem-anchored")
+AMORTISED = tuple(WITHOUT_AMORTISATION)
 """Algorithms whose z comes from a trained guide, so that another prior would not be heard."""
 
 ALGORITHMS = MappingProxyType(

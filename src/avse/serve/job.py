@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from avse.data.audio import match_length, resample
 from avse.data.corpora.synthetic.demo import talking_face
+from avse.data.drawing import separated
 from avse.data.errors import InputError
 from avse.data.lips import read_lips
 from avse.data.lips.video import has_pictures
@@ -264,10 +265,8 @@ def _pictures(
     source: Source, found: Enhancement, names: Sequence[str], progress: Progress
 ) -> dict[str, Picture]:
     spectrum, gain, stft = found.spectrum[0].cpu(), found.wiener_gain[0].cpu(), found.stft
-    drawn = spectrograms(
-        {"noisy": spectrum, "enhanced": gain * spectrum, "noise": (1 - gain) * spectrum}, stft
-    )
     words = {"noisy": "the noisy recording", "enhanced": "the enhanced speech", "noise": "the removed noise"}
+    drawn = spectrograms(dict(zip(words, separated(spectrum, gain).values(), strict=True)), stft)
     pictures = {
         name: Picture(name, f"Spectrogram of {words[name]}: level in dB over time and frequency.", image)
         for name, image in drawn.items()

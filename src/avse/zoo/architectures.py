@@ -369,7 +369,7 @@ def vae_mm(
         second: arguments of `av_vae`, besides bins and lips.
         pi: probability of the A-VAE where the lips leave it open.
         corruption_embedding_size: E of the trunk of the classifier of corrupted lips; 0 for none.
-        dropout: of that trunk.
+        dropout: of that trunk, and of the embedding of the lips in the refinement.
         refinement_channels: of the hidden layers by which the lips refine the context guide of the A-VAE; 0
             for a context guide of sound alone. See `avse.guides.context.AudioVisualContextGuide`.
         refinement_embedding_size: E of the lips there.
