@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import torch
 
-from avse.inference.em.anchored import ComponentFits, VisualWeight, synchrony_score
+from avse.inference.em.anchored import ComponentFits, VisualWeight, synchrony_score, with_weighted_gains
+from avse.inference.posterior import Posterior
 from avse.inference.presets import anchored_mcem
 from avse.zoo import load
 
@@ -70,3 +71,24 @@ def test_without_lips_it_is_the_audio_only_algorithm() -> None:
     first = algorithm(pair.model, pair.guide, power, None, torch.Generator().manual_seed(1))
     second = algorithm.audio(pair.model, pair.guide, power, None, torch.Generator().manual_seed(1))
     torch.testing.assert_close(first.wiener_gain, second.wiener_gain)
+
+
+def test_moments_of_the_mixture_are_those_written_out() -> None:
+    """Var[s | x] = E |s|^2 - |E s|^2 under (1 - w) N_c(G_1 x, v_1) + w N_c(G_0 x, v_0)."""
+    generator = torch.Generator().manual_seed(0)
+    gains = torch.rand(2, 1, 6, 4, generator=generator, dtype=torch.float64)
+    variances = torch.rand(2, 1, 6, 4, generator=generator, dtype=torch.float64)
+    power = 3 * torch.rand(1, 6, 4, generator=generator, dtype=torch.float64)
+    weight = torch.rand(1, 6, generator=generator, dtype=torch.float64)
+    z, rate = torch.zeros(1, 2, 1, 6, 3), torch.ones(1, 6)
+    audio, visual = (
+        Posterior(z + k, None, gains[k], variances[k], torch.ones(1, 1, 6), rate, [], None)  # type: ignore[arg-type]
+        for k in range(2)
+    )
+    found = with_weighted_gains(audio, visual, weight, power)
+    shares = torch.stack([1 - weight, weight]).unsqueeze(-1)
+    mean = (shares * gains).sum(0)
+    second = (shares * (gains.square() * power + variances)).sum(0)
+    torch.testing.assert_close(found.wiener_gain, mean)
+    torch.testing.assert_close(found.variance, second - mean.square() * power)
+    assert found.z[:, 0, 0, 0, 0].tolist() == [1.0, 0.0]  # with lips, then by sound
