@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_the_noise_level_of_stationary_noise_does_not_jump(pair: SpeechPair) -> 
     """Under 0.5 dB from 0.3 s before a seam to 0.3 s after it, and between both windows in shared frames."""
     schedule = Schedule(block=60, lookahead=20, past=60, iterations=4)
     default = default_amortised()
-    watched = Watched(**{name: getattr(default, name) for name in default.__dataclass_fields__})
+    watched = Watched(**{each.name: getattr(default, each.name) for each in fields(default)})
     Watched.seen.clear()
     streamed(coloured(6.0, 300.0, 4000.0), 1, model=pair, algorithm=watched, schedule=schedule)
     assert len(Watched.seen) > 5
